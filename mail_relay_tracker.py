@@ -1,0 +1,4612 @@
+#!/usr/bin/env python3
+"""NAME
+    mail_relay_tracker - record in a database what became of every mail in a Postfix log
+
+SYNOPSIS
+    mail_relay_tracker.py [-c FILE] [-v|-vv]                        follow the log until stopped (the service)
+    mail_relay_tracker.py [-c FILE] --once [--dry-run]              read to the end of the log, write what is known, exit
+    mail_relay_tracker.py [-c FILE] --import FILE... [--dry-run]    historical logs, packed or not, in any order
+    mail_relay_tracker.py [-c FILE] --check                         configuration, log, state, database, schema
+
+DESCRIPTION
+    One row of mail_relay_log per message and recipient: client, sender (behind SRS, too), SPF, DKIM, DMARC, spam score, milter
+    actions, next hop, outcome. A later delivery attempt updates the same row. The way of a line:
+
+        bytes -> Follower -> line -> Calendar, split_prefix -> time, host, program, pid, text
+              -> parse_<program> -> event -> Correlator.fold_<event> -> Message
+              -> settle (with what the store remembers) -> Row -> Store -> saved position
+
+    The rule for, say, milter-hold: `parse_decision` makes it a Verdict, `fold_verdict` decides whom it concerns, `Message.sweep`
+    brings it to the recipients.
+
+MAP
+    constants and limits    every number that is not a format's
+    errors                  named by what they make the program do
+    records                 the table's columns; events: what one line says
+    line header             time stamps, host, program, pid
+    program parsers         text -> event, a function per program; POSTFIX_PARSERS and OTHER_PARSERS list them
+    addresses               SRS, the domain filter
+    correlator              events -> messages -> rows; the low-water mark
+    stores                  SQLite; MySQL and MariaDB
+    log follower            rotation, truncation, packed siblings
+    state file              the position, safely kept; rows that were refused
+    configuration           one table of options: parsing, checks, template, README
+    daemon loop             read, fold, write, save; signals; waiting for the database
+    commands and main
+    Each section uses only those above it. Those from line header to correlator are pure: no clock, file, socket or driver.
+
+GLOSSARY
+    queue ID    Postfix's name of a message, reused after a while when short     orig_to    the recipient as the client named it
+    birth       the line with which an ID begins: client=, uid=, message-id=     to         the recipient handed on (upstream_to)
+    continuation    lines of a message that has left memory                      relay      the next hop
+    low water   the first line still needed to rebuild what is in memory         dsn        enhanced status code, RFC 3463
+
+FILES
+    ./mail_relay_tracker.conf, /etc/mail_relay_tracker.conf; without either: ./mail_relay_tracker.db, ./mail_relay_tracker.state.json
+
+SIGNALS
+    SIGTERM, SIGINT stop (within two seconds); SIGUSR1 statistics to the log; SIGHUP look at the log at once
+
+EXIT STATUS
+    0 done; 1 --check found a fault; 64 usage; 73 state or output not writable; 74 log not readable; 75 database gone (one-shot
+    commands); 77 access refused; 78 configuration or schema wrong
+
+GUARANTEE
+    The effect of every complete line of the log, or of a renamed predecessor, is in the database exactly once: rows are written in
+    one transaction, then the position is saved; that never passes a line whose effect is not committed; every write is an upsert on
+    the natural key (server_hostname, queue_id, first_seen, recipient_no), so reading again changes nothing.
+"""
+
+import argparse
+import atexit
+import bz2
+import calendar
+import collections
+import configparser
+import datetime
+import difflib
+import fcntl
+import functools
+import getpass
+import gzip
+import hashlib
+import heapq
+import importlib
+import io
+import itertools
+import json
+import logging
+import lzma
+import operator
+import os
+import random
+import re
+import select
+import shutil
+import signal
+import socket
+import sqlite3
+import stat
+import sys
+import tempfile
+import time as clock
+import zlib
+from typing import (
+    IO, Any, Callable, Deque, Dict, Iterable, Iterator, List, Match, NamedTuple, NoReturn, Optional, Pattern, Set, Tuple, Type, cast,
+)
+
+LOG = logging.getLogger("mail_relay_tracker")
+
+
+# ============================================================================ constants and limits
+
+VERSION = "1.0.0"
+
+SECOND = 1000000                    # every time inside is an integer: microseconds since the epoch, UTC
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+SPF_WAIT = 60 * SECOND              # a policy result older than this is not of the `client=` that follows
+PATIENCE = HOUR                     # how long an upload, or a message without recipients, may keep its place in memory
+CONTEXT_LIFE = 10 * MINUTE          # an outbound TLS line waits this long for its delivery: smtp_data_xfer_timeout is 180 s
+ROWS_LIFE = 8 * DAY                 # rows older than this are not continued: maximal_queue_lifetime is 5 days by default
+BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, when a birth is placed within a delivery
+
+MAX_OPEN = 100000                   # open messages; the oldest are written and forgotten beyond that
+MAX_CONTEXTS = 20000                # sessions, TLS connections, waiting results, SRS pairs: each table
+MAX_ORIGINS = 20000                 # cached line prefixes ("host program[pid]")
+MAX_RECIPIENTS = 100000             # of one message; cleanup itself stops far earlier
+MAX_COPIES = 10000                  # what "message repeated n times" may claim
+MAX_LINE = 65536                    # bytes of one line that are looked at; the rest is dropped, counted
+TRAILER = 4096                      # Postfix cuts a record at 2000 bytes (msg_syslog.c): its last fields stand within
+
+TEXT_LIMIT = 16000                  # characters kept of a TEXT column
+BATCH_ROWS = 500                    # rows of one statement: more gains nothing
+BATCH_BYTES = 1000000               # below max_allowed_packet of every server in the field
+
+SENT, BOUNCED, DEFERRED, EXPIRED = "sent", "bounced", "deferred", "expired"
+REJECTED, HELD, DISCARDED, DELETED = "rejected", "held", "discarded", "deleted"
+REQUEUED, INCOMPLETE = "requeued", "incomplete"
+UNDECIDED = frozenset((None, DEFERRED, HELD, INCOMPLETE))       # a later event of the whole message still reaches these
+
+PARSED, IGNORED_LINES, FOREIGN, UNSUPPORTED, FAILED = range(5)  # places in a program's tally
+CLASSES = ("parsed", "ignored", "foreign", "unsupported", "failed")
+
+
+# ============================================================================ errors
+
+class TrackerError(Exception):
+    """Something the operator can mend: its text names the file, the key and the remedy. `exit_code` as in sysexits.h."""
+
+    exit_code = 1
+
+
+class UsageError(TrackerError):
+    """The command line is wrong."""
+
+    exit_code = 64
+
+
+class OutputError(TrackerError):
+    """The state file, the reject file or standard output cannot be written."""
+
+    exit_code = 73
+
+
+class LogError(TrackerError):
+    """The log, or a file to import, cannot be read."""
+
+    exit_code = 74
+
+
+class StoreGone(TrackerError):
+    """The database does not answer, or not now: keep everything, wait, try again."""
+
+    exit_code = 75
+
+
+class StoreRefused(TrackerError):
+    """The database answers and refuses: password, rights. Keep everything, tell the operator, try again slowly."""
+
+    exit_code = 77
+
+
+class ConfigError(TrackerError):
+    """The configuration or the schema is wrong."""
+
+    exit_code = 78
+
+
+class RowRefused(Exception):
+    """The database will never take this value: set the row aside, go on with the others."""
+
+
+# ============================================================================ records
+
+class Column(NamedTuple):
+    """A column of `mail_relay_log`: its name, its type on MySQL and MariaDB, and what fits in it.
+
+    `limit` is a number of characters for text, the largest value for numbers, 0 for a time. `of` tells whose
+    the value is: all rows of a message share a `message` column, a `recipient` column is the row's own.
+    """
+
+    name: str
+    type: str
+    limit: int
+    of: str
+    meaning: str
+
+
+_ID = "VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin"
+COLUMNS = (
+    Column("server_hostname", "VARCHAR(255) NOT NULL", 255, "message", "configured name, else the host column of the log"),
+    Column("queue_id", _ID + " NOT NULL", 64, "message", "Postfix queue ID; NOQUEUE-YYYYMMDDhhmmssnnnnnn when refused before one existed"),
+    Column("first_seen", "TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)", 0, "message", "first log line of the message, UTC"),
+    Column("last_seen", "TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)", 0, "recipient", "last log line about this recipient, UTC"),
+    Column("recipient_no", "INT UNSIGNED NOT NULL", 4294967295, "recipient", "0, 1, … in order of appearance"),
+    Column("client_hostname", "VARCHAR(255)", 255, "message", "name of the client that handed the mail in"),
+    Column("client_ip", "VARCHAR(45)", 45, "message", "its address; NULL for local submission"),
+    Column("helo", "VARCHAR(255)", 255, "message", "its HELO or EHLO name, when logged"),
+    Column("protocol", "VARCHAR(16)", 16, "message", "SMTP or ESMTP, when logged"),
+    Column("sasl_username", "VARCHAR(255)", 255, "message", "the login name of an authenticated client"),
+    Column("client_tls", "VARCHAR(64)", 64, "message", "TLS protocol and cipher of the client's session"),
+    Column("message_id", "VARCHAR(512)", 512, "message", "Message-ID without its brackets"),
+    Column("size", "INT UNSIGNED", 4294967295, "message", "bytes of the message content"),
+    Column("nrcpt", "INT UNSIGNED", 4294967295, "message", "recipients after alias expansion"),
+    Column("envelope_from", "VARCHAR(1024)", 1024, "message", "sender as logged, empty for bounces"),
+    Column("original_envelope_from", "VARCHAR(1024)", 1024, "message", "the sender behind SRS, else the same as envelope_from"),
+    Column("spf_result", "VARCHAR(16)", 16, "message", "Pass, Fail, Softfail, Neutral, None, Temperror, Permerror"),
+    Column("dkim_result", "VARCHAR(16)", 16, "message", "pass, fail, none, temperror, permerror, signed"),
+    Column("dkim_signatures", "SMALLINT UNSIGNED", 65535, "message", "signatures the message bore, when logged"),
+    Column("dkim_domain", "VARCHAR(255)", 255, "message", "d= of the deciding signature"),
+    Column("dkim_selector", "VARCHAR(255)", 255, "message", "s= of the deciding signature"),
+    Column("dkim_algorithm", "VARCHAR(32)", 32, "message", "a= of the deciding signature"),
+    Column("dmarc_result", "VARCHAR(16)", 16, "message", "pass, fail, none, temperror, permerror"),
+    Column("dmarc_domain", "VARCHAR(255)", 255, "message", "the From domain that DMARC judged"),
+    Column("spam_status", "VARCHAR(3)", 3, "message", "Yes or No"),
+    Column("spam_score", "DECIMAL(8,3)", 99999, "message", "with its decimals when any line has them"),
+    Column("spam_required", "DECIMAL(8,3)", 99999, "message", "the threshold"),
+    Column("spam_tests", "TEXT", TEXT_LIMIT, "message", "rules that fired, comma-separated"),
+    Column("milter_action", "VARCHAR(16)", 16, "message", "hold, reject, discard… of a milter or a header or body check"),
+    Column("milter_reason", "TEXT", TEXT_LIMIT, "message", "its text"),
+    Column("orig_to", "VARCHAR(1024)", 1024, "recipient", "the recipient as the client named it"),
+    Column("upstream_to", "VARCHAR(1024)", 1024, "recipient", "the recipient handed on; NULL when refused or held before any hop"),
+    Column("relay_host", "VARCHAR(255)", 255, "recipient", "next hop; none, local, virtual or a pipe's name; a socket as host[path]"),
+    Column("relay_ip", "VARCHAR(45)", 45, "recipient", "its address"),
+    Column("relay_port", "SMALLINT UNSIGNED", 65535, "recipient", "its port"),
+    Column("relay_tls", "VARCHAR(64)", 64, "recipient", "TLS towards the next hop; NULL when in clear text"),
+    Column("relay_status", "VARCHAR(16)", 16, "recipient", "what became of it"),
+    Column("smtp_code", "SMALLINT UNSIGNED", 65535, "recipient", "three-digit reply code, only when logged"),
+    Column("dsn", "VARCHAR(16)", 16, "recipient", "enhanced status code, only when logged"),
+    Column("relay_message", "TEXT", TEXT_LIMIT, "recipient", "the reply or the reason in full"),
+    Column("delay", "DECIMAL(12,3)", 999999999, "recipient", "seconds from arrival to this delivery attempt"),
+    Column("delays", "VARCHAR(64)", 64, "recipient", "its four parts a/b/c/d as logged"),
+    Column("next_queue_id", _ID, 64, "recipient", "the ID that the next hop gave"),
+    Column("parent_queue_id", _ID, 64, "message", "the message this one came from"),
+)
+KEY = ("server_hostname", "queue_id", "first_seen", "recipient_no")
+MESSAGE_COLUMNS = tuple(column.name for column in COLUMNS if column.of == "message")
+RECIPIENT_COLUMNS = tuple(column.name for column in COLUMNS if column.of == "recipient")
+ROW_COLUMNS = MESSAGE_COLUMNS + RECIPIENT_COLUMNS           # rows are built, and written, in this order
+FACTS = tuple(name for name in MESSAGE_COLUMNS if name not in KEY)
+
+_make_tuple: Callable[..., Any] = collections.namedtuple
+
+
+class Row(_make_tuple("Row", ROW_COLUMNS)):     # type: ignore[misc]  # its fields are the table's
+    """A row of the table: its columns but the id, in the order of ROW_COLUMNS; times in microseconds."""
+
+    __slots__ = ()
+
+
+class Connect(NamedTuple):
+    """smtpd: a client connected (smtpd.c:smtpd_service)."""
+
+    client_hostname: str
+    client_ip: str
+
+
+class Disconnect(NamedTuple):
+    """smtpd: the client is gone (smtpd.c:smtpd_service)."""
+
+
+class Broken(NamedTuple):
+    """smtpd: the session broke off: `lost connection after DATA`, `timeout after …` (smtpd.c:smtpd_proto)."""
+
+    reason: str
+
+
+class ClientTls(NamedTuple):
+    """smtpd: TLS with the client (tls_misc.c:tls_log_summary)."""
+
+    client_tls: str
+
+
+class RelayTls(NamedTuple):
+    """smtp: TLS with the next hop `relay`, written host[address]:port (tls_misc.c:tls_log_summary)."""
+
+    relay: str
+    relay_tls: str
+
+
+class Client(NamedTuple):
+    """smtpd: the queue file is open, the message is born (smtpd.c:mail_open_stream).
+
+    `orig_…` are what a content filter told by XFORWARD of the message as it came in.
+    """
+
+    queue_id: str
+    client_hostname: str
+    client_ip: str
+    sasl_username: Optional[str] = None
+    orig_queue_id: Optional[str] = None
+    orig_hostname: Optional[str] = None
+    orig_ip: Optional[str] = None
+
+
+class Verdict(NamedTuple):
+    """smtpd, postscreen, cleanup: somebody decided something (smtpd_check.c:log_whatsup, cleanup_milter.c, cleanup_message.c).
+
+    `queue_id` is None for NOQUEUE. `judge`: access, milter or check (header and body checks). `action`: reject, hold, discard,
+    redirect… without the milter- prefix. `stage`: CONNECT … END-OF-MESSAGE. `text` is the reply or reason in full.
+    """
+
+    queue_id: Optional[str]
+    judge: str
+    action: str
+    stage: str
+    text: Optional[str] = None
+    code: Optional[int] = None
+    dsn: Optional[str] = None
+    client_hostname: Optional[str] = None
+    client_ip: Optional[str] = None
+    envelope_from: Optional[str] = None
+    recipient: Optional[str] = None
+    protocol: Optional[str] = None
+    helo: Optional[str] = None
+    sasl_username: Optional[str] = None
+
+
+class Origins(NamedTuple):
+    """cleanup: a header check that changes nothing still names HELO, protocol and sender (cleanup_message.c:cleanup_act_log)."""
+
+    queue_id: str
+    envelope_from: Optional[str]
+    protocol: Optional[str]
+    helo: Optional[str]
+
+
+class MessageId(NamedTuple):
+    """cleanup: `message-id=` (cleanup_message.c:cleanup_header_callback)."""
+
+    queue_id: str
+    message_id: str
+
+
+class Pickup(NamedTuple):
+    """pickup: local submission, or a requeued message with its former ID (pickup.c:pickup_copy)."""
+
+    queue_id: str
+    sender: str
+    orig_id: Optional[str]
+
+
+class Queued(NamedTuple):
+    """qmgr: `queue active` (opened.c)."""
+
+    queue_id: str
+    envelope_from: str
+    size: int
+    nrcpt: int
+
+
+class Expired(NamedTuple):
+    """qmgr: `status=expired, returned to sender` (qmgr_active.c)."""
+
+    queue_id: str
+    envelope_from: str
+
+
+class Removed(NamedTuple):
+    """qmgr, postsuper, cleanup: `removed`. `by` is the program (qmgr_active.c, postsuper.c, cleanup_api.c)."""
+
+    queue_id: str
+    by: str
+
+
+class Handled(NamedTuple):
+    """postsuper: `requeued`, `placed on hold`, `released from hold`: `action` is requeue, hold or release."""
+
+    queue_id: str
+    action: str
+
+
+class Delivery(NamedTuple):
+    """A delivery agent's verdict on one recipient (log_adhoc.c). `relay` as logged; `relay_tls` only from Postfix 3.11 on."""
+
+    queue_id: str
+    upstream_to: str
+    orig_to: Optional[str]
+    relay: str
+    delay: Optional[str]
+    delays: Optional[str]
+    relay_tls: Optional[str]
+    dsn: Optional[str]
+    status: str
+    reason: str
+
+
+class Notification(NamedTuple):
+    """bounce: `QID: sender non-delivery notification: NEW` (bounce_notify_util.c)."""
+
+    queue_id: str
+    child: str
+
+
+class Proxied(NamedTuple):
+    """smtpd: a before-queue filter accepted, and said under which ID (smtpd.c:common_post_message_handling)."""
+
+    child: str
+
+
+class Restarted(NamedTuple):
+    """master: Postfix started or stopped: no smtpd session lives on."""
+
+
+class Dkim(NamedTuple):
+    """opendkim, dkimpy-milter: what is known of the signatures. `weight`: a line of higher weight decides."""
+
+    queue_id: str
+    weight: int
+    result: Optional[str] = None
+    domain: Optional[str] = None
+    selector: Optional[str] = None
+    algorithm: Optional[str] = None
+    signatures: Optional[int] = None
+
+
+class Dmarc(NamedTuple):
+    """opendmarc: `QID: example.org pass`."""
+
+    queue_id: str
+    domain: str
+    result: str
+
+
+class MilterSpf(NamedTuple):
+    """opendmarc's own SPF check."""
+
+    queue_id: str
+    result: str
+
+
+class Spf(NamedTuple):
+    """policyd-spf and its kin: a result for a client, mostly before there is a queue ID. `sender` None: the text did not tell."""
+
+    client_ip: str
+    sender: Optional[str]
+    result: str
+    queue_id: Optional[str] = None
+
+
+class SpamStart(NamedTuple):
+    """spamd: `processing message`: what the same pid says next is about this Message-ID."""
+
+    message_id: str
+
+
+class SpamScore(NamedTuple):
+    """spamd: `clean message (-1.0/5.0)`: the only spamd line with decimals."""
+
+    status: str
+    score: float
+    required: float
+
+
+class SpamResult(NamedTuple):
+    """spamd: `result: Y 6 - TESTS …,mid=<…>`. `score` is truncated (spamd.raw)."""
+
+    message_id: str
+    status: str
+    score: float
+    required: Optional[float]
+    tests: str
+
+
+class Spam(NamedTuple):
+    """A spam verdict that names its message by queue ID (milter header, amavis, rspamd), or rspamd's by Message-ID."""
+
+    queue_id: Optional[str]
+    message_id: Optional[str]
+    status: Optional[str]
+    score: Optional[float]
+    required: Optional[float] = None
+    tests: Optional[str] = None
+
+
+class Rewritten(NamedTuple):
+    """postsrsd: `sender` goes out as `srs`."""
+
+    sender: str
+    srs: str
+
+
+class Ignored(NamedTuple):
+    """A known line with nothing to learn from it."""
+
+
+IGNORED = Ignored()
+Event = Any                                     # one of the records above; None means: a shape nobody knows
+
+
+# ============================================================================ line header
+
+MONTHS = {name: number for number, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
+_CLOCK = r"([0-9]{2}):([0-9]{2}):([0-9]{2})(?:[.,]([0-9]{1,9}))?"
+PRIORITY = re.compile(r"<[0-9]{1,3}>(1 (?=[0-9]{4}-))?")
+YEARLESS = re.compile(r"([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + " ")
+YEAR_FIRST = re.compile(r"([0-9]{4}) ([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + " ")
+ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T" + _CLOCK + r"(Z|[+-][0-9]{2}:?[0-9]{2}) ")
+WEEKDAY = re.compile(r"[A-Z][a-z]{2} ([0-9]{4})-([0-9]{2})-([0-9]{2}) " + _CLOCK + r" ([A-Z]{3,5}|[+-][0-9]{2,4}) ")
+UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
+TAGGED = re.compile(r"([^ ]+) ([^ \[\]]+?)(?:\[([0-9]+)\])?$")
+SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: (?:\xef\xbb\xbf)?|$)")
+REPEATED = re.compile(r"message repeated ([0-9]{1,9}) times: \[ ?(.*?)\]? *$")
+REPEATED_LAST = re.compile(r"([^ ]+) last message repeated ([0-9]{1,9}) times? *$")
+
+
+def microseconds(fraction: Optional[str]) -> int:
+    """The digits behind a second's point, as microseconds.
+
+    >>> microseconds("25"), microseconds(None)
+    (250000, 0)
+    """
+    return int((fraction + "000000")[:6]) if fraction else 0
+
+
+def epoch(year: int, month: int, day: int, seconds: int, offset: int = 0) -> int:
+    """Microseconds since the epoch of a moment `seconds` into a day, in a zone `offset` seconds east of UTC.
+
+    >>> epoch(2026, 11, 5, 3661, 3600) == epoch(2026, 11, 5, 61)
+    True
+    """
+    return ((datetime.date(year, month, day).toordinal() - 719163) * 86400 + seconds - offset) * SECOND
+
+
+def zone_offset(zone: str) -> int:
+    """Seconds east of UTC of `Z`, `+01:00`, `+0100` or `+01`.
+
+    >>> zone_offset("-0230"), zone_offset("Z")
+    (-9000, 0)
+    """
+    if zone == "Z":
+        return 0
+    digits = zone[1:].replace(":", "").ljust(4, "0")
+    seconds = int(digits[:2]) * 3600 + int(digits[2:4]) * 60
+    return -seconds if zone[0] == "-" else seconds
+
+
+class Calendar:
+    """Reads time stamps: the forms of rsyslog, syslog-ng, journalctl, Postfix and RFC 5424, mixed as they come.
+
+    A stamp without a year gets the year that brings it nearest below `newest` + 1 day; `newest` is what the caller knows
+    of the present: the wall clock when following, the file's mtime when importing. A stamp without a zone is local time
+    (TZ); in the hour that the end of summer time repeats, the reading goes on where the line before left off.
+    """
+
+    def __init__(self, newest: int) -> None:
+        self.newest = newest
+        self.last = 0
+        self._minute = ""
+        self._zone = ""
+        self._base = 0
+
+    def read(self, line: str) -> Tuple[int, int]:
+        """The time of a line, and where its host begins; (0, -1) when there is no stamp that could be read.
+
+        >>> Calendar(epoch(2026, 1, 2, 0)).read("2026-01-01T00:00:01.5Z mx x: y")
+        (1767225601500000, 23)
+        """
+        if line[:17] == self._minute and line[26:33] == self._zone:
+            return self._base + int(line[17:19]) * SECOND + int(line[20:26]), 33
+        start = 0
+        if line[:1] == "<":
+            priority = PRIORITY.match(line)
+            start = priority.end() if priority else 0
+        for form, reader in STAMP_FORMS:
+            found = form.match(line, start)
+            if found:
+                try:
+                    self.last = reader(self, found)
+                except (ValueError, OverflowError):
+                    continue
+                return self.last, found.end()
+        return 0, -1
+
+    def _read_iso(self, found: Match[str]) -> int:
+        year, month, day, hour, minute, second, fraction, zone = found.groups()
+        seconds = int(hour) * 3600 + int(minute) * 60
+        base = epoch(int(year), int(month), int(day), seconds, zone_offset(zone))
+        if found.end() - found.start() == 33 and not found.start():
+            self._minute, self._zone, self._base = found.string[:17], zone + " ", base
+        return base + int(second) * SECOND + microseconds(fraction)
+
+    def _read_yearless(self, found: Match[str]) -> int:
+        month, day = MONTHS[found.group(1)], int(found.group(2))
+        limit = self.newest + DAY
+        year = (EPOCH_DAY + datetime.timedelta(microseconds=limit)).year
+        for candidate in range(year, year - 9, -1):
+            if (month, day) == (2, 29) and not calendar.isleap(candidate):
+                continue
+            time = self._local(candidate, month, day, found.groups()[2:6])
+            if time <= limit:
+                return time
+        return self._local(year, month, day, found.groups()[2:6])
+
+    def _read_year_first(self, found: Match[str]) -> int:
+        return self._local(int(found.group(1)), MONTHS[found.group(2)], int(found.group(3)), found.groups()[3:7])
+
+    def _read_weekday(self, found: Match[str]) -> int:
+        year, month, day = map(int, found.groups()[:3])
+        zone = found.group(8)
+        if zone in ("UTC", "GMT") or zone[0] in "+-":
+            hour, minute, second, fraction = found.groups()[3:7]
+            seconds = int(hour) * 3600 + int(minute) * 60 + int(second)
+            offset = zone_offset(zone) if zone[0] in "+-" else 0
+            return epoch(year, month, day, seconds, offset) + microseconds(fraction)
+        return self._local(year, month, day, found.groups()[3:7])
+
+    def _read_unix(self, found: Match[str]) -> int:
+        return int(found.group(1)) * SECOND + int(found.group(2))
+
+    def _local(self, year: int, month: int, day: int, clock: Tuple[Any, ...]) -> int:
+        """Local time as an instant; a leap second counts as the second after."""
+        hour, minute, second = int(clock[0]), int(clock[1]), int(clock[2])
+        moment = datetime.datetime(year, month, day, hour, minute, min(second, 59))
+        time = round(moment.timestamp()) * SECOND + microseconds(clock[3]) + max(second - 59, 0) * SECOND
+        if HOUR >= self.last - time > HOUR // 2:
+            later = time + round(moment.replace(fold=1).timestamp() - moment.timestamp()) * SECOND
+            if later - self.last < HOUR // 2:
+                return later
+        return time
+
+
+EPOCH_DAY = datetime.datetime(1970, 1, 1)
+STAMP_FORMS = (
+    (YEARLESS, Calendar._read_yearless),
+    (ISO, Calendar._read_iso),
+    (YEAR_FIRST, Calendar._read_year_first),
+    (WEEKDAY, Calendar._read_weekday),
+    (UNIX, Calendar._read_unix),
+)
+
+
+class Header(NamedTuple):
+    """What stands between stamp and text: `prefix` is "host program[pid]", the identity of the process that wrote the line."""
+
+    prefix: str
+    host: str
+    program: str
+    pid: str
+
+
+def split_prefix(prefix: str) -> Optional[Header]:
+    """Take "host program[pid]" apart; None when it is something else. A host may be an IPv6 address, the pid may be absent.
+
+    >>> split_prefix("2001:db8::1 postfix-in/smtpd[42]").program
+    'postfix-in/smtpd'
+    """
+    found = TAGGED.match(prefix)
+    if not found:
+        return None
+    host, program, pid = found.groups()
+    return Header(prefix, host, program, pid or "")
+
+
+def split_5424(rest: str) -> Optional[Tuple[Header, str]]:
+    """Header and text of an RFC 5424 line, from its host on (rsyslog's SyslogProtocol23Format).
+
+    >>> split_5424("mx postfix/qmgr 7 - - 4X: removed")[1]
+    '4X: removed'
+    """
+    found = SYSLOG_5424.match(rest)
+    if not found:
+        return None
+    host, program, pid = found.groups()
+    pid = "" if pid == "-" else pid
+    return Header("%s %s[%s]" % (host, program, pid), host, program, pid), rest[found.end():]
+
+
+# ============================================================================ program parsers
+
+LONG_ID = "[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{6,40}[0-7][0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{3}z[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-y]{1,19}"
+SHORT_ID = "(?:[0-9A-E][0-9A-F]{4}|F[0-3][0-9A-F]{3}|F4[01][0-9A-F]{2}|F42[0-3][0-9A-F])[0-9A-F]{1,59}"
+QUEUE_ID = re.compile("(?:%s|%s)$" % (SHORT_ID, LONG_ID))
+
+# An address as logged between angle brackets: the local part quoted (external form, 3.5 and later), or nothing that ends it.
+ADDRESS = r'<((?:"(?:[^"\\]|\\.)*"@[^">]*|[^">]*))>'
+# The same where text of strangers stands before it: what looks like the beginning of a trailer is not part of an address.
+SAFE_ADDRESS = r'<((?:"(?:[^"\\;]|\\.|;(?! (?:from|to)=<))*"@[^">]*|[^">]*))>'
+CLIENT = r"([^ \[\]]*)\[([^ \[\]]*)\](?::[0-9]+)?"
+
+
+@functools.lru_cache(maxsize=65536)
+def is_queue_id(word: str) -> bool:
+    """Whether Postfix could have created this queue ID (mail_queue.h): hexadecimal, its first five digits below a million, or long.
+
+    >>> is_queue_id("3854F172385"), is_queue_id("4jXSnX0bKLz1Tq"), is_queue_id("NOQUEUE"), is_queue_id("warning")
+    (True, True, False, False)
+    """
+    return len(word) <= 64 and QUEUE_ID.match(word) is not None
+
+
+def enhanced(text: str) -> Tuple[Optional[int], Optional[str]]:
+    """Reply code and enhanced status code that a text begins with.
+
+    >>> enhanced("550-5.7.26 no"), enhanced("4.7.1 later"), enhanced("connect to x"), enhanced("2024.1.1 x")
+    ((550, '5.7.26'), (None, '4.7.1'), (None, None), (None, None))
+    """
+    found = REPLY.match(text)
+    if not found:
+        return None, None
+    code, dsn, bare = found.groups()
+    return (int(code) if code else None), dsn or bare
+
+
+REPLY = re.compile(r"(?:([2-5][0-9]{2})(?=[ -]|$)(?:[ -]([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))?|([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))")
+
+
+def is_known(text: str, openings: Tuple[str, ...]) -> Event:
+    """IGNORED when a text begins with one of these words, else None: a shape nobody knows."""
+    return IGNORED if text.startswith(openings) else None
+
+
+# -- smtpd and postscreen
+
+CLIENT_LINE = re.compile(CLIENT + r"(?:, sasl_method=([^,]*))?(?:, sasl_username=(.*?))?(?:, sasl_sender=.*)?"
+                         r"(?:, orig_queue_id=([0-9A-Za-z]+))?(?:, orig_client=([^ ,\[\]]*)(?:\[([^ \]]*)\])?(?::[0-9]+)?)?$")
+DECISION = re.compile(r"((?:milter-)?[a-z_]+): ([A-Za-z-]+) from " + CLIENT + r": (.*)$", re.S)
+SMTPD_TRAILER = re.compile(
+    r"; (?:from=" + ADDRESS + r" ?)?(?:to=" + ADDRESS + r" ?)?(?:proto=([A-Z]+) ?)?(?:helo=<([^<>]*)>)?"
+    r"(?: sasl_method=[^ ]*)?(?: sasl_username=((?:(?! helo=<|; from=<).)*?))?(?: sasl_sender=(?:(?! helo=<|; from=<).)*)?$")
+POSTSCREEN_TRAILER = re.compile(
+    r"; from=" + ADDRESS + ", to=" + ADDRESS + r", proto=([A-Z]+), helo=<([^ ]*)>()$")
+TLS_LINE = re.compile(r"[A-Z][a-z]+ TLS connection (?:established|reused) (from|to) ([^ ]+?)(?: to [^ ]+)?: "
+                      r"([^ ]+) with cipher ([^ ]+) ")
+ACCESS_ACTIONS = frozenset("reject hold discard filter redirect bcc prepend delay".split())
+MILTER_ACTIONS = frozenset("milter-reject milter-hold milter-discard".split())
+QUIET_ACTIONS = frozenset("reject_warning warn info permit hangup warning pass replace strip".split())
+QUEUED_AS = "queued as "
+SMTPD_NOISE = (
+    "warning: ", "improper command pipelining ", "discarding EHLO keywords: ", "SSL_accept ", "setting up TLS connection ", "fatal: ",
+    "error: ", "panic: ", "statistics: ", "table ", "too many ", "connect to ", "disconnecting", "certificate verification failed",
+    "initializing the server-side TLS engine", "before ", "send attr", "idle timeout", "subject_CN=", "using ", "NOQUEUE: warning",
+    "issuing session ticket", "reloading session", "replacing command ", "TLS ", "Host offered ", "xsasl_", "name_", "match_", "smtpd_",
+    "generic_checks", "reject_invalid", "permit_", "input attribute", "rewrite_clnt", "watchdog", "private/", "process ",
+    "proxy-reject: ", "auto_clnt", "mail_stream", "maps_", "dict_", "send: ", "> ", "< ", "address_", "ctable_", "vstream", "event_",
+)
+
+
+def split_trailer(text: str, trailer: Pattern[str]) -> Tuple[str, Tuple[Optional[str], ...]]:
+    """The text of a decision, and (from, to, proto, helo, sasl_username) from the fields that close it.
+
+    The fields are those that reach the end of the line: the text before may imitate them (trap 17), and so may a quoted
+    local part within them.
+
+    >>> split_trailer("550 5.7.1 a; b; from=<x@y> to=<\\"; from=<z>\\"@d> proto=SMTP helo=<h>", SMTPD_TRAILER)[1][:2]
+    ('x@y', '"; from=<z>"@d')
+    """
+    found = trailer.search(text, max(len(text) - TRAILER, 0))
+    if not found:
+        return text.rstrip("; "), (None,) * 5
+    return text[:found.start()], found.groups()
+
+
+def parse_decision(queue_id: Optional[str], text: str, trailer: Pattern[str] = SMTPD_TRAILER) -> Event:
+    """`reject: RCPT from client: 550 …; from=<…> …` of smtpd, cleanup's milters and postscreen (smtpd_check.c:log_whatsup)."""
+    found = DECISION.match(text)
+    if not found:
+        return None
+    what, stage, hostname, address, said = found.groups()
+    if what in QUIET_ACTIONS:
+        return IGNORED
+    judge = "milter" if what in MILTER_ACTIONS else "access"
+    if judge == "access" and what not in ACCESS_ACTIONS:
+        return None
+    said, (sender, recipient, protocol, helo, username) = split_trailer(said, trailer)
+    action = what[7:] if judge == "milter" else what
+    code, dsn = enhanced(said) if action == "reject" else (None, None)
+    if username and username[:1] == "<" and username[-1:] == ">":
+        username = username[1:-1]
+    return Verdict(queue_id, judge, action, stage, said, code, dsn, hostname or None, address,
+                   sender, recipient, protocol, helo, username or None)
+
+
+def parse_client(queue_id: str, text: str) -> Event:
+    """`client=name[address], sasl_…, orig_…` (smtpd.c:mail_open_stream).
+
+    A login name may hold anything, so what stands behind one is not believed to come from a content filter.
+    """
+    found = CLIENT_LINE.match(text)
+    if not found:
+        return None
+    hostname, address, _, username, orig_queue_id, orig_hostname, orig_ip = found.groups()
+    if username is not None:
+        orig_queue_id = orig_hostname = orig_ip = None
+    return Client(queue_id, hostname, address, username, orig_queue_id, orig_hostname, orig_ip)
+
+
+def parse_tls(text: str) -> Event:
+    """`Anonymous TLS connection established from …: TLSv1.3 with cipher …` (tls_misc.c:tls_log_summary)."""
+    found = TLS_LINE.match(text)
+    if not found:
+        return None
+    direction, peer, protocol, cipher = found.groups()
+    tls = "%s %s" % (protocol, cipher)
+    return ClientTls(tls) if direction == "from" else RelayTls(peer, tls)
+
+
+def parse_smtpd(text: str) -> Event:
+    """smtpd: sessions, births, decisions (log-formats: `QID: client=`, `NOQUEUE: reject: …`)."""
+    queue_id, colon, rest = text.partition(": ")
+    if is_queue_id(queue_id):
+        if rest.startswith("client="):
+            return parse_client(queue_id, rest[7:])
+        return parse_broken(rest) or parse_decision(queue_id, rest)
+    if queue_id == "NOQUEUE":
+        if rest.startswith("client="):
+            return IGNORED
+        return parse_broken(rest) or parse_decision(None, rest)
+    return parse_session(text)
+
+
+def parse_session(text: str) -> Event:
+    """What smtpd says of its session, without an ID in front."""
+    if text.startswith("connect from "):
+        found = SESSION_CLIENT.match(text, 13)
+        return Connect(found.group(1), found.group(2)) if found else None
+    if text.startswith("disconnect from "):
+        return Disconnect()
+    if text.startswith("proxy-accept: "):
+        child = queued_as(text.partition("; from=<")[0].partition("; proto=")[0])
+        return Proxied(child) if child else IGNORED
+    if text.startswith("warning: "):
+        return parse_cleanup_warning(text)
+    return parse_tls(text) or parse_broken(text) or is_known(text, SMTPD_NOISE)
+
+
+SESSION_CLIENT = re.compile(CLIENT)
+BROKEN = ("lost connection after ", "timeout after ", "too many errors after ")
+
+
+def parse_broken(text: str) -> Event:
+    """`lost connection after DATA (24 bytes) from …`, with the ID in front from 3.10 on (smtpd.c:smtpd_proto)."""
+    return Broken(text.partition(" from ")[0]) if text.startswith(BROKEN) else None
+
+
+def queued_as(reply: str) -> Optional[str]:
+    """The ID in the last `queued as ID` of a reply (trap 38).
+
+    >>> queued_as("250 2.0.0 from MTA(smtp:[127.0.0.1]:10025): 250 2.0.0 Ok: queued as 3854F172385")
+    '3854F172385'
+    """
+    at = reply.rfind(QUEUED_AS)
+    if at < 0:
+        return None
+    found = WORD.match(reply, at + len(QUEUED_AS))
+    return found.group(0) if found else None
+
+
+WORD = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,63}")
+POSTSCREEN_NOISE = (
+    "CONNECT ", "DISCONNECT ", "PASS ", "HANGUP ", "PREGREET ", "DNSBL ", "ALLOWLISTED ", "DENYLISTED ", "ALLOWLIST VETO ", "WHITELISTED ",
+    "BLACKLISTED ", "WHITELIST VETO ", "COMMAND ", "NON-SMTP COMMAND ", "BARE NEWLINE ", "DATA without ", "BDAT without ", "cache ",
+    "warning: ", "fatal: ", "error: ", "panic: ", "close database ", "entering ", "leaving ", "blacklist action", "denylist action",
+    "reject: connect from ", "addr ", "statistics: ", "UNKNOWN", "tlsproxy ",
+)
+
+
+def parse_postscreen(text: str) -> Event:
+    """postscreen: what it refuses; its commas, its port, no host name (postscreen_smtpd.c:psc_rcpt_cmd)."""
+    if text.startswith("NOQUEUE: reject: "):
+        return parse_decision(None, text[9:], POSTSCREEN_TRAILER)
+    if text.startswith("reject: connect from "):
+        return parse_decision(None, text.replace(" connect ", " CONNECT ", 1))
+    return is_known(text, POSTSCREEN_NOISE)
+
+
+# -- cleanup, pickup, qmgr, bounce, postsuper
+
+CHECK = re.compile(r"((?:milter-header-)?[a-z]+): (header|body) ")
+CHECK_TRAILER = re.compile(
+    r" from (?:local|unknown|" + CLIENT + r");(?: from=" + SAFE_ADDRESS + r")?(?: to=" + SAFE_ADDRESS + r")?"
+    r"(?: proto=([A-Z]+))?(?: helo=<([^<>]*)>)?(?=: |:?$)")
+MIME_ERROR = re.compile(r"reject: mime-error (.*) from (?:local|unknown|" + CLIENT + "); from=" + SAFE_ADDRESS
+                        + " to=(?:unknown|" + SAFE_ADDRESS + ")$")
+CHECK_CONTENT = 210                 # cleanup_message.c:cleanup_act_log shows 200 bytes of a header
+PICKUP_LINE = re.compile(r"uid=[0-9]+ from=<(.*)>(?: orig_id=([0-9A-Za-z]+))?$")
+QUEUED_LINE = re.compile(r"from=<(.*)>, size=([0-9]+), nrcpt=([0-9]+) \(queue active\)$")
+EXPIRED_LINE = re.compile(r"from=<(.*)>, status=(?:force-)?expired, returned to sender$")
+NOTIFICATION = re.compile(r"(?:sender|postmaster) (?:non-delivery|delay|delivery status) notification: ([0-9A-Za-z]+)$")
+TOO_BIG = ("queue file size limit exceeded", "message rejected: hopcount exceeded")
+SPAM_HEADER = re.compile(r"X-Spam-Status: (Yes|No), (?:score|hits)=(-?[0-9.]+)(?: required=(-?[0-9.]+))?(?:[ ?]+tests=([^ ]*))?", re.I)
+CLEANUP_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "table ", "statistics: ", "milter8", "dict_", "maps_")
+CLEANUP_ID_NOISE = ("resent-message-id=", "warning: ", "enabling ", "unable to ", "message-content-length")
+QMGR_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "scanning ", "qmgr_", "incoming ", "mail for ")
+OPERATION_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ")
+POSTSUPER_NOISE = OPERATION_NOISE + ("Deleted: ", "Requeued: ", "Placed on hold: ", "Released from hold: ", "Force-expired: ", "Expired: ",
+                                     "Renamed ", "renamed ", "removed ", "Moved ", "moved ", "Cleaned ", "Total: ", "expired ")
+HANDLED = {"requeued": "requeue", "placed on hold": "hold", "released from hold": "release"}
+
+
+def parse_cleanup(text: str) -> Event:
+    """cleanup: Message-ID, the verdicts of milters and of header and body checks (cleanup_message.c, cleanup_milter.c)."""
+    queue_id, _, rest = text.partition(": ")
+    if not is_queue_id(queue_id):
+        return parse_cleanup_warning(text) if text.startswith("warning: ") else is_known(text, CLEANUP_NOISE)
+    if rest.startswith("message-id="):
+        return MessageId(queue_id, rest[11:])
+    found = CHECK.match(rest)
+    if found:
+        return parse_check(queue_id, found.group(1), rest[found.end():])
+    if rest.startswith("milter-"):
+        return parse_decision(queue_id, rest)
+    if rest.startswith("removed"):
+        return Removed(queue_id, "cleanup")
+    if rest.startswith("to="):
+        return parse_delivery(text)
+    if rest.startswith("reject: mime-error "):
+        return parse_mime_error(queue_id, rest)
+    return is_known(rest, CLEANUP_ID_NOISE)
+
+
+def parse_cleanup_warning(text: str) -> Event:
+    """`warning: QID: queue file size limit exceeded`: a refusal that no other line tells; any other warning is noise."""
+    _, queue_id, why = (text.split(": ", 2) + ["", ""])[:3]
+    if is_queue_id(queue_id) and why in TOO_BIG:
+        return Verdict(queue_id, "cleanup", "reject", "END-OF-MESSAGE", why)
+    return IGNORED
+
+
+def parse_check(queue_id: str, what: str, content: str) -> Event:
+    """`hold: header Subject: … from client; from=<…> to=<…> proto=… helo=<…>: text` (cleanup_message.c:cleanup_act_log).
+
+    The header's content may imitate all that follows, addresses may too, so trailers are found one after the other, none
+    within another, and the last that begins where the content can end is the true one.
+    """
+    action = what[14:] if what.startswith("milter-header-") else what
+    trailer = None
+    for found in CHECK_TRAILER.finditer(content, 0, CHECK_CONTENT + TRAILER):
+        if found.start() > CHECK_CONTENT:
+            break
+        trailer = found
+    if trailer is None:
+        return IGNORED
+    hostname, address, sender, recipient, protocol, helo = trailer.groups()
+    if action != what:
+        spam = parse_spam_header(queue_id, content[:trailer.start()])
+        if spam:
+            return spam
+    if action in QUIET_ACTIONS:
+        return Origins(queue_id, sender, protocol, helo)
+    text = content[trailer.end() + 2:].strip(" ") or content[:trailer.start()]
+    dsn = enhanced(text)[1] if action == "reject" else None
+    return Verdict(queue_id, "check", action, "END-OF-MESSAGE", text, None, dsn, hostname, address, sender, recipient, protocol, helo)
+
+
+def parse_spam_header(queue_id: str, content: str) -> Optional[Spam]:
+    """The X-Spam-Status header that a milter added. Only a milter's: the sender's own header proves nothing."""
+    found = SPAM_HEADER.match(content)
+    if not found:
+        return None
+    status, score, required, tests = found.groups()
+    return Spam(queue_id, None, status.capitalize(), number(score), number(required), (tests or "").strip(",?") or None)
+
+
+def parse_mime_error(queue_id: str, text: str) -> Event:
+    """`reject: mime-error why: text from …` (cleanup_message.c:cleanup_mime_error_callback)."""
+    found = MIME_ERROR.match(text)
+    if not found:
+        return None
+    why, hostname, address, sender, recipient = found.groups()
+    return Verdict(queue_id, "check", "reject", "END-OF-MESSAGE", "mime-error " + why, None, None, hostname, address, sender, recipient)
+
+
+def parse_pickup(text: str) -> Event:
+    """pickup: `QID: uid=0 from=<root>`, after postsuper -r with `orig_id=` (pickup.c:pickup_copy)."""
+    queue_id, _, rest = text.partition(": ")
+    found = PICKUP_LINE.match(rest)
+    if found and is_queue_id(queue_id):
+        return Pickup(queue_id, found.group(1), found.group(2))
+    return is_known(text, OPERATION_NOISE)
+
+
+def parse_qmgr(text: str) -> Event:
+    """qmgr: `queue active`, `expired`, `removed` (opened.c, qmgr_active.c). The sender is read from both ends (trap 1)."""
+    queue_id, _, rest = text.partition(": ")
+    if not is_queue_id(queue_id):
+        return is_known(text, QMGR_NOISE)
+    if rest == "removed":
+        return Removed(queue_id, "qmgr")
+    if rest.startswith("to="):
+        return discarded(parse_delivery(text))
+    found = QUEUED_LINE.match(rest)
+    if found:
+        return Queued(queue_id, found.group(1), int(found.group(2)), int(found.group(3)))
+    found = EXPIRED_LINE.match(rest)
+    if found:
+        return Expired(queue_id, found.group(1))
+    return is_known(rest, ("skipped, ", "removed", "status="))
+
+
+def parse_bounce(text: str) -> Event:
+    """bounce: which message tells of which (bounce_notify_util.c)."""
+    queue_id, _, rest = text.partition(": ")
+    if not is_queue_id(queue_id):
+        return is_known(text, OPERATION_NOISE)
+    found = NOTIFICATION.match(rest)
+    if found and is_queue_id(found.group(1)):
+        return Notification(queue_id, found.group(1))
+    return is_known(rest, ("not sending ", "sender ", "postmaster ", "status="))
+
+
+def parse_postsuper(text: str) -> Event:
+    """postsuper: what the administrator did (postsuper.c)."""
+    queue_id, _, rest = text.partition(": ")
+    if not is_queue_id(queue_id):
+        return is_known(text, POSTSUPER_NOISE)
+    if rest == "removed":
+        return Removed(queue_id, "postsuper")
+    if rest in HANDLED:
+        return Handled(queue_id, HANDLED[rest])
+    return is_known(rest, ("expired", "renamed "))
+
+
+# -- delivery agents
+
+DELIVERY = re.compile(r"to=" + ADDRESS + r"(?:, orig_to=" + ADDRESS + r")?, (relay=.*?), status=([A-Za-z-]+)(?: \((.*))?$", re.S)
+INTERNAL_TAIL = re.compile(r">, (relay=[^,]*, (?:conn_use=[0-9]+, )?delay=[0-9.]+, delays=[0-9./]+, (?:[a-z]+=[^,]*, )*?dsn=[0-9.]+), "
+                           r"status=([A-Za-z-]+)(?: \((.*))?$", re.S)
+FIELD = re.compile(r"([a-z_]+)=([^,]*)")
+SMTP_NOISE = (
+    "connect to ", "warning: ", "certificate verification failed ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "using ",
+    "setting up TLS ", "SSL_connect ", "initializing the client-side TLS engine", "Server certificate ", "host ", "subject_CN=", "process ",
+    "server certificate ", "smtp_", "looking for session ", "save session ", "reloaded session ", "Host offered ", "send attr", "TLS ",
+)
+DELIVERY_ID_NOISE = (
+    "host ", "connect to ", "lost connection with ", "conversation with ", "enabling PIX ", "passing <", "breaking line ", "info: ",
+    "warning: ", "status=deferred", "Cannot start TLS", "TLS ", "SASL ", "Server certificate ", "replace: ", "prepend: ", "strip: ",
+    "Host or domain name ", "unable to look up ", "Protocol error", "local data error ", "mail for ", "message size ", "Sender requested ",
+    "Domain ", "SMTPUTF8 ", "delivery temporarily ", "temporary ", "Recipient ", "no MX host ", "bare ", "filter: ", "ignore: ", "dane ",
+)
+
+
+def parse_delivery(text: str) -> Event:
+    """A delivery status line (log_adhoc.c), its fields by name. The reason is what stands between the parentheses.
+
+    From 3.5 on an address with strange characters is quoted, and read as such; before, only the chain of fields behind it
+    tells where it ends.
+
+    >>> parse_delivery('4F00061AE: to=<a@b>, relay=none, delay=1, delays=1/0/0/0, dsn=2.0.0, status=sent (x (y))').reason
+    'x (y)'
+    """
+    queue_id, _, rest = text.partition(": ")
+    found = DELIVERY.match(rest)
+    if found:
+        upstream_to, orig_to, middle, status, reason = found.groups()
+    else:
+        found = INTERNAL_TAIL.search(rest)
+        if not found or not rest.startswith("to=<"):
+            return None
+        middle, status, reason = found.groups()
+        upstream_to, _, orig_to = rest[4:found.start()].partition(">, orig_to=<")
+    fields = dict(FIELD.findall(middle))
+    return Delivery(queue_id, upstream_to, orig_to or None, fields["relay"], fields.get("delay"), fields.get("delays"),
+                    fields.get("tls"), fields.get("dsn"), status, closed(reason or ""))
+
+
+def closed(reason: str) -> str:
+    """A reason without the parenthesis that closes it, which a cut line lacks (trap 4)."""
+    reason = reason.rstrip(" ")
+    return reason[:-1] if reason.endswith(")") else reason
+
+
+def parse_agent(text: str) -> Event:
+    """smtp, lmtp, local, virtual, pipe, error: deliveries, and the TLS of the connections they use."""
+    queue_id, _, rest = text.partition(": ")
+    if is_queue_id(queue_id):
+        return parse_delivery(text) if rest.startswith("to=<") else is_known(rest, DELIVERY_ID_NOISE)
+    return parse_tls(text) or is_known(text, SMTP_NOISE)
+
+
+def parse_discard(text: str) -> Event:
+    """discard: a delivery that is none (discard.c)."""
+    return discarded(parse_agent(text))
+
+
+def discarded(event: Event) -> Event:
+    """`sent` by the discard transport, or by qmgr dropping an undeliverable double bounce, reached nobody."""
+    if isinstance(event, Delivery) and event.status == SENT:
+        return event._replace(status=DISCARDED)
+    return event
+
+
+def parse_master(text: str) -> Event:
+    """master: after a start or a stop no smtpd session lives on (master.c)."""
+    return Restarted() if text.startswith(("daemon started ", "terminating on signal ")) else IGNORED
+
+
+def parse_nothing(text: str) -> Event:
+    """Programs of the mail system that say nothing about a message."""
+    return IGNORED
+
+
+# -- opendkim, opendmarc, dkimpy-milter
+
+DKIM_LINE = re.compile(r"s=([^ ]*) d=([^ ]*)(?: a=([^ ]*))? SSL(.*)$")
+DKIM_RESULT = re.compile(r'signature=[^ ]* domain=([^ ]*) selector=([^ ]*) result="([^"]*)"')
+DKIM_ADDED = re.compile(r"DKIM-Signature field added \(s=([^,]*), d=([^)]*)\)")
+DKIM_KEY = re.compile(r"key (?:retrieval failed|revoked) \(s=([^,]*), d=([^,)]*)(?:, a=([^,)]*))?\)")
+DKIMPY = re.compile(r"([a-z0-9-]+) DKIM signature (verified|added) \(s=([^ ]*) d=([^ )]*)\)")
+DKIM_WORDS = {"no signature error": "pass", "key not found in DNS": "permerror", "key DNS query failed": "temperror",
+              "key DNS reply corrupt": "permerror", "key revoked": "permerror", "signature verification failed": "fail"}
+DKIM_TEXTS = (                       # what a line begins with, and the result it tells
+    ("DKIM verification successful", "pass"), ("bad signature data", "fail"), ("no signature data", "none"),
+    ("signature processing failed", "permerror"), ("syntax error", "permerror"),
+)
+OPENDKIM_NOISE = ("not authenticated", "no signing ", "no MTA name match", "no macros match", "external host ", "ignoring ", "can't ",
+                  "RFC5322 header requirement error", "signature generation error", "SSL ", "resource unavailable", "internal error ",
+                  "dkim_", "mlfi_", "unable ", "no valid ", "queue ID", "cannot ", "failed ", "VBR ", "policy ", "author ", "cache ")
+DMARC_LINE = re.compile(r"([^ :]+) (pass|fail|none|temperror|permerror)$")
+DMARC_SPF = re.compile(r"SPF\((?:mailfrom|helo)\): (.*?) ?(pass|fail|softfail|neutral|none|tempfail|temperror|permerror)$")
+OPENDMARC_NOISE = ("RFC5322 ", "multi-valued From ", "unable to parse From", "ignoring ", "opendmarc_policy_", "ARC ", "can't ", "SPF(",
+                   "failed ", "missing ", "cannot ", "error ", "no ", "unable ", "dmarc", "smfi_", "authserv", "implicit ")
+
+
+def parse_opendkim(text: str) -> Event:
+    """opendkim: results, domain and selector (opendkim.c). `not internal`, `not authenticated` are none."""
+    queue_id, colon, rest = text.partition(": ")
+    if rest == "not authenticated" or rest.endswith("] not internal"):
+        return IGNORED
+    if not is_queue_id(queue_id):
+        return IGNORED
+    if rest.startswith("s="):
+        found = DKIM_LINE.match(rest)
+        return Dkim(queue_id, 2, None, found.group(2), found.group(1), found.group(3)) if found else None
+    for opening, result in DKIM_TEXTS:
+        if rest.startswith(opening):
+            return Dkim(queue_id, 2, result, signatures=0 if result == "none" else None)
+    return parse_dkim_detail(queue_id, rest)
+
+
+def parse_dkim_detail(queue_id: str, text: str) -> Event:
+    """The rarer lines of opendkim: LogResults, keys, signing, several signatures."""
+    if text.startswith("signature="):
+        return parse_dkim_results(queue_id, text)
+    found = DKIM_KEY.match(text)
+    if found or text.startswith("key retrieval failed"):
+        result = "permerror" if "revoked" in text[:12] or "not found" in text else "temperror"
+        selector, domain, algorithm = found.groups() if found else (None, None, None)
+        return Dkim(queue_id, 2, result, domain, selector, algorithm)
+    found = DKIM_ADDED.match(text)
+    if found:
+        return Dkim(queue_id, 0, "signed", found.group(2), found.group(1))
+    if text.startswith("message has signatures from "):
+        return Dkim(queue_id, 0, signatures=text.count(", ") + 1)
+    return is_known(text, OPENDKIM_NOISE)
+
+
+def parse_dkim_results(queue_id: str, text: str) -> Event:
+    """`signature=… domain=… selector=… result="…"; …` (LogResults): one good signature is enough, else the first decides."""
+    found = DKIM_RESULT.findall(text)
+    if not found:
+        return None
+    results = [(DKIM_WORDS.get(words, "fail"), domain, selector) for domain, selector, words in found]
+    result, domain, selector = next((one for one in results if one[0] == "pass"), results[0])
+    return Dkim(queue_id, 1, result, domain, selector, None, len(results))
+
+
+def parse_dkimpy(text: str) -> Event:
+    """dkimpy-milter: one line per good signature; failures carry no ID."""
+    queue_id, _, rest = text.partition(": ")
+    found = DKIMPY.match(rest)
+    if not found or not is_queue_id(queue_id):
+        return IGNORED
+    algorithm, verb, selector, domain = found.groups()
+    return Dkim(queue_id, 1, "pass" if verb == "verified" else "signed", domain, selector, algorithm)
+
+
+def parse_opendmarc(text: str) -> Event:
+    """opendmarc: `QID: domain result`, and its own SPF check (opendmarc.c)."""
+    queue_id, _, rest = text.partition(": ")
+    if not is_queue_id(queue_id):
+        return IGNORED
+    found = DMARC_LINE.match(rest)
+    if found:
+        return Dmarc(queue_id, found.group(1), found.group(2))
+    found = DMARC_SPF.match(rest)
+    if found:
+        return MilterSpf(queue_id, spf_word(found.group(2)))
+    return is_known(rest, OPENDMARC_NOISE)
+
+
+# -- policy servers: SPF
+
+SPF_WORDS = {"Tempfail": "Temperror", "Error": "Temperror", "Unknown": "Permerror"}
+SPF_RESULTS = frozenset("Pass Fail Softfail Neutral None Temperror Permerror".split())
+SPF_FIELD = re.compile(r'(client-ip|envelope-from|identity)=("(?:[^"\\]|\\.)*"|[^ ;)]*)')
+RECEIVED_SPF = re.compile(r"(?:prepend |Header field not prepended: )?(?:Received-SPF: )?([A-Za-z]+)(?: \(.*?\))?;? (?=identity=)", re.S)
+AUTH_RESULTS = re.compile(r"(?:prepend |Header field not prepended: )Authentication-Results: [^ ;]+; spf=([a-z]+) ")
+PERL_SPF = re.compile(r"Policy action=PREPEND Received-SPF: ([A-Za-z]+) ")
+SPF_REFUSED = re.compile(r"(?:550|defer_if_permit|451)(?: ([45]\.7\.2[34]))? (.*)$", re.S)
+WHY = re.compile(r"[?;&]s=(mfrom|mailfrom|helo);id=([^ ]*);ip=([0-9A-Fa-f.:]+);r=")
+SPF_TEXTS = (("SPF fail", "Fail"), ("domain owner discourages", "Softfail"), ("access neither permitted", "Neutral"),
+             ("SPF Permanent Error", "Permerror"), ("SPF Temporary Error", "Temperror"))
+RECEIVER_POLICY = re.compile(r"Receiver policy for SPF ([A-Z][a-z]+)")
+SPF_CODES = frozenset(("5.7.23", "5.7.24", "4.7.23", "4.7.24"))
+
+
+def spf_word(result: str) -> str:
+    """An SPF result in the words of the column.
+
+    >>> spf_word("softfail"), spf_word("tempfail")
+    ('Softfail', 'Temperror')
+    """
+    word = result.capitalize()
+    return SPF_WORDS.get(word, word)
+
+
+def parse_policyd_spf(text: str) -> Event:
+    """policyd-spf: results by client address, long before there is a queue ID (spf_engine/policyd_spf.py).
+
+    A HELO result counts when it is what the policy server answered with, or when there is no sender. `Action:` repeats.
+    """
+    queue_id, colon, rest = text.partition(": ")
+    if colon and (not queue_id or is_queue_id(queue_id)):
+        event = parse_policyd_spf(rest)
+        return event._replace(queue_id=queue_id) if queue_id and isinstance(event, Spf) else event
+    found = RECEIVED_SPF.match(text) or AUTH_RESULTS.match(text)
+    if found and spf_word(found.group(1)) in SPF_RESULTS:
+        return spf_event(found.group(1), text, answered=text[0] in "pH")
+    found = SPF_REFUSED.match(text)
+    if found:
+        return parse_spf_refusal(found.group(1), found.group(2))
+    return IGNORED
+
+
+def spf_event(result: str, text: str, answered: bool) -> Event:
+    """The fields of a result by name; from the right, for the comment before them is free text."""
+    fields = dict((name, value.strip('"')) for name, value in SPF_FIELD.findall(text))
+    if "client-ip" not in fields:
+        return IGNORED
+    sender = fields.get("envelope-from", "")
+    sender = "" if sender == "<>" else sender
+    if fields.get("identity") == "helo" and sender and not answered:
+        return IGNORED
+    return Spf(fields["client-ip"].lower(), sender, spf_word(result))
+
+
+def parse_spf_refusal(dsn: Optional[str], said: str) -> Event:
+    """`550 5.7.23 Message rejected due to: … Please see http://…?s=mfrom;id=a@b;ip=1.2.3.4;r=…` (spf_engine defaults)."""
+    reasons = list(WHY.finditer(said, max(len(said) - TRAILER, 0)))
+    if not reasons:
+        return IGNORED
+    why = reasons[-1]
+    return Spf(why.group(3).lower(), why.group(2) if why.group(1) != "helo" else None, spf_of_refusal(dsn, said))
+
+
+def spf_of_refusal(dsn: Optional[str], said: str) -> str:
+    """The SPF result behind a refusal, from pyspf's words, else from its status code (RFC 7372: X.7.23 fail, X.7.24 error).
+
+    >>> spf_of_refusal("5.7.23", "Message rejected due to: domain owner discourages use of this host. Please see …")
+    'Softfail'
+    """
+    said = said.rpartition("due to: ")[2]
+    policy = RECEIVER_POLICY.match(said)
+    if policy and policy.group(1) in SPF_RESULTS:
+        return policy.group(1)
+    error = "Temperror" if dsn == "4.7.24" else "Permerror" if dsn == "5.7.24" else "Fail"
+    return next((word for opening, word in SPF_TEXTS if said.startswith(opening)), error)
+
+
+def parse_policy_spf(text: str) -> Event:
+    """postfix-policyd-spf-perl, tag postfix/policy-spf: the comment holds quotes and parentheses, the fields stand last."""
+    found = PERL_SPF.match(text)
+    if found and spf_word(found.group(1)) in SPF_RESULTS:
+        at = text.rfind(" identity=")
+        return spf_event(found.group(1), text[max(at, 0):], answered=True)
+    return IGNORED
+
+
+# -- spam filters, SRS
+
+SPAMD_SCORE = re.compile(r"(identified spam|clean message) \((-?[0-9.]+)/(-?[0-9.]+)\) for ")
+SPAMD_START = re.compile(r"(?:processing|checking) message (.*?)(?: aka .*)? for [^ ]*:[0-9]+$")
+SPAMD_RESULT = re.compile(r"result: ([Y.]) +(-?[0-9]+) - ([^ ]*) ")
+SPAMD_MID = re.compile(r",mid=([^,]*)(?=,|$)")
+SPAMD_REQUIRED = re.compile(r"[, ]required_score=(-?[0-9.]+)")
+AMAVIS = re.compile(r"\([^ )]*\) (?:Passed|Blocked) ([A-Z-]+)")
+AMAVIS_HITS = re.compile(r", Hits: (-?[0-9.]+)")
+AMAVIS_ID = re.compile(r", Queue-ID: ([0-9A-Za-z]+)")
+AMAVIS_MID = re.compile(r", Message-ID: <([^>]*)>")
+AMAVIS_TESTS = re.compile(r", Tests: \[([^\]]*)\]")
+RSPAMD = re.compile(r"(?:<[^>]*>; task; rspamd_task_write_log: |rspamd_task_write_log: )?id: <([^>]*)>(?:, qid: <([^>]*)>)?.*?"
+                    r"\(default: ([TFS]) \(([a-z ]+)\): \[(-?[0-9.]+)/(-?[0-9.]+)\] \[(.*)\]\)", re.S)
+RSPAMD_SYMBOL = re.compile(r"(?:^|,)([A-Z][A-Z0-9_]*)\(")
+SRS_FORWARD = re.compile(r"(?:[0-9A-Za-z]+: )?(?:srs_forward: )?<(.*)> (?:rewritten|forwarded) as <(.*)>$")
+
+
+def number(text: Optional[str]) -> Optional[float]:
+    """A logged number; None when it is none.
+
+    >>> number("-0.5"), number("."), number(None)
+    (-0.5, None, None)
+    """
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def parse_spamd(text: str) -> Event:
+    """spamd: no queue ID; by Message-ID and pid (spamd.raw). The result line truncates the score, the one before has it whole."""
+    if not text.startswith("spamd: "):
+        return IGNORED
+    text = text[7:]
+    if text.startswith("result: "):
+        return parse_spamd_result(text)
+    if text.startswith(("processing message ", "checking message ")):
+        found = SPAMD_START.match(text)
+        return SpamStart(found.group(1)) if found else None
+    found = SPAMD_SCORE.match(text)
+    if found:
+        status, score, required = found.groups()
+        return SpamScore("Yes" if status == "identified spam" else "No", float(score), float(required))
+    return IGNORED
+
+
+def parse_spamd_result(text: str) -> Event:
+    """`result: Y 6 - TESTS scantime=…,mid=<…>,autolearn=…`: blanks and commas of the Message-ID were replaced by `_`."""
+    found = SPAMD_RESULT.match(text)
+    mid = SPAMD_MID.search(text)
+    if not found or not mid:
+        return None
+    required = SPAMD_REQUIRED.search(text)
+    verdict, score, tests = found.groups()
+    return SpamResult(mid.group(1), "Yes" if verdict == "Y" else "No", float(score),
+                      number(required.group(1)) if required else None, tests)
+
+
+def parse_amavis(text: str) -> Event:
+    """amavis, default template: `(id) Passed SPAMMY {…}, … Queue-ID: …, Hits: 6.3, …`; the template's free text stands before."""
+    found = AMAVIS.match(text)
+    hits = AMAVIS_HITS.search(text)
+    queue_id = AMAVIS_ID.search(text)
+    mid = AMAVIS_MID.search(text)
+    if not found or not hits or not (queue_id or mid):
+        return IGNORED
+    tests = AMAVIS_TESTS.search(text)
+    status = "Yes" if found.group(1).startswith("SPAM") else "No"
+    names = ",".join(one.partition("=")[0].strip(" ") for one in tests.group(1).split(",")) if tests else None
+    return Spam(queue_id.group(1) if queue_id else None, mid.group(1) if mid else None, status, number(hits.group(1)), None, names)
+
+
+def parse_rspamd(text: str) -> Event:
+    """rspamd's task log line (conf/logging.inc)."""
+    found = RSPAMD.search(text)
+    if not found:
+        return IGNORED
+    mid, queue_id, flag, _, score, required, symbols = found.groups()
+    if flag == "S":
+        return IGNORED
+    tests = ",".join(RSPAMD_SYMBOL.findall(symbols))
+    known = queue_id if queue_id and is_queue_id(queue_id) else None
+    return Spam(known, mid, "Yes" if flag == "T" else "No", number(score), number(required), tests)
+
+
+def parse_postsrsd(text: str) -> Event:
+    """postsrsd 1 and 2: `<a> rewritten as <b>`, `<a> forwarded as <b>` (trap 27); the way back is not needed."""
+    found = SRS_FORWARD.match(text.replace("socketmap: ", "", 1))
+    if found and found.group(1) != '""':
+        return Rewritten(found.group(1), found.group(2))
+    return IGNORED
+
+
+# The daemon is the last part of a Postfix tag, whatever syslog_name stands before it (mail_task.c).
+POSTFIX_PARSERS = {
+    "smtpd": parse_smtpd, "postscreen": parse_postscreen, "cleanup": parse_cleanup, "pickup": parse_pickup,
+    "qmgr": parse_qmgr, "oqmgr": parse_qmgr, "nqmgr": parse_qmgr, "bounce": parse_bounce, "defer": parse_bounce, "trace": parse_bounce,
+    "postsuper": parse_postsuper, "smtp": parse_agent, "lmtp": parse_agent, "local": parse_agent, "virtual": parse_agent,
+    "pipe": parse_agent, "error": parse_agent, "retry": parse_agent, "discard": parse_discard, "master": parse_master,
+    "policy-spf": parse_policy_spf,
+}
+POSTFIX_PARSERS.update(dict.fromkeys(
+    "anvil scache verify dnsblog tlsproxy tlsmgr trivial-rewrite proxymap proxywrite flush showq spawn qmqpd postfix-script postlog "
+    "postlogd postqueue sendmail postdrop postfix postalias postmap postmulti postconf postkick postlock posttls-finger "
+    "postfix-tls-script".split(), parse_nothing))
+OTHER_PARSERS = {
+    "opendkim": parse_opendkim, "opendmarc": parse_opendmarc, "dkimpy-milter": parse_dkimpy, "policyd-spf": parse_policyd_spf,
+    "pyspf-milter": parse_policyd_spf, "spamd": parse_spamd, "amavis": parse_amavis, "amavisd": parse_amavis, "rspamd": parse_rspamd,
+    "postsrsd": parse_postsrsd, "spamass-milter": parse_nothing, "postgrey": parse_nothing,
+}
+
+
+def parser_of(program: str) -> Optional[Callable[[str], Event]]:
+    """The parser for a tag such as `postfix-in/submission/smtpd` or `opendkim`; None for programs of others.
+
+    >>> parser_of("postfix/relay/smtp") is parse_agent, parser_of("dovecot") is None, parser_of("smtpd") is None
+    (True, True, True)
+    """
+    instance, slash, daemon = program.rpartition("/")
+    if slash and daemon in POSTFIX_PARSERS:
+        return POSTFIX_PARSERS[daemon]
+    return OTHER_PARSERS.get(daemon)
+
+
+# ============================================================================ addresses
+
+SRS0 = re.compile(r"SRS0[=+-]([A-Za-z0-9+/]+)=([A-Za-z2-7]{2})=([^=@ ]+)=(.+)$", re.I | re.S)
+SRS1 = re.compile(r"SRS1[=+-][A-Za-z0-9+/]+=[^=@ ]+=[=+-]([A-Za-z0-9+/]+)=([A-Za-z2-7]{2})=([^=@ ]+)=(.+)$", re.I | re.S)
+SRS_TAG = re.compile(r"\"?SRS[01][=+-]", re.I)
+
+
+def is_srs(address: str) -> bool:
+    """Whether an address is one of the Sender Rewriting Scheme (srs2.h:SRS_IS_SRS_ADDRESS).
+
+    >>> is_srs("srs1+x@y"), is_srs("srs0@y")
+    (True, False)
+    """
+    return SRS_TAG.match(address) is not None
+
+
+def unwrap_srs(address: str) -> Optional[str]:
+    """The original sender inside an SRS0 or SRS1 address; None when it is no such address, or hides it (libsrs2/srs2.c).
+
+    The domain cannot hold `=`, the local part can. postsrsd 2 with a database puts the single digit 1 where the domain
+    stands: nothing to unwrap there.
+
+    >>> unwrap_srs("SRS0=GOZY=JL=lists.example=bounce+u=x.example@fwd.example")
+    'bounce+u=x.example@lists.example'
+    >>> unwrap_srs("SRS1=HHH=fwd.example==HHH=TT=orig.example=user@me.example")
+    'user@orig.example'
+    """
+    if not is_srs(address):
+        return None
+    local, at, _ = address.rpartition("@")
+    quoted = at and len(local) > 1 and local[0] == local[-1] == '"'
+    if quoted:
+        local = local[1:-1]
+    found = SRS0.match(local) or SRS1.match(local)
+    if not at or not found or found.group(3) == "1":
+        return None
+    return ('"%s"@%s' if quoted else "%s@%s") % (found.group(4), found.group(3))
+
+
+def text_of(raw: str) -> str:
+    """A piece of the log as text. Lines are held one character per byte; bytes that are no UTF-8 become U+FFFD, NUL too.
+
+    >>> text_of("J\\xc3\\xb6rg \\xff")
+    'Jörg \ufffd'
+    """
+    return raw.encode("latin-1", "replace").decode("utf-8", "replace").replace("\0", "\ufffd")
+
+
+def domain_forms(domain: str) -> List[str]:
+    """A configured domain as it may stand in a log: in lower case, and in ASCII form when it is internationalised."""
+    domain = domain.strip().strip(".").lstrip("@").lower()
+    try:
+        ascii_form = domain.encode("idna").decode("ascii")
+    except UnicodeError:
+        ascii_form = domain
+    return [form for form in {domain, ascii_form} if form]
+
+
+class DomainFilter:
+    """Which recipients are tracked: those of the given domains and their subdomains. No domains: all.
+
+    >>> tracks = DomainFilter(["example.org"]).tracks
+    >>> tracks("a@Sub.Example.ORG", None), tracks("SRS0=a=bc=x.org=b@example.org", "b@x.org"), tracks("user", "u@example.org")
+    (True, False, True)
+    """
+
+    def __init__(self, domains: Iterable[str]) -> None:
+        self.domains = frozenset(form for domain in domains for form in domain_forms(domain))
+
+    def tracks(self, orig_to: Optional[str], upstream_to: Optional[str]) -> bool:
+        """Whether one of a recipient's two addresses is tracked; an SRS address never is: it leads back to a sender."""
+        return not self.domains or self._matches(orig_to) or self._matches(upstream_to)
+
+    def _matches(self, address: Optional[str]) -> bool:
+        if not address or is_srs(address):
+            return False
+        domain = text_of(address).rpartition("@")[2].lower().rstrip(".") if "@" in address else ""
+        while domain:
+            if domain in self.domains:
+                return True
+            domain = domain.partition(".")[2]
+        return False
+
+
+# ============================================================================ correlator
+
+PROBES = frozenset(("deliverable", "undeliverable", "undeliverable-but-not-cached"))
+RELAY = re.compile(r"([^\[\]]*)\[([^\[\]]*)\]:([0-9]+)$")
+FORWARDED_AS = re.compile(r"forwarded as ([0-9A-Za-z]+)$")
+REMOTE_REPLY = re.compile(
+    r"(?:Protocol error: )?(?:host [^ ]+ (?:said|refused to talk to me): "
+    r"|SASL authentication failed; server [^ ]+ said: |TLS is required, but host [^ ]+ refused to start TLS: )?([2-5][0-9]{2})(?=[ -]|$)")
+FILTER_DROPPED = re.compile(r"250[ -].*\bdiscarded\b")
+AMAVIS_DROPPED = re.compile(r"250 2\.7\.[01] Ok, discarded, id=")
+DMARC_REJECT = re.compile(r"5\.7\.1 rejected by DMARC policy for ([^ ;]+)")
+OWN_NETWORK = re.compile(r"127\.|::1$|10\.|192\.168\.|172\.(?:1[6-9]|2[0-9]|3[01])\.|169\.254\.|f[cd][0-9a-f]{2}:|fe80:", re.I)
+MID_CONTENT = re.compile(r"<([^>]*)>")
+MID_NOISE = re.compile(r"(?:\\x\{[0-9A-Fa-f]+\}|\\\\|[^!-+\--;=>@-\[\]^-~])+")
+STRONG_ACTIONS = frozenset(("hold", "reject", "discard"))
+SWEPT = {"hold": HELD, "discard": DISCARDED, "reject": REJECTED}
+
+
+class Origin:
+    """A process that writes lines: its host's open messages, its parser, its program's tally."""
+
+    __slots__ = ("prefix", "host", "program", "daemon", "open", "parse", "tally")
+
+    def __init__(self, header: Header, open_messages: "Dict[str, Message]", tally: List[int]) -> None:
+        self.prefix = header.prefix
+        self.host = header.host
+        self.program = header.program
+        self.daemon = header.program.rpartition("/")[2]
+        self.open = open_messages
+        self.parse = parser_of(header.program)
+        self.tally = tally
+
+
+class Recipient:
+    """One recipient of a message and what became of it: a row's own columns, and two notes for the correlator.
+
+    `recipient_no` None: not tracked, makes no row. `refused`: turned away at RCPT, while the message went on without it.
+    """
+
+    __slots__ = RECIPIENT_COLUMNS + ("refused", "before_hold")
+
+    def __init__(self, orig_to: Optional[str], upstream_to: Optional[str], last_seen: int) -> None:
+        self.orig_to, self.upstream_to, self.last_seen = orig_to, upstream_to, last_seen
+        self.recipient_no: Optional[int] = None
+        self.relay_host = self.relay_ip = self.relay_tls = None     # type: Optional[str]
+        self.relay_status = self.dsn = self.relay_message = None    # type: Optional[str]
+        self.relay_port = self.smtp_code = None                     # type: Optional[int]
+        self.delay: Optional[float] = None
+        self.delays = self.next_queue_id = None                     # type: Optional[str]
+        self.refused = False
+        self.before_hold: Optional[str] = None
+
+
+class Sweep(NamedTuple):
+    """An event of the whole message, for the recipients that only the store remembers. `status` None: released from hold."""
+
+    status: Optional[str]
+    time: int
+    text: Optional[str] = None
+    code: Optional[int] = None
+    dsn: Optional[str] = None
+
+
+class Message:
+    """All that is known of a message: its columns, its recipients, and where it stands.
+
+    `low` is the position of the first line it was made from. `continued`: it was not born here, the store may know its rows.
+    """
+
+    __slots__ = MESSAGE_COLUMNS + (
+        "host", "low", "last_seen", "recipients", "next_no", "state", "sweeps", "continued", "queued", "ended", "removed", "finished",
+        "probe", "generated", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender", "peer_ip", "orig_queue_id",
+        "requeued_as", "parent", "mid_key", "spf_key", "stored")
+
+    def __init__(self, host: str, server_hostname: str, queue_id: str, time: int, low: int, continued: bool) -> None:
+        self.host, self.server_hostname, self.queue_id = host, server_hostname, queue_id
+        self.first_seen = self.last_seen = time
+        self.low, self.continued = low, continued
+        self.client_hostname = self.client_ip = self.helo = self.protocol = None        # type: Optional[str]
+        self.sasl_username = self.client_tls = self.message_id = None                   # type: Optional[str]
+        self.size = self.nrcpt = self.dkim_signatures = None                            # type: Optional[int]
+        self.envelope_from = self.original_envelope_from = self.spf_result = None       # type: Optional[str]
+        self.dkim_result = self.dkim_domain = self.dkim_selector = self.dkim_algorithm = None   # type: Optional[str]
+        self.dmarc_result = self.dmarc_domain = self.spam_status = self.spam_tests = None       # type: Optional[str]
+        self.spam_score = self.spam_required = None                                     # type: Optional[float]
+        self.milter_action = self.milter_reason = self.parent_queue_id = None           # type: Optional[str]
+        self.recipients: List[Recipient] = []
+        self.next_no = 0
+        self.state: Optional[Sweep] = None
+        self.sweeps: List[Sweep] = []
+        self.queued = self.ended = self.removed = self.finished = self.probe = self.generated = False
+        self.session: Optional[Session] = None
+        self.spf: Optional[Waiting] = None
+        self.milter_spf = self.pickup_sender = self.peer_ip = self.orig_queue_id = None  # type: Optional[str]
+        self.dkim_weight = -1
+        self.exact_score = False
+        self.requeued_as = self.mid_key = None      # type: Optional[str]
+        self.spf_key: Optional[Tuple[str, str]] = None
+        self.parent: Optional[Message] = None
+        self.stored: Tuple[Row, ...] = ()
+
+    def sweep(self, sweep: Sweep) -> None:
+        """Something happened to the message as a whole: it reaches every recipient whose fate is not decided."""
+        self.sweeps.append(sweep)
+        self.state = sweep if sweep.status else None
+        for recipient in self.recipients:
+            sweep_recipient(recipient, sweep)
+
+
+class Session:
+    """An smtpd process while it serves one client. `low`: position of the first line that told something worth keeping."""
+
+    __slots__ = ("client_hostname", "client_ip", "client_tls", "started", "low", "pending", "spf", "message", "live")
+
+    def __init__(self, client_hostname: Optional[str], client_ip: Optional[str], started: int) -> None:
+        self.client_hostname, self.client_ip, self.started = client_hostname, client_ip, started
+        self.client_tls: Optional[str] = None
+        self.low: Optional[int] = None
+        self.pending: List[Verdict] = []
+        self.spf: Optional[Waiting] = None
+        self.message: Optional[Message] = None
+        self.live = True
+
+
+class Waiting:
+    """An SPF result on its way to a message. `contended`: another transaction of this client was under way meanwhile."""
+
+    __slots__ = ("event", "sender", "prefix", "time", "low", "message", "contended")
+
+    def __init__(self, event: Spf, prefix: str, time: int, low: int) -> None:
+        self.event, self.prefix, self.time, self.low = event, prefix, time, low
+        self.sender = None if event.sender is None else event.sender.lower()
+        self.message: Optional[Message] = None
+        self.contended = False
+
+
+class Context(NamedTuple):
+    """Something said by a process that its next lines refer to: an outbound TLS connection, a spamd scan, a rewritten sender."""
+
+    value: Any
+    time: int
+    low: int
+
+
+class Link(NamedTuple):
+    """`child` was said to come from `parent`, and is not in memory: its rows are to be asked.
+
+    `recipient` None: a notification. Else the delivery that handed the message on: the child must be born within `delivery`,
+    (first, last) microsecond, and not be a stranger's message.
+    """
+
+    child: str
+    parent: Message
+    recipient: Optional[Recipient] = None
+    delivery: Tuple[int, int] = (0, 0)
+
+
+class Harvest(NamedTuple):
+    """What is ready to be written."""
+
+    messages: List[Message]
+    links: List[Link]
+
+
+def sweep_recipient(recipient: Recipient, sweep: Sweep) -> None:
+    """Let an event of the whole message reach one recipient, unless that one's fate is decided."""
+    if recipient.relay_status not in UNDECIDED:
+        return
+    if sweep.status is None:
+        if recipient.relay_status == HELD:
+            waits = (recipient.dsn or "").startswith("4.")
+            recipient.relay_status = recipient.before_hold or (DEFERRED if waits else None)
+            recipient.last_seen = sweep.time
+        return
+    if sweep.status == HELD and recipient.relay_status != HELD:
+        recipient.before_hold = recipient.relay_status
+    recipient.relay_status, recipient.last_seen = sweep.status, sweep.time
+    if sweep.text is not None:
+        recipient.relay_message, recipient.smtp_code, recipient.dsn = sweep.text, sweep.code, sweep.dsn
+
+
+def message_id_content(value: str) -> str:
+    """The content of the first `<…>` of a Message-ID header, else its raw value.
+
+    >>> message_id_content("<a b@c> trailing"), message_id_content("no.brackets "), message_id_content("<>")
+    ('a b@c', 'no.brackets ', '')
+    """
+    found = MID_CONTENT.search(value)
+    return found.group(1) if found else value
+
+
+def message_id_key(value: str) -> str:
+    """A Message-ID as Postfix, spamd 3 and spamd 4 agree on it: each replaces what it does not like by something else."""
+    return "" if value == "(unknown)" else MID_NOISE.sub("_", message_id_content(value))
+
+
+def original_sender(address: str, rewritten: Callable[[str], Optional[str]]) -> str:
+    """The sender behind an SRS address: by its syntax, else as postsrsd told; any other address unchanged."""
+    if not is_srs(address):
+        return address
+    return unwrap_srs(address) or rewritten(address) or address
+
+
+@functools.lru_cache(maxsize=4096)
+def split_relay(relay: str) -> Tuple[str, Optional[str], Optional[int]]:
+    """Host, address and port of `relay=`; a socket, `none` or a service name stays as logged (trap 9).
+
+    >>> split_relay("::1[::1]:2600"), split_relay("mx[private/dovecot-lmtp]")
+    (('::1', '::1', 2600), ('mx[private/dovecot-lmtp]', None, None))
+    """
+    found = RELAY.match(relay)
+    return (found.group(1), found.group(2), int(found.group(3))) if found else (relay, None, None)
+
+
+def reply_code(reason: str) -> Optional[int]:
+    """The three digits of the remote server's reply; None when no server replied (traps 5 to 7).
+
+    >>> reply_code("host mx[192.0.2.1] said: 550-5.7.1 no (in reply to RCPT TO command)"), reply_code("connect to a[::1]:25: refused")
+    (550, None)
+    """
+    found = REMOTE_REPLY.match(reason)
+    return int(found.group(1)) if found else None
+
+
+def is_own(relay_ip: Optional[str], peer_ip: Optional[str]) -> bool:
+    """Whether a message that came from `peer_ip` can be the one handed to `relay_ip`: a filter on this host or its own network.
+
+    A server out in the world may say `queued as` what it likes.
+    """
+    if not relay_ip or not peer_ip or not OWN_NETWORK.match(relay_ip):
+        return False
+    return peer_ip == relay_ip or (is_loopback(relay_ip) and is_loopback(peer_ip))
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is this host's own.
+
+    >>> is_loopback("127.0.2.1"), is_loopback("::1"), is_loopback("12.7.0.0")
+    (True, True, False)
+    """
+    return address.startswith("127.") or address == "::1"
+
+
+class Correlator:
+    """Folds events into messages, messages into rows. Knows no clock but the log's, no file, no database.
+
+    `now` is the newest time stamp; `position` and `file_start` are where the line at hand stands. Messages, sessions and
+    results are found again by host and queue ID, by process, by client address, by Message-ID.
+    """
+
+    def __init__(self, queue_timeout: int, server_hostname: str = "", tracks: Optional[DomainFilter] = None) -> None:
+        self.queue_timeout = queue_timeout
+        self.server_hostname = server_hostname
+        self.filter = tracks or DomainFilter(())
+        self.now = 0
+        self.time = 0
+        self.position = 0
+        self.file_start = 0
+        self.tables: Dict[str, Dict[str, Message]] = {}
+        self.open_count = 0
+        self.sessions: Dict[str, Session] = {}
+        self.waiting: Dict[Tuple[str, str], List[Waiting]] = {}
+        self.unsure: Dict[Tuple[str, str], List[Message]] = {}
+        self.by_message_id: Dict[Tuple[str, str], List[Message]] = {}
+        self.relays: Dict[str, Context] = {}
+        self.scans: Dict[str, Context] = {}
+        self.rewritten: Dict[str, str] = {}
+        self.announced: Dict[Tuple[str, str], Context] = {}
+        self.due: List[Tuple[int, int, Message]] = []
+        self.serial = 0
+        self.finished: List[Message] = []
+        self.links: List[Link] = []
+        self.straddles: Deque[Tuple[int, int]] = collections.deque()
+        self.dropped = 0
+
+    # -- messages come and go
+
+    def table(self, host: str) -> Dict[str, Message]:
+        """The open messages of a host, by queue ID."""
+        return self.tables.setdefault(host, {})
+
+    def _open(self, origin: Origin, queue_id: str, continued: bool) -> Message:
+        """A new message under this ID; one that was there before is over, for the ID is given out anew."""
+        before = origin.open.get(queue_id)
+        if before is not None:
+            self._finish(before)
+            self._leave(before)
+        message = Message(origin.host, self.server_hostname or origin.host, queue_id, self.time, self.position, continued)
+        origin.open[queue_id] = message
+        self.open_count += 1
+        self.serial += 1
+        heapq.heappush(self.due, (self.time + self.queue_timeout, self.serial, message))
+        announced = self.announced.pop((origin.host, queue_id), None) if self.announced else None
+        if announced:
+            message.parent_queue_id = announced.value
+            self._bind(message, announced.low)
+        if self.open_count > MAX_OPEN:
+            self._make_room()
+        return message
+
+    def _find(self, origin: Origin, queue_id: str) -> Message:
+        """The message that a line is about: open, or the continuation of one that has left memory."""
+        message = origin.open.get(queue_id)
+        if message is None:
+            message = self._open(origin, queue_id, True)
+        message.last_seen = self.time
+        return message
+
+    def _finish(self, message: Message) -> None:
+        """Give a message to the next harvest; until then late lines still find it."""
+        if not message.finished:
+            message.finished = True
+            self.finished.append(message)
+
+    def _end(self, message: Message, removed: bool = False) -> None:
+        """The log has told the end of a message."""
+        message.ended = True
+        message.removed = message.removed or removed
+        self._finish(message)
+
+    def _leave(self, message: Message) -> None:
+        """Forget a message that is written."""
+        table = self.tables[message.host]
+        if table.get(message.queue_id) is message:
+            del table[message.queue_id]
+            self.open_count -= 1
+        if message.mid_key is not None:
+            self._forget(self.by_message_id, (message.host, message.mid_key), message)
+        if message.spf_key is not None:
+            self._forget(self.unsure, message.spf_key, message)
+
+    @staticmethod
+    def _forget(index: Dict[Tuple[str, str], List[Message]], key: Tuple[str, str], message: Message) -> None:
+        found = index.get(key)
+        if found and message in found:
+            found.remove(message)
+            if not found:
+                del index[key]
+
+    def _make_room(self) -> None:
+        """Write and forget the oldest tenth: bounded memory, and their rows continue when their lines come."""
+        oldest = sorted((message for table in self.tables.values() for message in table.values()), key=lambda one: one.low)
+        for message in oldest[:MAX_OPEN // 10]:
+            self._finish(message)
+            self._leave(message)
+
+    def advance(self, now: int) -> None:
+        """Let the log's clock reach `now`: messages silent for `queue_timeout` are finished with what is known."""
+        self.now = max(now, self.now)
+        while self.due and self.due[0][0] <= self.now:
+            _, serial, message = heapq.heappop(self.due)
+            if message.finished:
+                continue
+            due = message.last_seen + self.queue_timeout
+            if due <= self.now and self._may_wait(message):
+                due = self.now + min(self.queue_timeout, MINUTE) + 1
+            if due > self.now:
+                heapq.heappush(self.due, (due, serial, message))
+            else:
+                self._finish(message)
+
+    def _may_wait(self, message: Message) -> bool:
+        """A silent message that is not idle: its client is still sending it, or nobody can say yet whether it is tracked."""
+        if self.now - message.first_seen >= PATIENCE or message.ended:
+            return False
+        return self._is_coming_in(message) or (bool(self.filter.domains) and not message.recipients and not message.continued)
+
+    @staticmethod
+    def _is_coming_in(message: Message) -> bool:
+        session = message.session
+        return session is not None and session.live and session.message is message and not message.queued
+
+    def harvest(self) -> Harvest:
+        """Hand out what is finished, and forget it: the caller writes it before it saves a position."""
+        harvest = Harvest(self.finished, self.links)
+        self.finished, self.links = [], []
+        for message in harvest.messages:
+            self._leave(message)
+        self.announced = {key: one for key, one in self.announced.items() if self.now - one.time <= MINUTE}
+        return harvest
+
+    def close(self, everything: bool) -> None:
+        """The log is at its end: finish the open messages; those that may still wait only when `everything` is asked for."""
+        for table in self.tables.values():
+            for message in table.values():
+                if everything or not self._may_wait(message):
+                    self._finish(message)
+
+    def low_water(self, position: int) -> int:
+        """The position from which all that is in memory and not yet written can be read again; `position`: all is read to there.
+
+        Facts that a birth has used up bind their lines together: reading again must not begin between them, or the fact
+        would go to a stranger.
+        """
+        lows = [position]
+        lows += [message.low for table in self.tables.values() for message in table.values()]
+        lows += [message.low for message in self.finished]
+        lows += [session.low for session in self.sessions.values() if session.low is not None and self.now - session.started < PATIENCE]
+        lows += [one.low for waiting in self.waiting.values() for one in waiting if self.now - one.time <= SPF_WAIT]
+        lows += [one.low for one in self.announced.values() if self.now - one.time <= MINUTE]
+        lows += [relay.low for relay in self.relays.values() if relay.low >= 0 and self.now - relay.time < CONTEXT_LIFE]
+        low = min(lows)
+        for first, last in reversed(self.straddles):
+            if first < low <= last:
+                low = first
+        while self.straddles and self.straddles[0][1] < low:
+            self.straddles.popleft()
+        return low
+
+    def _bind(self, message: Message, low: Optional[int]) -> None:
+        """A message was made from an earlier line, too."""
+        if low is not None and low < message.low:
+            message.low = low
+            self.straddles.append((low, self.position))
+
+    # -- smtpd: sessions
+
+    def _session(self, origin: Origin) -> Session:
+        if origin.prefix not in self.sessions:
+            self.sessions[origin.prefix] = Session(None, None, self.time)
+            self._bound(self.sessions)
+        return self.sessions[origin.prefix]
+
+    @staticmethod
+    def _bound(contexts: Dict[Any, Any]) -> None:
+        """Drop the oldest tenth of a table that has grown too large: dictionaries keep the order of insertion."""
+        if len(contexts) > MAX_CONTEXTS:
+            for key in list(itertools.islice(contexts, MAX_CONTEXTS // 10)):
+                del contexts[key]
+
+    def fold_connect(self, origin: Origin, event: Connect) -> None:
+        """A new client: whoever this process served before is gone."""
+        self._end_session(origin, broken=False)
+        self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.time)
+        self._bound(self.sessions)
+
+    def fold_disconnect(self, origin: Origin, event: Disconnect) -> None:
+        """The client is gone, and with it a message that it never sent."""
+        self._end_session(origin, broken=False)
+
+    def fold_broken(self, origin: Origin, event: Broken) -> None:
+        """The session broke off: the message under way was not accepted."""
+        self._end_message(self.sessions.get(origin.prefix), broken=True)
+
+    def fold_restarted(self, origin: Origin, event: Restarted) -> None:
+        """Postfix started or stopped: no session of this host lives on."""
+        for prefix in [prefix for prefix in self.sessions if prefix.startswith(origin.host + " ")]:
+            self._end_message(self.sessions[prefix], broken=True)
+            self.sessions.pop(prefix).live = False
+
+    def _end_session(self, origin: Origin, broken: bool) -> None:
+        session = self.sessions.pop(origin.prefix, None)
+        if session is not None:
+            self._end_message(session, broken)
+            session.live = False
+
+    def _end_message(self, session: Optional[Session], broken: bool) -> None:
+        """End the message of a session when it can never reach the queue: the client left, or began another."""
+        message = session.message if session else None
+        if message is None or message.queued or message.ended:
+            return
+        if broken or message.message_id is None or message.state is not None and message.state.status == DISCARDED:
+            self._end(message)
+
+    def fold_client_tls(self, origin: Origin, event: ClientTls) -> None:
+        """TLS of a session: every message of it will show it."""
+        if origin.daemon != "smtpd":
+            return
+        session = self._session(origin)
+        session.client_tls = event.client_tls
+        session.low = self.position if session.low is None else session.low
+
+    def fold_proxied(self, origin: Origin, event: Proxied) -> None:
+        """A before-queue filter took the message in under an ID of its own: the client is this session's."""
+        session, child = self._session(origin), origin.open.get(event.child)
+        if child is None or session.client_ip is None or not is_own(child.peer_ip, child.peer_ip):
+            return
+        child.client_hostname, child.client_ip = session.client_hostname, session.client_ip
+        child.client_tls = child.client_tls or session.client_tls
+        self._bind(child, session.low)
+
+    # -- births
+
+    def fold_client(self, origin: Origin, event: Client) -> None:
+        """`client=`: a message is born; what was said of it before it had an ID is joined to it."""
+        session = self._session(origin)
+        message = origin.open.get(event.queue_id)
+        if message is None or message.removed or message.peer_ip is not None or self.time - message.first_seen > MINUTE:
+            message = self._open(origin, event.queue_id, False)
+        message.continued = False
+        message.last_seen = self.time
+        if session.message is not None and session.message is not message:
+            self._end_message(session, broken=False)
+        message.session, session.message = session, message
+        message.peer_ip = message.client_ip = event.client_ip
+        message.client_hostname = event.client_hostname
+        message.sasl_username, message.client_tls = event.sasl_username, session.client_tls
+        self._bind(message, session.low)
+        if event.orig_queue_id or event.orig_hostname:
+            self._take_origin(origin, message, event)
+        if not event.orig_queue_id:
+            self._take_spf(message, session)
+        for verdict in session.pending:
+            self._judge(message, verdict)
+        session.pending = [verdict for verdict in session.pending if verdict.recipient is None and verdict.envelope_from is None]
+
+    def _take_origin(self, origin: Origin, message: Message, event: Client) -> None:
+        """What a content filter told by XFORWARD: the client and the queue ID that the message had before."""
+        if event.orig_hostname and event.orig_ip and event.orig_ip != "unknown":
+            message.client_hostname, message.client_ip = event.orig_hostname, event.orig_ip
+        if event.orig_queue_id:
+            message.orig_queue_id = message.parent_queue_id = event.orig_queue_id
+            message.parent = origin.open.get(event.orig_queue_id)
+
+    def fold_message_id(self, origin: Origin, event: MessageId) -> None:
+        """`message-id=`: a birth when its ID is over or unknown (bounces, local forwards); the first one counts."""
+        message = origin.open.get(event.queue_id)
+        if message is None or message.removed:
+            message = self._open(origin, event.queue_id, True)
+        message.last_seen = self.time
+        if message.message_id is not None:
+            return
+        message.message_id = message_id_content(event.message_id)
+        message.generated = event.queue_id + "@" in message.message_id
+        message.mid_key = message_id_key(event.message_id)
+        self.by_message_id.setdefault((origin.host, message.mid_key), []).append(message)
+
+    def fold_pickup(self, origin: Origin, event: Pickup) -> None:
+        """Local submission, or the return of a requeued message under a new ID: it takes along what the old one knew."""
+        message = self._open(origin, event.queue_id, False)
+        message.pickup_sender = event.sender
+        if event.orig_id:
+            parent = self._find(origin, event.orig_id)
+            parent.requeued_as = event.queue_id
+            parent.sweep(Sweep(REQUEUED, self.time))
+            self._end(parent, removed=True)
+            message.parent, message.parent_queue_id = parent, event.orig_id
+
+    def fold_queued(self, origin: Origin, event: Queued) -> None:
+        """`queue active`: sender, size, recipient count; repeated on every retry, the first counts (trap 11)."""
+        message = self._find(origin, event.queue_id)
+        if message.continued or message.state is not None and message.state.status == HELD:
+            message.sweep(Sweep(None, self.time))
+        if message.queued:
+            return
+        message.queued = True
+        message.size, message.nrcpt = event.size, event.nrcpt
+        self._set_sender(message, event.envelope_from)
+
+    def _set_sender(self, message: Message, sender: str) -> None:
+        message.envelope_from = sender
+        message.original_envelope_from = original_sender(sender, self._rewritten_from)
+        if message.spf_key is not None:
+            self._confirm_spf(message)
+
+    def _rewritten_from(self, address: str) -> Optional[str]:
+        return self.rewritten.get(address.lower())
+
+    def fold_rewritten(self, origin: Origin, event: Rewritten) -> None:
+        """postsrsd: who is behind an SRS address, should its syntax not tell."""
+        if is_srs(event.srs) and not is_srs(event.sender):
+            self.rewritten[event.srs.lower()] = event.sender
+            self._bound(self.rewritten)
+
+    # -- verdicts
+
+    def fold_verdict(self, origin: Origin, event: Verdict) -> None:
+        """A decision: about nothing queued yet, about one recipient, or about a whole message (trap 39)."""
+        if event.queue_id is None:
+            self._fold_noqueue(origin, event)
+            return
+        message = self._find(origin, event.queue_id)
+        if event.action == "reject" and event.stage == "RCPT" and event.recipient is not None and origin.daemon == "smtpd":
+            self._learn(message, event)
+            self._refuse(message, event)
+        else:
+            self._judge(message, event)
+            if event.action == "reject" or event.action == "discard" and origin.daemon == "cleanup":
+                self._end(message)
+
+    def _fold_noqueue(self, origin: Origin, event: Verdict) -> None:
+        """NOQUEUE: a refusal is a row at once; hold, discard and the like wait for the `client=` of the same process (trap 19)."""
+        if event.action != "reject":
+            session = self._session(origin)
+            session.pending.append(event)
+            session.low = self.position if session.low is None else session.low
+            return
+        moment = EPOCH_DAY + datetime.timedelta(seconds=self.time // SECOND)
+        queue_id = "NOQUEUE-%s%06d" % (moment.strftime("%Y%m%d%H%M%S"), (self.position - self.file_start) % 1000000)
+        message = Message(origin.host, self.server_hostname or origin.host, queue_id, self.time, self.position, False)
+        message.client_hostname, message.client_ip = event.client_hostname, event.client_ip
+        known = self.sessions.get(origin.prefix)
+        if known is not None:
+            message.client_tls = known.client_tls
+            self._bind(message, known.low)
+        self._learn(message, event)
+        self._claim_spf(message, known, event)
+        self._refuse(message, event)
+        message.ended = True
+        self._finish(message)
+
+    def _learn(self, message: Message, event: Any) -> None:
+        """What a decision says of the message by the way; the first to say it is believed."""
+        message.helo = message.helo or event.helo
+        message.protocol = message.protocol or event.protocol
+        if message.envelope_from is None and event.envelope_from is not None:
+            self._set_sender(message, event.envelope_from)
+        if isinstance(event, Verdict):
+            message.sasl_username = message.sasl_username or event.sasl_username
+            self._learn_verdict(message, event)
+
+    @staticmethod
+    def _learn_verdict(message: Message, event: Verdict) -> None:
+        if message.client_ip is None and event.client_ip and message.continued and event.judge != "access":
+            message.client_hostname, message.client_ip = event.client_hostname, event.client_ip
+        if event.judge in ("milter", "check") and (message.milter_action is None or event.action in STRONG_ACTIONS):
+            message.milter_action, message.milter_reason = event.action, event.text
+        if event.dsn in SPF_CODES and message.spf_result is None and message.spf is None:
+            message.spf_result = spf_of_refusal(event.dsn, event.text or "")
+        found = DMARC_REJECT.match(event.text or "")
+        if found and event.judge == "milter" and message.dmarc_result is None:
+            message.dmarc_result, message.dmarc_domain = "fail", found.group(1)
+
+    def _refuse(self, message: Message, event: Verdict) -> None:
+        """One recipient was turned away."""
+        recipient = self._add(message, event.recipient, None)
+        recipient.refused = True
+        recipient.relay_status, recipient.relay_message = REJECTED, event.text
+        recipient.smtp_code, recipient.dsn = event.code, event.dsn
+
+    def _judge(self, message: Message, event: Verdict) -> None:
+        """A decision on the whole message. It names one recipient, the last, whose fate it tells as that of all."""
+        self._learn(message, event)
+        status = SWEPT.get(event.action)
+        if status is None:
+            return
+        if event.recipient is not None and not self._named(message, event.recipient):
+            self._add(message, event.recipient, None)
+        message.sweep(Sweep(status, self.time, event.text, event.code, event.dsn))
+
+    @staticmethod
+    def _named(message: Message, orig_to: str) -> bool:
+        return any(one.orig_to is not None and one.orig_to.lower() == orig_to.lower() and not one.refused for one in message.recipients)
+
+    def fold_origins(self, origin: Origin, event: Origins) -> None:
+        """A header check that changed nothing, but told HELO and protocol."""
+        message = self._find(origin, event.queue_id)
+        if message.helo is None:
+            self._learn(message, event)
+
+    def fold_handled(self, origin: Origin, event: Handled) -> None:
+        """postsuper: held, released, or requeued to come back under another ID."""
+        message = self._find(origin, event.queue_id)
+        if event.action == "hold":
+            message.sweep(Sweep(HELD, self.time))
+        elif event.action == "release":
+            message.sweep(Sweep(None, self.time))
+        else:
+            message.sweep(Sweep(REQUEUED, self.time))
+            self._end(message, removed=True)
+
+    def fold_expired(self, origin: Origin, event: Expired) -> None:
+        """Too long in the queue: it reaches those still deferred."""
+        message = self._find(origin, event.queue_id)
+        if message.envelope_from is None:
+            self._set_sender(message, event.envelope_from)
+        message.sweep(Sweep(EXPIRED, self.time))
+
+    def fold_removed(self, origin: Origin, event: Removed) -> None:
+        """The queue file is gone: by qmgr when all is done, by the administrator, by cleanup when nothing came of it (trap 37)."""
+        message = self._find(origin, event.queue_id)
+        if event.by == "postsuper":
+            message.sweep(Sweep(DELETED, self.time))
+        self._end(message, removed=True)
+
+    # -- deliveries
+
+    def _add(self, message: Message, orig_to: Optional[str], upstream_to: Optional[str]) -> Recipient:
+        """A further recipient of a message; only a tracked one gets a number, and so a row."""
+        recipient = Recipient(orig_to, upstream_to, self.time)
+        if (orig_to is None and upstream_to is None) or self.filter.tracks(orig_to, upstream_to):
+            recipient.recipient_no = message.next_no
+            message.next_no += 1
+        if message.state is not None:
+            sweep_recipient(recipient, message.state)
+        message.recipients.append(recipient)
+        return recipient
+
+    def _recipient(self, message: Message, orig_to: str, upstream_to: str) -> Recipient:
+        """The recipient of a delivery line: by both addresses; else one that was named, by `orig_to` alone, before any hop."""
+        recipients = message.recipients
+        for recipient in recipients:
+            if recipient.upstream_to == upstream_to and recipient.orig_to == orig_to:
+                return recipient
+        folded = orig_to.lower()
+        for recipient in recipients:
+            if recipient.upstream_to is None and not recipient.refused and recipient.orig_to and recipient.orig_to.lower() == folded:
+                recipient.orig_to, recipient.upstream_to = orig_to, upstream_to
+                return recipient
+        return self._add(message, orig_to, upstream_to)
+
+    def fold_delivery(self, origin: Origin, event: Delivery) -> None:
+        """A delivery attempt: the newest one is the recipient's outcome (trap 12)."""
+        message = self._find(origin, event.queue_id)
+        if event.status in PROBES:
+            message.probe = True
+            return
+        recipient = self._recipient(message, event.orig_to or event.upstream_to, event.upstream_to)
+        recipient.last_seen = self.time
+        recipient.relay_host, recipient.relay_ip, recipient.relay_port = split_relay(event.relay)
+        recipient.relay_tls = self._relay_tls(origin, event)
+        recipient.relay_status = DEFERRED if event.status == "SOFTBOUNCE" else event.status.lower()
+        recipient.smtp_code, recipient.dsn, recipient.relay_message = reply_code(event.reason), event.dsn, event.reason
+        recipient.delay, recipient.delays, recipient.next_queue_id = number(event.delay), event.delays, None
+        if recipient.relay_status == SENT:
+            self._fold_sent(origin, message, recipient, event.reason)
+
+    def _relay_tls(self, origin: Origin, event: Delivery) -> Optional[str]:
+        """TLS of the connection used: Postfix 3.11 says it in the line, before that the same process said it when connecting."""
+        if event.relay_tls is not None:
+            plain = event.relay_tls == "none" or event.relay_tls.endswith(":none")
+            return None if plain else event.relay_tls
+        known = self.relays.get(origin.prefix)
+        if known is None or known.value.relay != event.relay:
+            return None
+        if known.low >= 0:
+            self.relays[origin.prefix] = known._replace(low=-1)
+        return cast(str, known.value.relay_tls)
+
+    def fold_relay_tls(self, origin: Origin, event: RelayTls) -> None:
+        """TLS of an outbound connection, for the deliveries of the same process over it."""
+        self.relays.pop(origin.prefix, None)
+        self.relays[origin.prefix] = Context(event, self.time, self.position)
+        self._bound(self.relays)
+
+    def _fold_sent(self, origin: Origin, message: Message, recipient: Recipient, reason: str) -> None:
+        """`sent` is not always delivered: it may go on under another ID on this host, or a filter may have dropped it (trap 10)."""
+        forwarded = FORWARDED_AS.match(reason) if origin.daemon == "local" else None
+        child = forwarded.group(1) if forwarded else queued_as(reason)
+        recipient.next_queue_id = child
+        if child is None:
+            near = recipient.relay_ip is not None and OWN_NETWORK.match(recipient.relay_ip)
+            if AMAVIS_DROPPED.match(reason) or near and FILTER_DROPPED.match(reason):
+                recipient.relay_status = DISCARDED
+            return
+        if forwarded:
+            recipient.relay_status = REQUEUED
+        began = self.time - int((recipient.delay or 0) * SECOND) - BIRTH_SLACK
+        link = Link(child, message, recipient, (began, self.time + BIRTH_SLACK))
+        known = origin.open.get(child)
+        if known is not None and (known.peer_ip is not None or not known.continued or forwarded):
+            adopt(known, link)
+        elif is_queue_id(child) and (forwarded or OWN_NETWORK.match(recipient.relay_ip or "")):
+            self.links.append(link)
+
+    def fold_notification(self, origin: Origin, event: Notification) -> None:
+        """A bounce or delay notification: which message it tells of. Before 3.11 it is born already, from 3.11 on not yet (trap 31)."""
+        parent = self._find(origin, event.queue_id)
+        child = origin.open.get(event.child)
+        if child is not None:
+            child.parent_queue_id = child.parent_queue_id or event.queue_id
+        else:
+            self.announced[origin.host, event.child] = Context(event.queue_id, self.time, self.position)
+            self._bound(self.announced)
+            self.links.append(Link(event.child, parent))
+
+    # -- what filters say
+
+    def fold_dkim(self, origin: Origin, event: Dkim) -> None:
+        """opendkim tells one result in several lines: the overall one decides, then the list of all signatures."""
+        message = self._find(origin, event.queue_id)
+        if event.signatures is not None:
+            message.dkim_signatures = max(event.signatures, message.dkim_signatures or 0)
+        if event.weight < message.dkim_weight or event.result is None and event.domain is None:
+            return
+        if event.weight == 0 and message.dkim_result not in (None, "signed"):
+            return
+        message.dkim_weight = event.weight
+        message.dkim_result = event.result or message.dkim_result
+        if event.domain is not None:
+            message.dkim_domain, message.dkim_selector = event.domain, event.selector
+            message.dkim_algorithm = event.algorithm
+
+    def fold_dmarc(self, origin: Origin, event: Dmarc) -> None:
+        """opendmarc's result."""
+        message = self._find(origin, event.queue_id)
+        message.dmarc_domain, message.dmarc_result = event.domain, event.result
+
+    def fold_milter_spf(self, origin: Origin, event: MilterSpf) -> None:
+        """opendmarc's own SPF check: counts where policyd-spf is silent."""
+        self._find(origin, event.queue_id).milter_spf = event.result
+
+    def fold_spam_start(self, origin: Origin, event: SpamStart) -> None:
+        """spamd begins a scan: the score comes without a Message-ID, from the same process."""
+        self.scans[origin.prefix] = Context(None, self.time, self.position)
+        self._bound(self.scans)
+
+    def fold_spam_score(self, origin: Origin, event: SpamScore) -> None:
+        """The score with its decimals; the result line follows."""
+        self.scans[origin.prefix] = Context(event, self.time, self.position)
+
+    def fold_spam_result(self, origin: Origin, event: SpamResult) -> None:
+        """spamd's result, for the message of this Message-ID."""
+        scan = self.scans.pop(origin.prefix, None)
+        message = self._by_message_id(origin, event.message_id)
+        if message is None:
+            return
+        exact = scan.value if scan else None
+        score = exact.score if exact and int(exact.score) == int(event.score) else event.score
+        self._set_spam(message, event.status, score, event.required, event.tests, exact is not None)
+
+    def _by_message_id(self, origin: Origin, message_id: str) -> Optional[Message]:
+        """The first message of this Message-ID that waits for its scan: before it is queued (milter), else behind (filter)."""
+        found = self.by_message_id.get((origin.host, message_id_key(message_id)), ())
+        unscanned = [message for message in found if message.spam_status is None]
+        return next((message for message in unscanned if not message.queued), unscanned[0] if unscanned else None)
+
+    @staticmethod
+    def _set_spam(message: Message, status: Optional[str], score: Optional[float], required: Optional[float],
+                  tests: Optional[str], exact: bool) -> None:
+        message.spam_status = status
+        if exact or not message.exact_score:
+            message.spam_score, message.exact_score = score, exact
+        message.spam_required = message.spam_required if required is None else required
+        if tests and len(tests) > len(message.spam_tests or ""):
+            message.spam_tests = tests
+
+    def fold_spam(self, origin: Origin, event: Spam) -> None:
+        """A spam verdict with its message's queue ID, or with its Message-ID."""
+        if event.queue_id is not None:
+            message: Optional[Message] = self._find(origin, event.queue_id)
+        else:
+            message = self._by_message_id(origin, event.message_id or "")
+        if message is not None:
+            self._set_spam(message, event.status, event.score, event.required, event.tests, True)
+
+    # -- SPF: results wait by client address for the message they belong to
+
+    def fold_spf(self, origin: Origin, event: Spf) -> None:
+        """A policy server's result. A later line of the same process on the same sender tells the same transaction again."""
+        if event.queue_id is not None and event.queue_id in origin.open:
+            message = self._find(origin, event.queue_id)
+            message.spf, message.spf_result = Waiting(event, origin.prefix, self.time, self.position), event.result
+            return
+        new = Waiting(event, origin.prefix, self.time, self.position)
+        waiting = self._fresh((origin.host, event.client_ip))
+        for place, old in enumerate(waiting):
+            if old.prefix == new.prefix and (old.sender == new.sender or new.sender is None):
+                new.low, new.sender = old.low, old.sender
+                waiting[place] = new
+                return
+        new.contended = bool(waiting)
+        for old in waiting:
+            old.contended = True
+        waiting.append(new)
+        self.waiting[origin.host, event.client_ip] = waiting
+
+    def _fresh(self, key: Tuple[str, str]) -> List[Waiting]:
+        """The results that wait for messages of a client, without those that have waited too long."""
+        waiting = self.waiting.get(key)
+        if waiting is None:
+            if len(self.waiting) > MAX_CONTEXTS:
+                self.waiting = {one: kept for one, kept in self.waiting.items() if self.time - kept[-1].time <= SPF_WAIT}
+            return []
+        fresh = [one for one in waiting if self.time - one.time <= SPF_WAIT]
+        if fresh:
+            self.waiting[key] = fresh
+        else:
+            del self.waiting[key]
+        return fresh
+
+    def _drop_waiting(self, key: Tuple[str, str], one: Waiting) -> None:
+        waiting = self.waiting[key]
+        waiting.remove(one)
+        if not waiting:
+            del self.waiting[key]
+
+    def _take_spf(self, message: Message, session: Session) -> None:
+        """At `client=`: the newest result for this client, until the sender is known and may say otherwise."""
+        key = message.spf_key = (message.host, (message.client_ip or "").lower())
+        waiting = self._fresh(key)
+        unsure = self.unsure.setdefault(key, [])
+        for other in unsure:
+            if other.spf is not None:
+                other.spf.contended = True
+        if waiting:
+            for one in waiting:
+                one.contended = one.contended or len(waiting) > 1 or bool(unsure)
+            self._attach(message, waiting[-1])
+            self._drop_waiting(key, waiting[-1])
+        elif session.spf is not None and self.time - session.spf.time <= SPF_WAIT:
+            self._attach(message, session.spf)
+        unsure.append(message)
+
+    def _attach(self, message: Message, one: Optional[Waiting]) -> None:
+        message.spf = one
+        message.spf_result = one.event.result if one else None
+        if one is not None:
+            one.message = message
+            self._bind(message, one.low)
+
+    def _confirm_spf(self, message: Message) -> None:
+        """The sender is known: keep the result that was about it, or exchange it for the one that was."""
+        key = message.spf_key
+        unsure = self.unsure.get(key) if key else None
+        if key is None or unsure is None or message not in unsure:
+            return
+        self._forget(self.unsure, key, message)
+        senders = self._senders(message.envelope_from, message.original_envelope_from)
+        own = message.spf
+        if own is not None and own.sender in senders:
+            return
+        waiting = next((one for one in reversed(self._fresh(key)) if one.sender in senders), None)
+        other = next((one for one in unsure if one.spf is not None and one.spf.sender in senders), None)
+        if waiting is not None:
+            self._drop_waiting(key, waiting)
+            self._give_back(key, own)
+            self._attach(message, waiting)
+        elif other is not None:
+            theirs = other.spf
+            self._attach(other, own)
+            self._attach(message, theirs)
+        elif own is not None and own.sender is not None and (own.contended or message.session is not None and own is message.session.spf):
+            self._give_back(key, own)
+            self._attach(message, None)
+
+    def _give_back(self, key: Tuple[str, str], one: Optional[Waiting]) -> None:
+        if one is not None and self.time - one.time <= SPF_WAIT:
+            one.message = None
+            self.waiting.setdefault(key, []).append(one)
+            self.waiting[key].sort(key=lambda waiting: waiting.low)
+
+    def _senders(self, *addresses: Optional[str]) -> Set[Optional[str]]:
+        """An envelope sender as a policy server may have seen it: as it is, unwrapped, as postsrsd knew it. None fits any."""
+        found: Set[Optional[str]] = {address.lower() for address in addresses if address is not None}
+        found |= {(self.rewritten.get(address or "") or "").lower() for address in list(found) if address in self.rewritten}
+        return found | {None}
+
+    def _claim_spf(self, message: Message, session: Optional[Session], event: Verdict) -> None:
+        """A refused recipient takes its result, too; the transaction may go on, so its session remembers it."""
+        if event.envelope_from is None or message.client_ip is None:
+            return
+        key = (message.host, message.client_ip.lower())
+        senders = self._senders(event.envelope_from, message.original_envelope_from)
+        one = next((one for one in reversed(self._fresh(key)) if one.sender in senders), None)
+        if one is not None:
+            self._drop_waiting(key, one)
+        elif session is not None and session.spf is not None and session.spf.sender in senders and self.time - session.spf.time <= SPF_WAIT:
+            one = session.spf
+        if one is None:
+            return
+        message.spf_result = one.event.result
+        self._bind(message, one.low)
+        if session is not None:
+            session.spf = one
+            session.low = one.low if session.low is None else min(session.low, one.low)
+
+
+def adopt(child: Message, link: Link) -> None:
+    """Tie a message to the one it came from, when the two really fit; only then is the first leg `requeued`.
+
+    `forwarded as` is local(8)'s own word. Behind `queued as` stands somebody's reply: the child must have named its
+    parent, or be born during that delivery, from this host's own address.
+    """
+    recipient, parent = link.recipient, link.parent
+    if recipient is None:
+        child.parent_queue_id = child.parent_queue_id or parent.queue_id
+        return
+    born = link.delivery[0] <= child.first_seen <= link.delivery[1]
+    named = parent.queue_id in (child.orig_queue_id, child.parent_queue_id)
+    forwarded = recipient.relay_status == REQUEUED
+    if named or born and (forwarded or is_own(recipient.relay_ip, child.peer_ip)):
+        recipient.relay_status = REQUEUED
+        if child is not parent:
+            child.parent, child.parent_queue_id = parent, parent.queue_id
+
+
+FOLDS = {
+    Connect: Correlator.fold_connect, Disconnect: Correlator.fold_disconnect, Broken: Correlator.fold_broken,
+    Restarted: Correlator.fold_restarted, ClientTls: Correlator.fold_client_tls, RelayTls: Correlator.fold_relay_tls,
+    Proxied: Correlator.fold_proxied, Client: Correlator.fold_client, MessageId: Correlator.fold_message_id,
+    Pickup: Correlator.fold_pickup, Queued: Correlator.fold_queued, Expired: Correlator.fold_expired,
+    Removed: Correlator.fold_removed, Handled: Correlator.fold_handled, Delivery: Correlator.fold_delivery,
+    Verdict: Correlator.fold_verdict, Origins: Correlator.fold_origins, Notification: Correlator.fold_notification,
+    Dkim: Correlator.fold_dkim, Dmarc: Correlator.fold_dmarc, MilterSpf: Correlator.fold_milter_spf, Spf: Correlator.fold_spf,
+    SpamStart: Correlator.fold_spam_start, SpamScore: Correlator.fold_spam_score, SpamResult: Correlator.fold_spam_result,
+    Spam: Correlator.fold_spam, Rewritten: Correlator.fold_rewritten,
+}   # type: Dict[Any, Callable[[Correlator, Origin, Any], None]]
+
+
+# -- messages and rows
+
+_message_values = operator.attrgetter(*MESSAGE_COLUMNS)
+_recipient_values = operator.attrgetter(*RECIPIENT_COLUMNS)
+_TEXTS = {column.name for column in COLUMNS if column.type.startswith(("VARCHAR", "TEXT"))}
+_LIMITS = {column.name: column.limit for column in COLUMNS if column.limit}
+_MESSAGE_TEXTS = [(place, _LIMITS[name]) for place, name in enumerate(MESSAGE_COLUMNS) if name in _TEXTS]
+_RECIPIENT_TEXTS = [(place, _LIMITS[name]) for place, name in enumerate(RECIPIENT_COLUMNS) if name in _TEXTS]
+_MESSAGE_NUMBERS = [(place, _LIMITS[name]) for place, name in enumerate(MESSAGE_COLUMNS) if name in _LIMITS and name not in _TEXTS]
+_RECIPIENT_NUMBERS = [(place, _LIMITS[name]) for place, name in enumerate(RECIPIENT_COLUMNS) if name in _LIMITS and name not in _TEXTS]
+ORIG_TO = RECIPIENT_COLUMNS.index("orig_to")
+
+
+def fit(values: Iterable[Any], texts: List[Tuple[int, int]], numbers: List[Tuple[int, int]]) -> List[Any]:
+    """Values as their columns can hold them, in every store alike: text decoded and clipped by characters, numbers within range."""
+    fitted = list(values)
+    for place, limit in texts:
+        value = fitted[place]
+        if value and (len(value) > limit or not PLAIN(value)):
+            fitted[place] = text_of(value)[:limit]
+    for place, limit in numbers:
+        value = fitted[place]
+        if value is not None and not -limit <= value <= limit:
+            fitted[place] = limit if value > 0 else -limit
+    return fitted
+
+
+PLAIN = re.compile("[\x01-\x7f]*$").match
+
+
+def lineage(message: Message) -> List[Message]:
+    """The messages this one came from, nearest first; a circle, which only a forged log can hold, ends it."""
+    found: List[Message] = []
+    parent = message.parent
+    while parent is not None and parent is not message and parent not in found:
+        found.append(parent)
+        parent = parent.parent
+    return found
+
+
+INHERITED = tuple("client_hostname client_ip helo protocol sasl_username client_tls original_envelope_from spf_result dkim_result "
+                  "dkim_signatures dkim_domain dkim_selector dkim_algorithm dmarc_result dmarc_domain spam_status spam_score "
+                  "spam_required spam_tests".split())
+
+
+def inherit(message: Message) -> None:
+    """What only the first leg of a mail knows, its later legs show as well."""
+    for parent in lineage(message):
+        for name in INHERITED:
+            value = getattr(parent, name)
+            if value is not None:
+                setattr(message, name, value)
+        named = {one.upstream_to: one.orig_to for one in parent.recipients if one.relay_status == REQUEUED}
+        for recipient in message.recipients:
+            recipient.orig_to = named.get(recipient.orig_to, recipient.orig_to)
+
+
+def complete(message: Message) -> None:
+    """Fill what stands in for something never logged."""
+    if message.spf_result is None:
+        message.spf_result = message.milter_spf
+    if message.envelope_from is None and message.pickup_sender is not None:
+        message.envelope_from = message.original_envelope_from = message.pickup_sender
+    for recipient in message.recipients:
+        if recipient.relay_status is None:
+            recipient.relay_status, recipient.last_seen = INCOMPLETE, message.last_seen
+        if recipient.relay_status == REQUEUED and recipient.next_queue_id is None:
+            recipient.next_queue_id = message.requeued_as
+
+
+def nameless(message: Message) -> Optional[Recipient]:
+    """The recipient of a message that named none, when there is enough to tell of it to make a row."""
+    told = message.client_ip or message.envelope_from is not None or message.state or message.pickup_sender is not None
+    if not told and (message.message_id is None or message.generated):
+        return None
+    recipient = Recipient(None, None, message.last_seen)
+    recipient.recipient_no = message.next_no
+    if message.state is not None:
+        sweep_recipient(recipient, message.state)
+    return recipient
+
+
+def rows_of(message: Message, tracks: DomainFilter) -> List[Row]:
+    """The rows of a message, one per tracked recipient; those that the store has already, unchanged, are left out.
+
+    A message that named no recipient makes one row; while a domain filter is set, only when a refusal is all there is.
+    """
+    if message.probe:
+        return []
+    if not message.stored and all(one.refused for one in message.recipients) and not message.queue_id.startswith("NOQUEUE"):
+        refused = message.state is not None and message.state.status == REJECTED
+        stand_in = nameless(message) if not tracks.domains or refused and not message.recipients else None
+        message.recipients += [stand_in] if stand_in else []
+    inherit(message)
+    complete(message)
+    facts = fit(_message_values(message), _MESSAGE_TEXTS, _MESSAGE_NUMBERS)
+    rows = [Row(*(facts + fit(_recipient_values(recipient), _RECIPIENT_TEXTS, _RECIPIENT_NUMBERS)))
+            for recipient in message.recipients if recipient.recipient_no is not None]
+    return [row for row in rows if row not in message.stored] if message.stored else rows
+
+
+def raw_text(value: Any) -> Any:
+    """A stored text as the correlator holds text: one character per byte."""
+    return value.encode("utf-8").decode("latin-1") if isinstance(value, str) else value
+
+
+def recipient_from(row: Row) -> Recipient:
+    """The recipient that a stored row tells of."""
+    recipient = Recipient(None, None, row.last_seen)
+    for name in RECIPIENT_COLUMNS:
+        setattr(recipient, name, raw_text(getattr(row, name)))
+    recipient.refused = recipient.relay_status == REJECTED and recipient.upstream_to is None
+    return recipient
+
+
+def absorb(message: Message, stored: Iterable[Row], tracks: DomainFilter) -> None:
+    """Unite a message with the rows that the store has of it.
+
+    A birth is united with rows of the very same moment only, a continuation with the latest: unless the two contradict
+    each other, for short queue IDs come back. What is stored stays, what was unknown is filled in, a newer outcome replaces
+    an older one, never the other way round.
+    """
+    rows = latest(stored) if message.continued else [row for row in stored if row.first_seen == message.first_seen]
+    if not rows or message.continued and contradicts(message, rows[0]):
+        return
+    message.stored, message.first_seen = tuple(rows), rows[0].first_seen
+    for name in FACTS:
+        known = raw_text(getattr(rows[0], name))
+        if known is not None and not (name in ("envelope_from", "original_envelope_from") and message.queued):
+            setattr(message, name, better(name, known, getattr(message, name)))
+    unite(message, [recipient_from(row) for row in rows], tracks)
+
+
+def latest(rows: Iterable[Row]) -> List[Row]:
+    """The rows of the newest message among those that bore this queue ID."""
+    rows = list(rows)
+    newest = max((row.first_seen for row in rows), default=0)
+    return [row for row in rows if row.first_seen == newest]
+
+
+def contradicts(message: Message, row: Row) -> bool:
+    """Whether a continuation cannot be of the message in the store: then its ID was given out anew, unseen."""
+    pairs = ((message.message_id, row.message_id), (message.size, row.size), (message.peer_ip, row.client_ip))
+    if any(own is not None and known is not None and own != raw_text(known) for own, known in pairs):
+        return True
+    return bool(message.sweeps and row.first_seen > message.last_seen)
+
+
+def better(name: str, known: Any, new: Any) -> Any:
+    """Of two values of a fact the stored one; but a score that has its decimals is better than a truncated one."""
+    if name == "spam_score" and new is not None and float(known).is_integer() and int(new) == int(known):
+        return new
+    return known
+
+
+def unite(message: Message, known: List[Recipient], tracks: DomainFilter) -> None:
+    """Put the stored recipients of a message and those of its continuation together, by number."""
+    free = list(known)
+    fresh = message.recipients
+    message.recipients = known
+    message.next_no = max(one.recipient_no or 0 for one in known) + 1
+    for recipient in fresh:
+        same = next((one for fits in MATCHES for one in free if fits(recipient, one)), None)
+        if same is not None:
+            free.remove(same)
+            take_outcome(same, recipient)
+        elif recipient.relay_status is not None or recipient.orig_to is not None:
+            recipient.recipient_no = message.next_no if recipient.recipient_no is not None else None
+            message.next_no += recipient.recipient_no is not None
+            message.recipients.append(recipient)
+    for recipient in free:
+        for sweep in message.sweeps:
+            if sweep.time >= recipient.last_seen:
+                sweep_recipient(recipient, sweep)
+
+
+MATCHES = (                          # when a stored recipient and one of a continuation are the same; the surest first
+    lambda new, old: new.relay_status == old.relay_status == REJECTED and new.upstream_to is None is old.upstream_to
+    and new.orig_to == old.orig_to and new.last_seen == old.last_seen,
+    lambda new, old: not new.refused and new.upstream_to == old.upstream_to and new.orig_to == old.orig_to and not old.refused,
+    lambda new, old: not new.refused and new.orig_to == new.upstream_to == old.upstream_to is not None and not old.refused,
+    lambda new, old: not new.refused and not old.refused and old.upstream_to is None and old.orig_to is not None
+    and (new.orig_to or "").lower() == old.orig_to.lower(),
+    lambda new, old: not new.refused and not old.refused and new.upstream_to is None and new.orig_to is not None
+    and new.orig_to.lower() == (old.orig_to or "").lower(),
+    lambda new, old: old.orig_to is None and old.upstream_to is None,
+)   # type: Tuple[Callable[[Recipient, Recipient], bool], ...]
+OUTCOME = tuple(name for name in RECIPIENT_COLUMNS if name not in ("recipient_no", "orig_to", "upstream_to"))
+
+
+def take_outcome(known: Recipient, new: Recipient) -> None:
+    """Give a stored recipient the outcome that its continuation tells, if that is the newer one; fill in what it lacks.
+
+    A line read again tells what is stored already, perhaps less: the links to other messages may have come later.
+    """
+    if known.upstream_to is None:
+        known.orig_to, known.upstream_to = new.orig_to or known.orig_to, new.upstream_to
+    undecided = known.relay_status in UNDECIDED
+    newer = new.last_seen > known.last_seen or new.last_seen == known.last_seen and undecided
+    if new.relay_status not in (None, INCOMPLETE) and (newer or known.relay_status == INCOMPLETE):
+        if known.relay_status == REQUEUED and new.relay_status == SENT:
+            return
+        for name in OUTCOME:
+            value = getattr(new, name)
+            if value is not None or name not in ("relay_tls",) or new.last_seen > known.last_seen:
+                setattr(known, name, value)
+        known.refused = new.refused
+        return
+    for name in OUTCOME:
+        if getattr(known, name) is None and new.last_seen == known.last_seen:
+            setattr(known, name, getattr(new, name))
+
+
+Names = Set[Tuple[str, str]]                # (server_hostname, queue_id)
+Recall = Callable[[Names], Dict[Tuple[str, str], List[Row]]]
+
+
+def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFilter) -> List[Row]:
+    """Turn what is ready into rows, after asking the store what it knows of it.
+
+    `recall` takes (server_hostname, queue_id) pairs and returns the rows it has of each. It is asked for continuations, for
+    messages not newer than what the store held at the start (`known_until`), for parents and children out of memory.
+    """
+    messages, links = list(harvest.messages), list(harvest.links)
+    names = {name_of(message) for message in messages if message.continued or message.first_seen <= known_until}
+    names |= {(message.server_hostname, message.parent_queue_id or "") for message in messages if lost_parent(message)}
+    names |= {(link.parent.server_hostname, link.child) for link in links}
+    stored = recall(names) if names else {}
+    for message in messages:
+        absorb(message, stored.get(name_of(message), ()), tracks)
+        if lost_parent(message):
+            message.parent = message_from(latest(stored.get((message.server_hostname, message.parent_queue_id or ""), ())))
+    return [row for message in messages + follow_links(messages, links, stored, recall) for row in rows_of(message, tracks)]
+
+
+def name_of(message: Message) -> Tuple[str, str]:
+    """Under which name the store knows a message."""
+    return message.server_hostname, message.queue_id
+
+
+def lost_parent(message: Message) -> bool:
+    """Whether a message came from another one that is not in memory, and inherits from it."""
+    return message.orig_queue_id is not None and message.parent is None
+
+
+def message_from(rows: List[Row]) -> Optional[Message]:
+    """The message that stored rows tell of."""
+    if not rows:
+        return None
+    row = rows[0]
+    message = Message(row.server_hostname, row.server_hostname, row.queue_id, row.first_seen, 0, True)
+    message.stored = tuple(rows)
+    for name in FACTS:
+        setattr(message, name, raw_text(getattr(row, name)))
+    message.peer_ip = message.client_ip
+    message.recipients = [recipient_from(one) for one in rows]
+    message.next_no = max(one.recipient_no or 0 for one in message.recipients) + 1
+    return message
+
+
+def follow_links(messages: List[Message], links: List[Link], stored: Dict[Tuple[str, str], List[Row]], recall: Recall) -> List[Message]:
+    """The messages out of memory that turned out to come from others, tied to these; and what came from them in turn."""
+    found: List[Message] = []
+    for _ in range(10):
+        missing = {(link.parent.server_hostname, link.child) for link in links} - set(stored)
+        if missing:
+            stored.update({name: [] for name in missing})
+            stored.update(recall(missing))
+        further: List[Link] = []
+        for link in links:
+            child = message_from(latest(stored.get((link.parent.server_hostname, link.child), ())))
+            if child is None:
+                continue
+            before = child.parent_queue_id
+            adopt(child, link)
+            if child.parent_queue_id != before or child.parent is not None:
+                found.append(child)
+                further += [Link(one.next_queue_id, child, one, (0, 1 << 62)) for one in child.recipients
+                            if child.parent is not None and one.relay_status == REQUEUED and one.next_queue_id]
+        links = further
+        if not links:
+            break
+    return found
+
+
+# -- lines in, events folded
+
+class Tracker:
+    """Lines in, finished messages out: the calendar, the parsers and the correlator, one after the other. No input stops it."""
+
+    def __init__(self, calendar: Calendar, correlator: Correlator, on_unsupported: Callable[[str], None],
+                 on_failure: Callable[[str], None]) -> None:
+        self.calendar = calendar
+        self.correlator = correlator
+        self.on_unsupported, self.on_failure = on_unsupported, on_failure
+        self.origins: Dict[str, Origin] = {}
+        self.tallies: Dict[str, List[int]] = {}
+        self.previous = ""
+
+    def feed(self, lines: Iterable[str], position: int, file_start: int) -> None:
+        """Read complete lines, one character per byte, without their newline. `position` is that of the first, `file_start` its file's."""
+        correlator, calendar, origins = self.correlator, self.calendar, self.origins
+        correlator.file_start = file_start
+        stamp, time = "\n", 0
+        for line in lines:
+            try:
+                if line[:16] == stamp:
+                    start = 16
+                else:
+                    time, start = calendar.read(line)
+                    stamp = line[:16] if start == 16 else "\n"
+                    if time > correlator.now:
+                        correlator.advance(time)
+                end = line.find(": ", start)
+                origin = origins.get(line[start:end])
+                if origin is None or start < 0:
+                    self._feed_unusual(line, time, start, position)
+                elif origin.parse is None:
+                    origin.tally[FOREIGN] += 1
+                else:
+                    event = origin.parse(line[end + 2:])
+                    if event is IGNORED:
+                        origin.tally[IGNORED_LINES] += 1
+                    elif event is None:
+                        self._feed_repeated(origin, line, line[end + 2:], time, position)
+                    else:
+                        correlator.time, correlator.position = time, position
+                        FOLDS[type(event)](correlator, origin, event)
+                        origin.tally[PARSED] += 1
+            except Exception:               # one bad line must never stop the reading
+                self._failed(line)
+            self.previous = line
+            position += len(line) + 1
+
+    def _feed_unusual(self, line: str, time: int, start: int, position: int) -> None:
+        """A line from a process not met before, or in a form that needs a closer look."""
+        if not line.strip("\0 "):
+            self._tally("")[IGNORED_LINES] += 1
+            return
+        if start < 0:
+            self._tally("")[IGNORED_LINES if line.startswith("-- ") else FOREIGN] += 1
+            return
+        repeated = REPEATED_LAST.match(line, start)
+        if repeated:
+            self._repeat_last(repeated, time, position)
+            return
+        end = line.find(": ", start)
+        header = split_prefix(line[start:end] if end >= 0 else line[start:].rstrip(":"))
+        text = line[end + 2:] if end >= 0 else ""
+        if header is None:
+            split = split_5424(line[start:])
+            if split is None:
+                self._tally("")[FOREIGN] += 1
+                return
+            header, text = split
+        self._feed_text(self._origin(header), line, text, time, position)
+
+    def _feed_text(self, origin: Origin, line: str, text: str, time: int, position: int) -> None:
+        """What `feed` does for a line whose process it knows."""
+        if origin.parse is None:
+            origin.tally[FOREIGN] += 1
+            return
+        event = origin.parse(text)
+        if event is None:
+            self._feed_repeated(origin, line, text, time, position)
+            return
+        if event is not IGNORED:
+            self._fold(origin, event, time, position)
+        origin.tally[IGNORED_LINES if event is IGNORED else PARSED] += 1
+
+    def _fold(self, origin: Origin, event: Event, time: int, position: int) -> None:
+        self.correlator.time, self.correlator.position = time, position
+        FOLDS[type(event)](self.correlator, origin, event)
+
+    def _feed_repeated(self, origin: Origin, line: str, text: str, time: int, position: int) -> None:
+        """rsyslog's `message repeated n times: [ …]` is n lines (ratelimit.c); any other unknown shape is counted, and shown."""
+        found = REPEATED.match(text)
+        event = origin.parse(found.group(2)) if found and origin.parse else None
+        if found and event is not None:
+            self._repeat(origin, event, int(found.group(1)), time, position)
+            origin.tally[IGNORED_LINES if event is IGNORED else PARSED] += 1
+        else:
+            origin.tally[UNSUPPORTED] += 1
+            self.on_unsupported(line)
+
+    def _repeat(self, origin: Origin, event: Event, times: int, time: int, position: int) -> None:
+        for copy in range(1, min(times, MAX_COPIES) + 1):
+            if event is not IGNORED:
+                self._fold(origin, event, time, position + copy)
+
+    def _repeat_last(self, repeated: Match[str], time: int, position: int) -> None:
+        """Classic syslogd's `last message repeated n times`: the line before it, if that was of the same host."""
+        _, start = self.calendar.read(self.previous)
+        end = self.previous.find(": ", start)
+        header = split_prefix(self.previous[start:end]) if start >= 0 and end >= 0 else None
+        origin = self._origin(header) if header and header.host == repeated.group(1) else None
+        event = origin.parse(self.previous[end + 2:]) if origin and origin.parse else None
+        tally = origin.tally if origin else self._tally("")
+        if origin and event is not None and event is not IGNORED:
+            self._repeat(origin, event, int(repeated.group(2)), time, position)
+            tally[PARSED] += 1
+        else:
+            tally[IGNORED_LINES] += 1
+
+    def _origin(self, header: Header) -> Origin:
+        """What is known of the process that wrote a line."""
+        origin = self.origins.get(header.prefix)
+        if origin is None:
+            if len(self.origins) >= MAX_ORIGINS:
+                self.origins.clear()
+            known = parser_of(header.program) is not None
+            tally = self._tally(header.program if known else "")
+            origin = self.origins[header.prefix] = Origin(header, self.correlator.table(header.host), tally)
+        return origin
+
+    def _tally(self, program: str) -> List[int]:
+        return self.tallies.setdefault(program, [0] * len(CLASSES))
+
+    def _failed(self, line: str) -> None:
+        self._tally("")[FAILED] += 1
+        self.on_failure(line)
+
+    def totals(self) -> List[int]:
+        """Lines by class, over all programs; their sum is the number of lines read."""
+        return [sum(tally[place] for tally in self.tallies.values()) for place in range(len(CLASSES))]
+
+
+# ============================================================================ stores
+
+INDEXES = (                          # (name, columns): one for every way that the README's questions look for rows
+    ("first_seen", "first_seen, relay_status"),
+    ("outcome", "relay_status, first_seen"),
+    ("orig_to", "orig_to, relay_status"),
+    ("upstream_to", "upstream_to"),
+    ("sender", "original_envelope_from, first_seen"),
+    ("client", "client_ip, first_seen"),
+    ("message_id", "message_id"),
+    ("queue_id", "queue_id"),
+    ("dmarc", "dmarc_result, client_ip, dmarc_domain"),
+    ("spf", "spf_result, first_seen"),
+    ("spam", "spam_status, first_seen"),
+)
+SQLITE_TYPES = {"VARCHAR": "TEXT", "TEXT": "TEXT", "TIMESTAMP": "TEXT", "DECIMAL": "REAL"}
+TIMES = frozenset(column.name for column in COLUMNS if column.type.startswith("TIMESTAMP"))
+TIME_PLACES = [place for place, name in enumerate(ROW_COLUMNS) if name in TIMES]
+DECIMALS = frozenset(column.name for column in COLUMNS if column.type.startswith("DECIMAL"))
+
+# What the server's error numbers ask for (measured: class and SQLSTATE tell too little).
+OPERATOR_ERRORS = frozenset((1044, 1045, 1130, 1142, 1143, 1227, 1698, 1820, 1862, 3118, 4151, 1251, 2059))
+SCHEMA_ERRORS = frozenset((1049, 1054, 1064, 1136, 1146, 1273, 1364))
+ROW_ERRORS = frozenset((1048, 1153, 1264, 1265, 1292, 1300, 1366, 1367, 1406, 1411, 3140, 3988, 4025))
+
+
+def time_text(time: int) -> str:
+    """A time as every store keeps it: UTC, `YYYY-MM-DD hh:mm:ss.ffffff`.
+
+    >>> time_text(epoch(2026, 11, 5, 3661) + 5)
+    '2026-11-05 01:01:01.000005'
+    """
+    moment = EPOCH_DAY + datetime.timedelta(microseconds=time)
+    return moment.isoformat(" ", "microseconds")
+
+
+def time_from(value: Any) -> int:
+    """A stored time, text or datetime, as microseconds since the epoch."""
+    if not isinstance(value, datetime.datetime):
+        value = datetime.datetime.strptime(str(value)[:26].ljust(20, ".").ljust(26, "0"), "%Y-%m-%d %H:%M:%S.%f")
+    return int((value - EPOCH_DAY) // datetime.timedelta(microseconds=1))
+
+
+def storable(row: Row) -> List[Any]:
+    """The values of a row as a driver takes them."""
+    values = list(row)
+    for place in TIME_PLACES:
+        values[place] = time_text(values[place])
+    return values
+
+
+def row_from(values: Iterable[Any]) -> Row:
+    """A row as the correlator knows it, from what a driver returned."""
+    named: Dict[str, Any] = dict(zip(ROW_COLUMNS, values))
+    for name in TIMES:
+        named[name] = time_from(named[name])
+    for name in DECIMALS:
+        named[name] = None if named[name] is None else float(named[name])
+    return Row(**named)
+
+
+def by_name(rows: Iterable[Row]) -> Dict[Tuple[str, str], List[Row]]:
+    """Rows by (server_hostname, queue_id)."""
+    found: Dict[Tuple[str, str], List[Row]] = {}
+    for row in rows:
+        found.setdefault((row.server_hostname, row.queue_id), []).append(row)
+    return found
+
+
+def by_host(names: Names) -> Dict[str, List[str]]:
+    """Queue IDs by host, for one query each."""
+    found: Dict[str, List[str]] = {}
+    for host, queue_id in sorted(names):
+        found.setdefault(host, []).append(queue_id)
+    return found
+
+
+class Store:
+    """Where rows go. `write` is one transaction per call: all of its rows, or none.
+
+    Every call may raise StoreGone (keep the rows, try again), StoreRefused or ConfigError (tell the operator, then the
+    same), and `write` RowRefused (at least one of these rows will never be taken).
+    """
+
+    name = ""
+
+    def connect(self) -> None:
+        """Connect anew, whatever was before, and make sure that the table is there with all its columns."""
+        raise NotImplementedError
+
+    def newest(self) -> int:
+        """The newest `first_seen` in the table, 0 when it is empty."""
+        raise NotImplementedError
+
+    def recall(self, names: Names) -> Dict[Tuple[str, str], List[Row]]:
+        """The rows of these messages that are young enough to be continued."""
+        raise NotImplementedError
+
+    def write(self, rows: List[Row]) -> None:
+        """Insert or replace rows by their key; a row that is stored with a newer last_seen stays."""
+        raise NotImplementedError
+
+    def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
+        """(relay_status, rows, messages) of the rows of these hosts that were first seen in a period, most rows first."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of the connection; nothing is left to be written."""
+        raise NotImplementedError
+
+    def check_columns(self, present: Iterable[str]) -> None:
+        """Raise ConfigError when the table lacks a column."""
+        missing = set(ROW_COLUMNS) - set(present)
+        if missing:
+            raise ConfigError("%s: table mail_relay_log lacks the column%s %s: load the schema.sql of this version"
+                              % (self.name, "s" if len(missing) > 1 else "", ", ".join(sorted(missing))))
+
+
+def sqlite_schema() -> List[str]:
+    """The statements that make the table in an SQLite file."""
+    lines = ["id INTEGER PRIMARY KEY AUTOINCREMENT"]
+    for column in COLUMNS:
+        kind = SQLITE_TYPES.get(re.split("[^A-Z]", column.type)[0], "INTEGER")
+        lines.append("%s %s%s" % (column.name, kind, " NOT NULL" if column.name in KEY or column.name in TIMES else ""))
+    lines.append("UNIQUE (%s)" % ", ".join(KEY))
+    statements = ["CREATE TABLE IF NOT EXISTS mail_relay_log (\n  %s\n)" % ",\n  ".join(lines)]
+    return statements + ["CREATE INDEX IF NOT EXISTS mail_relay_log_%s ON mail_relay_log (%s)" % index for index in INDEXES]
+
+
+class SqliteStore(Store):
+    """The embedded store: one file, nothing to install. An empty path is a temporary one."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.name = "SQLite file %s" % path
+        self.connection: Any = None
+
+    def connect(self) -> None:
+        self.close()
+        try:
+            self.connection = sqlite3.connect(self.path, timeout=10, isolation_level=None)
+            self.connection.execute("PRAGMA journal_mode = WAL")
+            self.connection.execute("PRAGMA synchronous = FULL")
+            for statement in sqlite_schema()[:1]:
+                self.connection.execute(statement)
+            self.check_columns(column[1] for column in self.connection.execute("PRAGMA table_info(mail_relay_log)"))
+            for statement in sqlite_schema()[1:]:
+                self.connection.execute(statement)
+        except sqlite3.Error as error:
+            raise self._meaning(error) from error
+
+    def newest(self) -> int:
+        found = self._execute("SELECT MAX(first_seen) FROM mail_relay_log").fetchone()[0]
+        return time_from(found) if found else 0
+
+    def recall(self, names: Names) -> Dict[Tuple[str, str], List[Row]]:
+        rows: List[Row] = []
+        for host, queue_ids in by_host(names).items():
+            for start in range(0, len(queue_ids), BATCH_ROWS):
+                chunk = queue_ids[start:start + BATCH_ROWS]
+                rows += map(row_from, self._execute(
+                    "SELECT %s FROM mail_relay_log WHERE server_hostname = ? AND queue_id IN (%s) ORDER BY first_seen, recipient_no"
+                    % (", ".join(ROW_COLUMNS), ", ".join("?" * len(chunk))), [host] + chunk))
+        return by_name(rows)
+
+    def write(self, rows: List[Row]) -> None:
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+            self.connection.executemany(SQLITE_UPSERT, [storable(row) for row in rows])
+            self.connection.execute("COMMIT")
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            raise self._meaning(error) from error
+
+    def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
+        hosts = list(hosts)
+        marks = ", ".join("?" * len(hosts))
+        return list(self._execute(OUTCOMES % ("?", "?", marks), [time_text(since), time_text(until)] + hosts))
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+    def all_rows(self) -> Iterator[Row]:
+        """Every row, in the order in which it was first written."""
+        return map(row_from, self._execute("SELECT %s FROM mail_relay_log ORDER BY id" % ", ".join(ROW_COLUMNS)))
+
+    def _execute(self, statement: str, values: Iterable[Any] = ()) -> Any:
+        try:
+            return self.connection.execute(statement, list(values))
+        except sqlite3.Error as error:
+            raise self._meaning(error) from error
+
+    def _meaning(self, error: Exception) -> Exception:
+        text = str(error)
+        if isinstance(error, (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)):
+            return RowRefused(text)
+        if "not a database" in text or "unable to open" in text or "readonly" in text:
+            return ConfigError("%s: %s: check [database] database, the file and the rights on its directory" % (self.name, text))
+        return StoreGone("%s: %s" % (self.name, text))
+
+
+OUTCOMES = ("SELECT relay_status, COUNT(*), SUM(recipient_no = 0) FROM mail_relay_log WHERE first_seen BETWEEN %s AND %s "
+            "AND server_hostname IN (%s) GROUP BY relay_status ORDER BY 2 DESC, 1")
+
+
+def upsert(form: str, conflict: str, guarded: str) -> str:
+    """The statement that inserts rows or, on their key, replaces what is older."""
+    updated = [name for name in ROW_COLUMNS if name not in KEY and name != "last_seen"] + ["last_seen"]
+    return "INSERT INTO mail_relay_log (%s) VALUES %s %s %s" % (
+        ", ".join(ROW_COLUMNS), form, conflict, ", ".join(guarded.format(name) for name in updated))
+
+
+SQLITE_UPSERT = upsert("(%s)" % ", ".join("?" * len(ROW_COLUMNS)), "ON CONFLICT (%s) DO UPDATE SET" % ", ".join(KEY),
+                       "{0} = CASE WHEN excluded.last_seen >= last_seen THEN excluded.{0} ELSE {0} END")
+# VALUES(column) is the one form that MySQL 8, MySQL 9 and MariaDB share. last_seen comes last: each assignment sees those before it.
+MYSQL_UPSERT = upsert("%s", "ON DUPLICATE KEY UPDATE", "{0} = IF(VALUES(last_seen) >= last_seen, VALUES({0}), {0})")
+
+
+def literal(value: Any) -> str:
+    """A value as SQL that holds nothing but itself: text in hexadecimal, so no byte of a log line can end it.
+
+    >>> literal("a'b"), literal(None), literal(-0.5)
+    ("_utf8mb4 X'612762'", 'NULL', '-0.5')
+    """
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        return "_utf8mb4 X'%s'" % value.encode("utf-8", "replace").hex()
+    return repr(value)
+
+
+def row_literal(row: Row) -> str:
+    """A row as a parenthesis of literals."""
+    return "(%s)" % ",".join(map(literal, storable(row)))
+
+
+class MysqlStore(Store):
+    """MySQL, MariaDB, and clusters that speak their protocol. One connection, one statement per batch, committed by itself.
+
+    After any trouble the connection is thrown away: a driver whose read timed out would hand the next statement the answer
+    of the one before. The pure driver is used: it has timeouts in every version, and behaves alike everywhere.
+    """
+
+    def __init__(self, hosts: List[Tuple[str, int]], options: Dict[str, Any], tls_required: bool = False) -> None:
+        self.hosts = hosts
+        self.options = options
+        self.tls_required = tls_required
+        self.turn = 0
+        self.name = "database %s" % options.get("database", "")
+        self.connection: Any = None
+        self.cursor: Any = None
+        self.batch_bytes = BATCH_BYTES
+        self.driver: Any = None
+
+    def connect(self) -> None:
+        self.close()
+        worst: Optional[TrackerError] = None
+        for _ in range(len(self.hosts)):
+            try:
+                self._connect_to(*self.hosts[self.turn % len(self.hosts)])
+                return
+            except TrackerError as error:
+                self.close()
+                self.turn += 1
+                worst = error if worst is None or error.exit_code > worst.exit_code else worst
+        if worst is not None:
+            raise worst
+
+    def _connect_to(self, host: str, port: int) -> None:
+        self.name = "database %s on %s" % (self.options.get("database", ""), self.options.get("unix_socket") or "%s:%d" % (host, port))
+        driver = self._load_driver()
+        options = dict(self.options, host=host, port=port)
+        if options.get("unix_socket"):
+            del options["host"], options["port"]
+        timeout = int(options["connection_timeout"])
+        if tuple(map(int, driver.__version__.split(".")[:2])) >= (9, 2):
+            options.update(read_timeout=max(timeout, 15), write_timeout=max(timeout, 15))
+        try:
+            self.connection = driver.connect(**options)
+            self._limit_waiting(max(timeout, 15))
+            self.cursor = self.connection.cursor()
+            self._greet()
+        except Exception as error:
+            raise self._meaning(error) from error
+
+    def _load_driver(self) -> Any:
+        if self.driver is None:
+            try:
+                self.driver = importlib.import_module("mysql.connector")
+            except (ImportError, SyntaxError) as error:
+                raise ConfigError("mysql-connector-python cannot be loaded (%s): install it with `pip3 install -r requirements.txt`, "
+                                  "or set [database] engine = sqlite" % error) from error
+        return self.driver
+
+    def _limit_waiting(self, seconds: int) -> None:
+        """Older drivers know no read timeout: a stopped server would hold the daemon for ever."""
+        inner = getattr(self.connection, "_socket", None)
+        inner = getattr(inner, "sock", None)
+        if inner is not None:
+            inner.settimeout(seconds)
+
+    def _greet(self) -> None:
+        """Set the session up, and find out whether this server takes statements, and has the table."""
+        self.cursor.execute("SET SESSION time_zone = '+00:00', SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'")
+        self.cursor.execute("SELECT @@max_allowed_packet, @@read_only")
+        packet, read_only = self.cursor.fetchone()
+        self.batch_bytes = min(BATCH_BYTES, int(packet) - 4096)
+        if len(self.hosts) > 1 and int(read_only):
+            raise StoreGone("%s: the server is read-only" % self.name)
+        if self.tls_required:
+            self.cursor.execute("SHOW STATUS LIKE 'Ssl_cipher'")
+            if not (self.cursor.fetchone() or ("", ""))[1]:
+                raise ConfigError("%s: the connection is not encrypted: set up TLS on the server, or unset [database] ssl_verify"
+                                  % self.name)
+        self.cursor.execute("SELECT * FROM mail_relay_log LIMIT 0")
+        self.cursor.fetchall()
+        self.check_columns(self.cursor.column_names)
+
+    def newest(self) -> int:
+        found = self._query("SELECT MAX(first_seen) FROM mail_relay_log")[0][0]
+        return time_from(found) if found else 0
+
+    def recall(self, names: Names) -> Dict[Tuple[str, str], List[Row]]:
+        rows: List[Row] = []
+        for host, queue_ids in by_host(names).items():
+            for start in range(0, len(queue_ids), BATCH_ROWS):
+                chunk = ", ".join("_ascii X'%s'" % one.encode("ascii", "replace").hex() for one in queue_ids[start:start + BATCH_ROWS])
+                rows += map(row_from, self._query(
+                    "SELECT %s FROM mail_relay_log WHERE server_hostname = %s AND queue_id IN (%s) ORDER BY first_seen, recipient_no"
+                    % (", ".join(ROW_COLUMNS), literal(host), chunk)))
+        return by_name(rows)
+
+    def write(self, rows: List[Row]) -> None:
+        """One transaction per statement; a caller's batch may take several: each is repeatable."""
+        values: List[str] = []
+        size = 0
+        for row in rows:
+            text = row_literal(row)
+            if values and size + len(text) > self.batch_bytes - len(MYSQL_UPSERT):
+                self._execute(MYSQL_UPSERT % ",".join(values))
+                values, size = [], 0
+            values.append(text)
+            size += len(text) + 1
+        if values:
+            self._execute(MYSQL_UPSERT % ",".join(values))
+
+    def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
+        found = self._query(OUTCOMES % ("'%s'" % time_text(since), "'%s'" % time_text(until), ", ".join(map(literal, hosts))))
+        return [(status, int(rows), int(messages)) for status, rows, messages in found]
+
+    def close(self) -> None:
+        """Throw the connection away; a polite farewell could wait for a server that is stopped."""
+        connection, self.connection, self.cursor = self.connection, None, None
+        if connection is not None:
+            try:
+                connection.disconnect() if not hasattr(connection, "shutdown") else connection.shutdown()
+            except Exception as error:      # it is being thrown away because it does not work
+                LOG.debug("closing the connection: %s", error)
+
+    def _query(self, statement: str) -> List[Any]:
+        try:
+            self.cursor.execute(statement)
+            return cast(List[Any], self.cursor.fetchall())
+        except Exception as error:
+            raise self._meaning(error) from error
+
+    def _execute(self, statement: str) -> None:
+        try:
+            self.cursor.execute(statement)
+        except Exception as error:
+            raise self._meaning(error) from error
+
+    def _meaning(self, error: Exception) -> Exception:
+        """What an exception of the driver asks for. Unknown ones count as a lost connection: nothing is given up for them."""
+        if isinstance(error, TrackerError):
+            return error
+        errno = getattr(error, "errno", None)
+        text = "%s: %s" % (self.name, str(error).strip())
+        if errno in ROW_ERRORS:
+            return RowRefused(text)
+        if errno in SCHEMA_ERRORS:
+            return ConfigError("%s: create the database and the table with schema.sql" % text)
+        if errno in OPERATOR_ERRORS:
+            return StoreRefused("%s: check user, password and grants (INSERT, SELECT, UPDATE) of section [database]" % text)
+        return StoreGone(text)
+
+
+def write_rows(store: Store, rows: List[Row], reject: Callable[[Row, str], None]) -> None:
+    """Write rows in batches. When the store refuses one, halve until the culprit stands alone, and give that one to `reject`."""
+    for start in range(0, len(rows), BATCH_ROWS):
+        _write_batch(store, rows[start:start + BATCH_ROWS], reject)
+
+
+def _write_batch(store: Store, rows: List[Row], reject: Callable[[Row, str], None]) -> None:
+    try:
+        store.write(rows)
+    except RowRefused as error:
+        if len(rows) == 1:
+            reject(rows[0], str(error))
+            return
+        half = len(rows) // 2
+        _write_batch(store, rows[:half], reject)
+        _write_batch(store, rows[half:], reject)
+
+
+def row_json(row: Row) -> str:
+    """A row as one line of JSON, its columns in the table's order."""
+    named = row._asdict()
+    named.update((name, time_text(named[name])) for name in TIMES)
+    return json.dumps(collections.OrderedDict((column.name, named[column.name]) for column in COLUMNS))
+
+
+# ============================================================================ log follower
+
+CHUNK = 1 << 18
+WITNESS = 256                       # bytes at a file's head, and before a position, that tell it from any other
+MAGICS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
+ROTATED = re.compile(r"(?:[._-]?[0-9][0-9._-]*)?(\.log)?(?:[._-]?[0-9][0-9._-]*)?(?:\.(?:gz|bz2|xz))?$")
+
+
+class Batch(NamedTuple):
+    """Complete lines of one file, one character per byte, and where they stand: `position` counts all bytes of all files read."""
+
+    lines: List[str]
+    position: int
+    file_start: int
+
+
+class Place(NamedTuple):
+    """A position that outlives the process: an offset, and what tells its file from every other.
+
+    `head` and `tail` are (length, SHA-256) of the file's first bytes and of those before the offset; None in a state file
+    written by hand.
+    """
+
+    position: int
+    inode: Optional[int] = None
+    device: Optional[int] = None
+    head: Optional[Tuple[int, str]] = None
+    tail: Optional[Tuple[int, str]] = None
+
+
+def open_log(path: str) -> IO[bytes]:
+    """Open a log for reading bytes, unpacked when its first bytes say that it is packed."""
+    plain = open(path, "rb", buffering=0)
+    magic = plain.read(6)
+    for start, opener in MAGICS:
+        if magic.startswith(start):
+            plain.close()
+            return cast(IO[bytes], opener(path, "rb"))
+    plain.seek(0)
+    return plain
+
+
+def witness(data: bytes) -> Tuple[int, str]:
+    """What is kept of some bytes to know them again."""
+    return len(data), hashlib.sha256(data).hexdigest()
+
+
+class LogFile:
+    """One log file, open: identity from the descriptor, never from the path, which may mean another file by now.
+
+    `start` is the position of its first byte in all that was read, `offset` that of the first byte not yet handed out, `rest` the
+    beginning of a line whose end is not there yet, `seen` the last bytes read. A packed file, or a pipe, is only read forward.
+    """
+
+    def __init__(self, path: str, start: int, opener: Callable[[str], IO[bytes]] = open_log) -> None:
+        self.path = path
+        self.start = start
+        self.handle = opener(path)
+        self.packed = not isinstance(self.handle, io.FileIO)
+        self.offset = 0
+        self.rest = self.seen = b""
+        self.skipping = self.at_end = False
+        status = os.fstat(self.handle.fileno())
+        self.device, self.inode = status.st_dev, status.st_ino
+
+    def size(self) -> int:
+        """Bytes in the file now; of a packed one, those read so far."""
+        return self.offset if self.packed else os.fstat(self.handle.fileno()).st_size
+
+    def mtime(self) -> int:
+        """When it was last written to, in microseconds."""
+        return os.fstat(self.handle.fileno()).st_mtime_ns // 1000
+
+    def seek(self, offset: int) -> None:
+        """Go on reading at an offset; where that is in the middle of a line, behind it."""
+        before = self.peek(max(offset - WITNESS, 0), min(offset, WITNESS))
+        self.handle.seek(offset)
+        self.offset, self.rest, self.seen = offset, b"", before
+        self.skipping = offset > 0 and not before.endswith(b"\n")
+
+    def peek(self, offset: int, length: int) -> bytes:
+        """Bytes somewhere in the file; the reading goes on where it was."""
+        self.handle.seek(offset)
+        data = b""
+        while len(data) < length:
+            more = self.handle.read(length - len(data))
+            if not more:
+                break
+            data += more
+        self.handle.seek(self.offset + len(self.rest))
+        return data
+
+    def place(self, offset: int) -> Place:
+        """This file and this offset, to be found again."""
+        tail = self.peek(max(offset - WITNESS, 0), min(offset, WITNESS))
+        return Place(offset, self.inode, self.device, witness(self.peek(0, WITNESS)), witness(tail))
+
+    def fits(self, place: Place) -> bool:
+        """Whether this is the file that a place speaks of: by its content; by inode when there is too little of that to tell."""
+        if not self.packed and self.size() < place.position:
+            return False
+        same = not self.packed and self.inode == place.inode and place.device in (None, self.device)
+        if place.head is None or place.tail is None:
+            return same or place.inode is None
+        if not same and place.head[0] + place.tail[0] < WITNESS // 8:
+            return False
+        tail = self.peek(max(place.position - place.tail[0], 0), place.tail[0])
+        return witness(self.peek(0, place.head[0])) == place.head and witness(tail) == place.tail
+
+    def is_truncated(self) -> bool:
+        """Whether what was read is no longer there: the file is shorter now, or has even grown again with something else."""
+        if self.packed:
+            return False
+        here = self.offset + len(self.rest)
+        return self.size() < here or self.peek(here - len(self.seen), len(self.seen)) != self.seen
+
+    def lines(self) -> List[Batch]:
+        """The next complete lines; none, and `at_end`, when all is read for now."""
+        data = self.handle.read(CHUNK)
+        self.at_end = not data
+        if not data:
+            return []
+        self.seen = (self.seen + data)[-WITNESS:]
+        return self._split(self.rest + data)
+
+    def last_line(self) -> List[Batch]:
+        """The unterminated last line of a file to which nobody writes any more."""
+        if not self.rest:
+            return []
+        batch = Batch([self.rest.decode("latin-1")], self.start + self.offset, self.start)
+        self.offset, self.rest = self.offset + len(self.rest), b""
+        return [batch]
+
+    def _split(self, data: bytes) -> List[Batch]:
+        """Cut data into lines, each at its place; what comes behind the last newline waits."""
+        if self.skipping:
+            end = data.find(b"\n") + 1
+            self.offset += end or len(data)
+            self.skipping, data = not end, data[end:] if end else b""
+        end = data.rfind(b"\n")
+        batches = self._batches(data[:end]) if end >= 0 else []
+        self.rest = data[end + 1:]
+        if len(self.rest) > MAX_LINE or self.rest[:1] == b"\0":
+            batches += self._cut_rest()
+        return batches
+
+    def _batches(self, data: bytes) -> List[Batch]:
+        lines = data.decode("latin-1").split("\n")
+        position = self.start + self.offset
+        self.offset += len(data) + 1
+        if max(map(len, lines)) <= MAX_LINE:
+            return [Batch(lines, position, self.start)]
+        batches: List[Batch] = []
+        for line in lines:
+            batches.append(Batch([line[:MAX_LINE]], position, self.start))
+            position += len(line) + 1
+        return batches
+
+    def _cut_rest(self) -> List[Batch]:
+        """Bounded memory: of a line without end the first part counts; NUL bytes are what a truncated file may begin with."""
+        zeros = len(self.rest) - len(self.rest.lstrip(b"\0"))
+        self.offset, self.rest = self.offset + zeros, self.rest[zeros:]
+        if len(self.rest) <= MAX_LINE:
+            return []
+        batch = Batch([self.rest[:MAX_LINE].decode("latin-1")], self.start + self.offset, self.start)
+        self.offset, self.rest, self.skipping = self.offset + len(self.rest), b"", True
+        return [batch]
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        self.handle.close()
+
+
+def siblings(path: str) -> List[str]:
+    """The rotated files of a log, oldest first, as logrotate and savelog name them: `.1`, `.0`, `-20261122`, `.2.gz`, `-20261122.log`…"""
+    folder, name = os.path.split(path)
+    stem = name[:-4] if name.endswith(".log") else name
+    found: List[Tuple[int, str]] = []
+    for other in os.listdir(folder or "."):
+        full = os.path.join(folder, other)
+        if other != name and other.startswith(stem) and ROTATED.match(other, len(stem)) and os.path.isfile(full):
+            found.append((os.stat(full).st_mtime_ns, full))
+    return [full for _, full in sorted(found)]
+
+
+BAD_FILE = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
+
+
+class Follower:
+    """Reads a log and whatever it is rotated into, every line once and in order.
+
+    `files` are those that a saved position may still point into, the last one is being read; `queue` are rotated files to be
+    read before the live one. Limits: lines written between a copytruncate's copy and its truncation are lost to every
+    reader, and so are files deleted before they were read.
+    """
+
+    def __init__(self, path: str, check_interval: float, opener: Callable[[str], IO[bytes]] = open_log) -> None:
+        self.path = path
+        self.check_interval = check_interval
+        self.grace = max(check_interval, 2.0)
+        self.opener = opener
+        self.files: List[LogFile] = []
+        self.queue: List[str] = []
+        self.ready: Deque[Batch] = collections.deque()
+        self.base = 0
+        self.next_check = 0.0
+        self.rotated_at: Optional[float] = None
+        self.rotations = self.truncations = 0
+
+    @property
+    def current(self) -> LogFile:
+        """The file that is being read."""
+        return self.files[-1]
+
+    @property
+    def position(self) -> int:
+        """All before this position was handed out."""
+        return self.ready[0].position if self.ready else self._end()
+
+    def _end(self) -> int:
+        """The position behind all that was read, handed out or not."""
+        return self.current.start + self.current.offset if self.files else self.base
+
+    def begin(self, place: Optional[Place], at_end: bool) -> None:
+        """Take up the reading: at a saved place, wherever its file is by now, else at the live file's beginning or its end."""
+        there = self._open(self.path)
+        if place is not None and not (there and self.current.fits(place)):
+            self._find(place)
+        elif there and (place is not None or at_end):
+            self.current.seek(place.position if place is not None else self.current.size())
+
+    def read(self, now: float, once: bool = False) -> Optional[Batch]:
+        """The next lines; None when there are none for now. `now` never steps; `once`: nobody is given time to write on."""
+        while not self.ready:
+            if not self.files and not self._open(self.path):
+                return None
+            try:
+                if self.current.is_truncated():
+                    self._recover()
+                    continue
+                self.ready.extend(self.current.lines())
+            except BAD_FILE as error:
+                LOG.warning("cannot read on in %s: %s; passed over", self.current.path, error)
+                self.current.at_end = True
+            if self.current.at_end and not self._move_on(now, once):
+                break
+        return self.ready.popleft() if self.ready else None
+
+    def lag(self) -> int:
+        """Bytes of the live file that are not yet read."""
+        return max(self.current.size() - self.current.offset, 0) if self.files else 0
+
+    def place(self, position: int) -> Optional[Place]:
+        """What to save so that the reading can go on at `position`; None while that is inside a packed file, which cannot be
+        searched at no cost. Files before it are let go.
+        """
+        while len(self.files) > 1 and self.files[1].start <= position:
+            self.files.pop(0).close()
+        if not self.files or self.files[0].packed:
+            return None
+        return self.files[0].place(position - self.files[0].start)
+
+    def close(self) -> None:
+        """Let go of all descriptors."""
+        for file in self.files:
+            file.close()
+
+    def _open(self, path: str) -> bool:
+        """Open the next file to read. The live one may be missing for a moment."""
+        try:
+            self.files.append(LogFile(path, self._end(), self.opener))
+        except FileNotFoundError:
+            return False
+        except BAD_FILE as error:
+            if path != self.path:
+                LOG.warning("cannot read rotated log %s: %s; passed over", path, error)
+                return False
+            raise LogError("log file %s: %s: check [logging] log_file and the rights of user %s (group adm on Debian)"
+                           % (path, getattr(error, "strerror", None) or error, getpass.getuser())) from error
+        self.rotated_at = None
+        return True
+
+    def _find(self, place: Place) -> None:
+        """The file of a saved place was rotated while nobody looked: read its rest, then all that came after it."""
+        live = self.files.pop() if self.files else None
+        for name in siblings(self.path):
+            if self._open(name):
+                if self._fits(place):
+                    LOG.info("the log was rotated meanwhile: going on in %s at byte %d", name, place.position)
+                    self.current.seek(place.position)
+                    self.queue = self._newer()
+                    break
+                self.files.pop().close()
+        else:
+            truncated = live is not None and live.inode == place.inode and live.size() < place.position
+            LOG.warning("%s; reading %s from its beginning", "the log was truncated" if truncated
+                        else "the file that the saved position belongs to is gone", self.path)
+        if live is not None:
+            live.close()
+        if not self.files:
+            self._open(self.path)
+
+    def _fits(self, place: Place) -> bool:
+        try:
+            return self.current.fits(place)
+        except BAD_FILE as error:
+            LOG.warning("cannot read rotated log %s: %s; passed over", self.current.path, error)
+            return False
+
+    def _newer(self) -> List[str]:
+        """The rotated files that were written after the one being read, without its own copies."""
+        found: List[str] = []
+        heads = {self.current.peek(0, WITNESS)}
+        for name in siblings(self.path):
+            try:
+                other = LogFile(name, 0, self.opener)
+                head = other.peek(0, WITNESS)
+                newer = other.mtime() >= self.current.mtime() and (other.device, other.inode) != (self.current.device, self.current.inode)
+                other.close()
+            except BAD_FILE as error:
+                LOG.warning("cannot read rotated log %s: %s; passed over", name, error)
+                continue
+            if newer and head and head not in heads:
+                heads.add(head)
+                found.append(name)
+        return found
+
+    def _recover(self) -> None:
+        """The file was truncated: what was not read of it is in the copy, if there is one."""
+        self.truncations += 1
+        lost = self.current
+        tail = witness(lost.seen[:len(lost.seen) - len(lost.rest)] if lost.rest else lost.seen)
+        for name in reversed(siblings(self.path)):
+            copy = self._copy_of(name, lost, tail)
+            if copy is not None:
+                LOG.warning("%s was truncated at byte %d; reading the rest of its copy %s", self.path, lost.offset, name)
+                self.files[-1] = copy
+                lost.close()
+                self.queue = self._newer()
+                return
+        LOG.warning("%s was truncated at byte %d and has no copy; reading it from its beginning", self.path, lost.offset)
+        self.ready.extend(lost.last_line())
+        self.files, self.base = [], lost.start + lost.offset
+        lost.close()
+
+    def _copy_of(self, name: str, lost: LogFile, tail: Tuple[int, str]) -> Optional[LogFile]:
+        """The copy that a copytruncate made: the bytes before the offset are the same."""
+        try:
+            copy = LogFile(name, lost.start, self.opener)
+            found = copy.peek(max(lost.offset - tail[0], 0), tail[0])
+            if lost.offset and witness(found) == tail:
+                copy.seek(lost.offset)
+                return copy
+            copy.close()
+        except BAD_FILE as error:
+            LOG.debug("cannot read %s: %s", name, error)
+        return None
+
+    def _move_on(self, now: float, once: bool) -> bool:
+        """At the end of a file: go on with the next, if there is one and nobody can still be writing to this one."""
+        if self.current.path != self.path:
+            return self._open_next()
+        if not once and now < self.next_check:
+            return False
+        self.next_check = now + self.check_interval
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            return False
+        if (status.st_dev, status.st_ino) == (self.current.device, self.current.inode):
+            self.rotated_at = None
+            return False
+        if self.rotated_at is None:
+            self.rotated_at, self.next_check = now, now + min(self.grace, self.check_interval)
+        if not once and (now - self.rotated_at < self.grace or not status.st_size):
+            return False
+        self.rotations += 1
+        LOG.info("%s was rotated", self.path)
+        self.queue = self._newer()
+        return self._open_next()
+
+    def _open_next(self) -> bool:
+        """Finish the file at hand and open the one that comes after it."""
+        last = self.current.last_line()
+        self.ready.extend(last)
+        while self.queue:
+            if self._open(self.queue.pop(0)):
+                return True
+        return self._open(self.path) or bool(last)
+
+
+# ============================================================================ state file
+
+class StateFile:
+    """Where the reading stands, in a small JSON file: written beside, synced, renamed, so it is always whole.
+
+    A lock beside it keeps a second tracker out. A file written by hand, `{"position": N, "inode": I}`, is as good as ours.
+    """
+
+    FORMAT = 1
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.lock: Optional[IO[str]] = None
+        self.saved: Optional[Place] = None
+
+    def acquire(self) -> None:
+        """Lock the state, and make sure that it can be written, before anything is read."""
+        try:
+            self.lock = open(self.path + ".lock", "w", encoding="ascii")
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with open(self.path + ".tmp", "a", encoding="ascii"):
+                pass
+        except BlockingIOError as error:
+            raise OutputError("state file %s: another tracker is using it: stop that one, or set [state] state_file" % self.path) from error
+        except OSError as error:
+            raise OutputError("state file %s: %s: create its directory, writable for user %s, or set [state] state_file"
+                              % (self.path, error.strerror, getpass.getuser())) from error
+
+    def load(self) -> Optional[Place]:
+        """The saved place; None when there is none. A damaged file is moved aside and named in the log."""
+        try:
+            with open(self.path, "rb") as handle:
+                data = handle.read(1 << 20)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise OutputError("state file %s: %s: make it readable for user %s" % (self.path, error.strerror, getpass.getuser())) from error
+        try:
+            self.saved = place_from(json.loads(data.decode("utf-8")), self.FORMAT)
+            return self.saved
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            self._move_aside(str(error))
+            return None
+
+    def _move_aside(self, why: str) -> None:
+        aside = "%s.damaged-%d" % (self.path, int(clock.time()))
+        LOG.error("state file %s cannot be used (%s): moved to %s; [logging] start decides where to begin", self.path, why, aside)
+        try:
+            os.rename(self.path, aside)
+        except OSError as error:
+            raise OutputError("state file %s: cannot move it aside: %s" % (self.path, error.strerror)) from error
+
+    def save(self, place: Place) -> None:
+        """Make `place` the saved one, unless it is. The caller has committed all that comes before it."""
+        if place == self.saved:
+            return
+        state = {"version": self.FORMAT, "position": place.position, "inode": place.inode, "device": place.device,
+                 "fingerprint": {"head": place.head, "tail": place.tail}}
+        temporary = self.path + ".tmp"
+        try:
+            with open(temporary, "w", encoding="ascii") as handle:
+                handle.write(json.dumps(state) + "\n")
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.rename(temporary, self.path)
+            folder = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+        except OSError as error:
+            raise OutputError("state file %s: %s: make room, or set [state] state_file" % (self.path, error.strerror)) from error
+        self.saved = place
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self.lock is not None:
+            self.lock.close()
+            if os.path.exists(self.path + ".tmp"):
+                os.unlink(self.path + ".tmp")
+
+
+def place_from(state: Any, version: int) -> Place:
+    """A saved place from what JSON held; raises ValueError, TypeError or KeyError when that is not one.
+
+    >>> place_from({"position": 7, "inode": 5}, 1)
+    Place(position=7, inode=5, device=None, head=None, tail=None)
+    """
+    if not isinstance(state, dict):
+        raise ValueError("not a JSON object")
+    if not isinstance(state.get("version", version), int) or state.get("version", version) > version:
+        raise ValueError("written by a newer version")
+    position, inode, device = state["position"], state.get("inode"), state.get("device")
+    for value in (position, inode or 0, device or 0):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError("position, inode and device are to be numbers")
+    prints = state.get("fingerprint") or {}
+    return Place(position, inode, device, _witness_from(prints.get("head")), _witness_from(prints.get("tail")))
+
+
+def _witness_from(value: Any) -> Optional[Tuple[int, str]]:
+    if value is None:
+        return None
+    length, digest = value
+    if not isinstance(length, int) or not 0 <= length <= WITNESS or not isinstance(digest, str):
+        raise ValueError("fingerprint")
+    return length, digest
+
+
+class RejectFile:
+    """Rows that the database will never take, kept with their values and the reason, one JSON object per line."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.count = 0
+
+    def add(self, row: Row, reason: str) -> None:
+        """Keep a row; the caller goes on with the others."""
+        self.count += 1
+        LOG.error("the database refuses a row of %s: %s; kept in %s", row.queue_id, reason, self.path)
+        try:
+            with open(self.path, "a", encoding="ascii") as handle:
+                handle.write(json.dumps({"reason": reason, "row": json.loads(row_json(row))}) + "\n")
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as error:
+            raise OutputError("reject file %s: %s: make room; the row is kept until then" % (self.path, error.strerror)) from error
+
+
+# ============================================================================ configuration
+
+class Option(NamedTuple):
+    """A configuration key. `kind`: text, path, seconds, port, choice of words, flag, hosts, domains."""
+
+    section: str
+    key: str
+    kind: str
+    default: str
+    help: str
+
+
+OPTIONS = (
+    Option("database", "engine", "mysql|sqlite", "mysql", "mysql for MySQL and MariaDB; sqlite for a single file, which `database` names"),
+    Option("database", "host", "hosts", "localhost", "server, or several to be tried in turn: db1, db2:3307"),
+    Option("database", "port", "port", "3306", "port of servers named without one"),
+    Option("database", "unix_socket", "path", "", "path of the server's socket; then host and port do not count"),
+    Option("database", "database", "text", "mail_tracking", "name of the database; with engine = sqlite the path of the file"),
+    Option("database", "user", "text", "mailtracker", "database user"),
+    Option("database", "password", "text", "", "its password"),
+    Option("database", "password_file", "path", "", "file whose first line is the password, instead of `password`"),
+    Option("database", "connect_timeout", "seconds", "10", "seconds to wait for a server to answer"),
+    Option("database", "ssl_ca", "path", "", "CA certificate that the server's certificate is to be signed by"),
+    Option("database", "ssl_cert", "path", "", "client certificate"),
+    Option("database", "ssl_key", "path", "", "its private key"),
+    Option("database", "ssl_verify", "flag", "no", "yes: refuse a server that offers no TLS or a certificate that does not fit"),
+    Option("logging", "log_file", "path", "/var/log/mail.log", "the mail log to follow; /var/log/maillog on RHEL and its kin"),
+    Option("logging", "queue_timeout", "seconds", "30", "seconds of silence after which a message is written with what is known"),
+    Option("logging", "cleanup_interval", "seconds", "10", "seconds between two rounds of writing and saving the position"),
+    Option("logging", "poll_interval", "seconds", "0.5", "seconds between two looks at the log"),
+    Option("logging", "start", "beginning|end", "beginning", "where to begin when there is no saved position"),
+    Option("state", "state_file", "path", "/var/lib/mail_relay_tracker/state.json", "where the position in the log is kept"),
+    Option("system", "server_hostname", "text", "", "name of this server in the table; empty: the host column of each log line"),
+    Option("system", "rotation_check_interval", "seconds", "5", "seconds between two checks whether the log was rotated"),
+    Option("filters", "track_domains", "domains", "", "recipient domains to track, with their subdomains; empty: everything"),
+)
+BUILT_IN = {"engine": "sqlite", "database": "./mail_relay_tracker.db", "state_file": "./mail_relay_tracker.state.json"}
+CONFIG_FILES = ("./mail_relay_tracker.conf", "/etc/mail_relay_tracker.conf")
+
+
+class Config:
+    """The settings, by key, checked; `source` names the file they came from."""
+
+    def __init__(self, source: str, values: Dict[str, Any]) -> None:
+        self.source = source
+        self.values = values
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+
+def find_config(path: Optional[str]) -> Optional[str]:
+    """The configuration file to use: the one named, else the first of the usual places; None for the built-in defaults."""
+    if path is not None:
+        return path
+    return next((one for one in CONFIG_FILES if os.path.exists(one)), None)
+
+
+def load_config(path: Optional[str]) -> Config:
+    """Read and check a configuration file; raises ConfigError that names file, key and remedy."""
+    if path is None:
+        values = {option.key: check_value(option, BUILT_IN.get(option.key, option.default), "defaults") for option in OPTIONS}
+        return Config("built-in defaults", values)
+    parser = configparser.ConfigParser(interpolation=None, strict=True)
+    try:
+        with open(path, encoding="utf-8") as handle:
+            parser.read_file(handle)
+            if os.fstat(handle.fileno()).st_mode & stat.S_IROTH:
+                LOG.warning("configuration %s can be read by everybody: `chmod 640` it, it holds a password", path)
+    except OSError as error:
+        raise ConfigError("configuration %s: %s: copy mail_relay_tracker.conf.template there, or name another file with -c"
+                          % (path, error.strerror)) from error
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise ConfigError("configuration %s: %s" % (path, str(error).replace("\n", " "))) from error
+    known = {(option.section, option.key): option for option in OPTIONS}
+    for section in parser.sections():
+        for key in parser[section]:
+            if (section, key) not in known:
+                raise ConfigError("configuration %s: unknown key %s in section [%s]: %s" % (path, key, section, advice(section, key)))
+    return Config(path, {option.key: check_value(option, parser.get(option.section, option.key, fallback=option.default), path)
+                         for option in OPTIONS})
+
+
+def advice(section: str, key: str) -> str:
+    """What may have been meant by an unknown key."""
+    homes = [option.section for option in OPTIONS if option.key == key]
+    if homes:
+        return "it belongs to section [%s]" % homes[0]
+    near = difflib.get_close_matches(key, [option.key for option in OPTIONS], 1)
+    return "did you mean %s?" % near[0] if near else "remove it; the template lists all keys"
+
+
+def check_value(option: Option, text: str, path: str) -> Any:
+    """A setting as its kind asks for."""
+    text = text.strip()
+    where = "configuration %s: [%s] %s = %s" % (path, option.section, option.key, text)
+    if "|" in option.kind:
+        return check_word(text.lower(), option.kind.split("|"), where)
+    reader = KINDS.get(option.kind)
+    try:
+        return reader(text) if reader else text
+    except ValueError as error:
+        raise ConfigError("%s: %s" % (where, error)) from error
+
+
+def check_word(word: str, words: List[str], where: str) -> str:
+    """One of a few words."""
+    if word not in words:
+        raise ConfigError("%s: is to be one of %s" % (where, ", ".join(words)))
+    return word
+
+
+def read_seconds(text: str) -> float:
+    """A number of seconds, more than none, less than a year."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < 31536000:
+        raise ValueError("is to be a number of seconds above 0")
+    return seconds
+
+
+def read_port(text: str) -> int:
+    """A TCP port."""
+    if not re.match("[0-9]{1,5}$", text) or not 0 < int(text) < 65536:
+        raise ValueError("is to be a port number, 1 to 65535")
+    return int(text)
+
+
+def read_flag(text: str) -> bool:
+    """yes or no."""
+    if text.lower() not in configparser.ConfigParser.BOOLEAN_STATES:
+        raise ValueError("is to be yes or no")
+    return configparser.ConfigParser.BOOLEAN_STATES[text.lower()]
+
+
+def read_hosts(text: str) -> List[Tuple[str, Optional[int]]]:
+    """`db1, db2:3307, [2001:db8::1]:3306`: hosts and their ports, None where none is named.
+
+    >>> read_hosts("db1, db2:3307, [::1]:3308, 2001:db8::2")
+    [('db1', None), ('db2', 3307), ('::1', 3308), ('2001:db8::2', None)]
+    """
+    hosts: List[Tuple[str, Optional[int]]] = []
+    for part in text.split(","):
+        found = re.match(r"(?:\[([^\]]+)\]|([^:]+)|(.*:.*:.*))(?::([0-9]+))?$", part.strip())
+        if not found:
+            raise ValueError("is to be a host, or several: db1, db2:3307")
+        hosts.append((found.group(1) or found.group(2) or found.group(3), read_port(found.group(4)) if found.group(4) else None))
+    return hosts
+
+
+def read_domains(text: str) -> List[str]:
+    """Domains, separated by commas or blanks."""
+    domains = [domain for domain in re.split(r"[,\s]+", text) if domain]
+    for domain in domains:
+        if "@" in domain[1:] or not domain_forms(domain):
+            raise ValueError("%s is no domain" % domain)
+    return domains
+
+
+KINDS = {"seconds": read_seconds, "port": read_port, "flag": read_flag, "hosts": read_hosts,
+         "domains": read_domains}   # type: Dict[str, Callable[[str], Any]]
+
+
+def template() -> str:
+    """The configuration template: every key, its default, its help."""
+    lines = ["# mail_relay_tracker: every key, with its default. Copy, change what differs, `chmod 640`."]
+    for section in collections.OrderedDict.fromkeys(option.section for option in OPTIONS):
+        lines += ["", "[%s]" % section]
+        for option in OPTIONS:
+            if option.section == section:
+                lines += ["# %s" % option.help, "%s = %s" % (option.key, option.default) if option.default else "#%s =" % option.key]
+    return "\n".join(lines) + "\n"
+
+
+def read_password(config: Config) -> str:
+    """The database password: from its file when one is named."""
+    path = config["password_file"]
+    if not path:
+        return cast(str, config["password"])
+    try:
+        with open(path, encoding="utf-8") as handle:
+            return handle.readline().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("configuration %s: [database] password_file = %s: %s" % (config.source, path, error)) from error
+
+
+def make_store(config: Config) -> Store:
+    """The store that the configuration asks for; nothing is connected yet."""
+    if config["engine"] == "sqlite":
+        return SqliteStore(config["database"])
+    options = {"database": config["database"], "user": config["user"], "password": read_password(config), "autocommit": True,
+               "use_pure": True, "charset": "utf8mb4", "connection_timeout": max(1, int(config["connect_timeout"]))}
+    for key in ("unix_socket", "ssl_ca", "ssl_cert", "ssl_key"):
+        if config[key]:
+            options[key] = config[key]
+            if key.startswith("ssl_") and not os.path.isfile(config[key]):
+                raise ConfigError("configuration %s: [database] %s = %s: no such file" % (config.source, key, config[key]))
+    if config["ssl_verify"]:
+        options.update(ssl_verify_cert=True, ssl_verify_identity=True)
+    hosts = [(host, port or config["port"]) for host, port in config["host"]]
+    return MysqlStore(hosts[:1] if config["unix_socket"] else hosts, options, config["ssl_verify"])
+
+
+# ============================================================================ daemon loop
+
+REPORT_AGAIN = 600                  # seconds between two reports of the same trouble
+ONE_SHOT_TRIES = 4                  # how often a command that is no daemon asks for a database that is away
+STOP_GRACE = 1.5                    # seconds that a call to the database may still take when the daemon is told to stop
+
+
+class Interrupted(BaseException):
+    """Told to stop while a call did not return; not an Exception, so that no driver catches it."""
+
+
+class Stopped(Exception):
+    """Told to stop while waiting for the database."""
+
+
+class Waiter:
+    """Sleeps that a signal ends at once, and the signals themselves: SIGTERM and SIGINT stop, SIGUSR1 asks for statistics."""
+
+    def __init__(self) -> None:
+        self.stopping = self.report = False
+        self.reader, self.writer = socket.socketpair()
+        for end in (self.reader, self.writer):
+            end.setblocking(False)
+
+    def install(self) -> None:
+        """Take the signals over."""
+        signal.set_wakeup_fd(self.writer.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGUSR1, self._ask)
+        signal.signal(signal.SIGHUP, self._wake)
+        signal.signal(signal.SIGALRM, self._give_up)
+
+    def _stop(self, number: int, frame: Any) -> None:
+        if not self.stopping:
+            self.stopping = True
+            signal.setitimer(signal.ITIMER_REAL, STOP_GRACE)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self.report = True
+
+    def _wake(self, number: int, frame: Any) -> None:
+        """SIGHUP: look at the log now; rotation is noticed without it."""
+
+    def _give_up(self, number: int, frame: Any) -> None:
+        raise Interrupted()
+
+    def sleep(self, seconds: float) -> bool:
+        """Wait; False when told to stop."""
+        if not self.stopping:
+            try:
+                if select.select([self.reader], [], [], seconds)[0]:
+                    self.reader.recv(4096)
+            except InterruptedError:
+                pass
+        return not self.stopping
+
+
+class Trouble:
+    """Says once what is wrong, again after a while, and once when it is over."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.since = self.reported = 0.0
+        self.count = 0
+
+    def report(self, text: str, consequence: str) -> None:
+        """Log a trouble, unless it was logged just now."""
+        now = clock.monotonic()
+        self.count += 1
+        if not self.since:
+            self.since = now
+        if text != self.text or now - self.reported >= REPORT_AGAIN:
+            LOG.error("%s; %s", text, consequence)
+            self.text, self.reported = text, now
+
+    def over(self, what: str) -> None:
+        """The trouble is over, if there was any."""
+        if self.since:
+            LOG.warning("%s after %.0f seconds", what, clock.monotonic() - self.since)
+        self.text, self.since, self.reported = "", 0.0, 0.0
+
+
+class Recorder:
+    """Brings what the tracker has ready into the store, however long that takes, and counts it.
+
+    `sleep` waits and tells whether to go on. `tries` 0: for ever, as the daemon does; else give up after so many.
+    """
+
+    def __init__(self, store: Store, tracker: Tracker, rejects: RejectFile, sleep: Callable[[float], bool], tries: int = 0) -> None:
+        self.store = store
+        self.tracker = tracker
+        self.rejects = rejects
+        self.sleep = sleep
+        self.tries = tries
+        self.trouble = Trouble()
+        self.known_until = 0
+        self.rows = 0
+        self.first, self.last = 1 << 62, 0
+        self.hosts: Set[str] = set()
+
+    def begin(self) -> None:
+        """Connect. A refusal ends the program here, where somebody is looking; later it is waited out."""
+        self._try(self._connect, (StoreGone,))
+
+    def _connect(self) -> None:
+        self.store.connect()
+        self.known_until = max(self.known_until, self.store.newest())
+        LOG.info("connected to %s", self.store.name)
+
+    def flush(self) -> int:
+        """Write what is finished; returns the number of rows. When it returns, they are committed."""
+        correlator = self.tracker.correlator
+        harvest = correlator.harvest()
+        if not harvest.messages and not harvest.links:
+            return 0
+        rows = self._try(lambda: settle(harvest, self.store.recall, self.known_until, correlator.filter), ANY_TROUBLE)
+        self._try(lambda: write_rows(self.store, rows, self.rejects.add), ANY_TROUBLE)
+        for message in harvest.messages:
+            self.first, self.last = min(self.first, message.first_seen), max(self.last, message.first_seen)
+            self.hosts.add(message.server_hostname)
+        self.rows += len(rows)
+        if rows:
+            LOG.debug("%d rows written", len(rows))
+        return len(rows)
+
+    def _try(self, act: Callable[[], Any], bearable: Tuple[Type[TrackerError], ...]) -> Any:
+        """Do something with the store; when that fails, connect anew and do it again: every act may be repeated."""
+        wait, tried, broken = 1.0, 0, False
+        while True:
+            try:
+                if broken:
+                    self._connect()
+                result = act()
+                self.trouble.over("%s is back" % self.store.name)
+                return result
+            except bearable as error:
+                broken, tried = True, tried + 1
+                if self.tries and tried >= self.tries:
+                    raise
+                self.trouble.report(str(error), "reading pauses, trying again until it works")
+                if not self.sleep(wait * random.uniform(0.8, 1.2)):
+                    raise Stopped() from error
+                wait = min(wait * 2, 60.0)
+
+
+ANY_TROUBLE = (StoreGone, StoreRefused, ConfigError, OutputError)
+
+
+class Daemon:
+    """Follows the log: read a batch, fold it, write what is finished, save the position; wait when there is nothing to read."""
+
+    def __init__(self, config: Config, follower: Follower, recorder: Recorder, state: StateFile, waiter: Waiter) -> None:
+        self.config = config
+        self.follower = follower
+        self.recorder = recorder
+        self.tracker = recorder.tracker
+        self.state = state
+        self.waiter = waiter
+        self.trouble = Trouble()
+        self.next_flush = self.quiet_since = clock.monotonic()
+        self.log_time = 0
+
+    def begin(self) -> None:
+        """Find the place where the reading stopped last time."""
+        self.follower.begin(self.state.load(), self.config["start"] == "end")
+        if not self.follower.files:
+            raise LogError("log file %s: no such file: check [logging] log_file, or start Postfix first" % self.follower.path)
+        LOG.info("following %s from byte %d", self.follower.current.path, self.follower.current.offset)
+
+    def follow(self) -> None:
+        """Run until told to stop; then commit what is finished, and save."""
+        while not self.waiter.stopping:
+            busy = self.read_some()
+            now = clock.monotonic()
+            if not busy:
+                self.let_time_pass(now)
+            if now >= self.next_flush or len(self.tracker.correlator.finished) >= 4 * BATCH_ROWS:
+                self.flush()
+                self.next_flush = clock.monotonic() + self.config["cleanup_interval"]
+            if self.waiter.report:
+                self.waiter.report = False
+                report(self.statistics())
+            if not busy:
+                self.waiter.sleep(self.config["poll_interval"])
+        self.flush()
+
+    def read_some(self, once: bool = False) -> bool:
+        """Read and fold one batch; False when there was none."""
+        try:
+            batch = self.follower.read(clock.monotonic(), once)
+            self.trouble.over("%s can be read again" % self.follower.path)
+        except LogError as error:
+            if once:
+                raise
+            self.trouble.report(str(error), "trying again until it works")
+            return False
+        if batch is None:
+            return False
+        self.tracker.calendar.newest = int(clock.time()) * SECOND
+        self.tracker.feed(*batch)
+        self.quiet_since, self.log_time = clock.monotonic(), self.tracker.correlator.now
+        return True
+
+    def let_time_pass(self, now: float) -> None:
+        """At the end of the log time goes on by our clock: by as much as has passed since the last line came, whatever its stamp."""
+        if self.log_time:
+            self.tracker.correlator.advance(self.log_time + int((now - self.quiet_since) * SECOND))
+
+    def flush(self) -> None:
+        """Write what is finished, then save the position before the first line that is still needed."""
+        self.recorder.flush()
+        place = self.follower.place(self.tracker.correlator.low_water(self.follower.position))
+        if place is not None:
+            self.state.save(place)
+
+    def once(self, progress: "Progress") -> None:
+        """Read to the end of the log and write all that is known. What may still change is read again by the next run."""
+        while self.read_some(once=True):
+            progress.show(self.follower.position, self.tracker, self.recorder)
+            if len(self.tracker.correlator.finished) >= 4 * BATCH_ROWS:
+                self.flush()
+        self.flush()
+        place = self.follower.place(self.tracker.correlator.low_water(self.follower.position))
+        self.tracker.correlator.close(everything=False)
+        self.recorder.flush()
+        if place is not None:
+            self.state.save(place)
+
+    def statistics(self) -> List[str]:
+        """What an operator wants to know of a running daemon, a line each."""
+        correlator, follower = self.tracker.correlator, self.follower
+        behind = max(clock.time() - correlator.now / SECOND, 0) if correlator.now else 0
+        return class_lines(self.tracker) + [
+            "log: %d bytes to read, newest line %.0f s old, %d rotations, %d truncations"
+            % (follower.lag(), behind, follower.rotations, follower.truncations),
+            "messages: %d open, %d dropped without a recipient; sessions: %d; SPF results waiting: %d"
+            % (correlator.open_count, correlator.dropped, len(correlator.sessions), sum(map(len, correlator.waiting.values()))),
+            "database: %d rows written, %d refused, %d times in trouble"
+            % (self.recorder.rows, self.recorder.rejects.count, self.recorder.trouble.count)]
+
+
+def class_lines(tracker: Tracker) -> List[str]:
+    """How many lines were understood, over all and by program."""
+    found = ["lines: " + ", ".join("%d %s" % pair for pair in zip(tracker.totals(), CLASSES))]
+    for program, tally in sorted(tracker.tallies.items()):
+        found.append("%s: %s" % (program or "others", ", ".join("%d %s" % pair for pair in zip(tally, CLASSES) if pair[0])))
+    return found
+
+
+def report(lines: Iterable[str]) -> None:
+    """Put statistics into the log, whatever its level."""
+    for line in lines:
+        LOG.log(STATISTICS, "%s", line)
+
+
+STATISTICS = logging.CRITICAL + 1
+
+
+# ============================================================================ commands
+
+SAMPLES = 100                       # unsupported or failed lines shown per run
+
+
+class Progress:
+    """A line on a terminal that tells how far a one-shot command is; silent where nobody looks."""
+
+    def __init__(self) -> None:
+        self.began = self.shown = clock.monotonic()
+        self.visible = sys.stderr.isatty()
+
+    def show(self, position: int, tracker: Tracker, recorder: Recorder) -> None:
+        """Show bytes, lines per second and rows, five times a second."""
+        now = clock.monotonic()
+        if self.visible and now - self.shown >= 0.2:
+            self.shown = now
+            rate = sum(tracker.totals()) / (now - self.began)
+            sys.stderr.write("\r%.1f MB, %.0f lines/s, %d rows \r" % (position / 1e6, rate, recorder.rows))
+            sys.stderr.flush()
+
+
+def make_tracker(config: Config) -> Tracker:
+    """The pure part, set up as configured."""
+    correlator = Correlator(int(config["queue_timeout"] * SECOND), config["server_hostname"], DomainFilter(config["track_domains"]))
+    shown = {"unsupported": 0, "failed": 0}
+
+    def show(kind: str, line: str) -> None:
+        shown[kind] += 1
+        if shown[kind] <= SAMPLES:
+            LOG.log(logging.DEBUG if kind == "unsupported" else logging.ERROR, "%s line: %s", kind, text_of(line)[:2000],
+                    exc_info=kind == "failed" and LOG.isEnabledFor(logging.DEBUG))
+
+    return Tracker(Calendar(int(clock.time()) * SECOND), correlator,
+                   lambda line: show("unsupported", line), lambda line: show("failed", line))
+
+
+def run_daemon(config: Config) -> int:
+    """Follow the log until stopped."""
+    state, waiter, store = StateFile(config["state_file"]), Waiter(), make_store(config)
+    state.acquire()
+    waiter.install()
+    recorder = Recorder(store, make_tracker(config), RejectFile(config["state_file"] + ".rejected.jsonl"), waiter.sleep)
+    daemon = Daemon(config, Follower(config["log_file"], config["rotation_check_interval"]), recorder, state, waiter)
+    try:
+        daemon.begin()
+        recorder.begin()
+        daemon.follow()
+    except (Stopped, Interrupted):
+        LOG.warning("stopped while the database was away: what is not committed will be read again")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        store.close()
+        state.release()
+    LOG.info("stopped")
+    return 0
+
+
+def run_once(config: Config, dry_run: bool) -> int:
+    """Read from the saved position to the end of the log."""
+    state = StateFile(config["state_file"])
+    store = SqliteStore("") if dry_run else make_store(config)
+    if not dry_run:
+        state.acquire()
+    tracker = make_tracker(config)
+    recorder = Recorder(store, tracker, RejectFile(config["state_file"] + ".rejected.jsonl"), pause, ONE_SHOT_TRIES)
+    daemon = Daemon(config, Follower(config["log_file"], config["rotation_check_interval"]), recorder, state, Waiter())
+    daemon.begin()
+    recorder.begin()
+    if dry_run:
+        state.save = lambda place: None     # type: ignore[method-assign]  # nothing is kept of a dry run
+    daemon.once(Progress())
+    finish(recorder, dry_run)
+    state.release()
+    return 0
+
+
+def pause(seconds: float) -> bool:
+    """Wait, for commands that no signal handler ends."""
+    clock.sleep(seconds)
+    return True
+
+
+def run_import(config: Config, paths: List[str], dry_run: bool) -> int:
+    """Read historical logs, oldest first, as one stream."""
+    store = SqliteStore("") if dry_run else make_store(config)
+    tracker = make_tracker(config)
+    files = sorted((first_time(open_import(path), tracker), number, path) for number, path in enumerate(paths))
+    recorder = Recorder(store, tracker, RejectFile("./mail_relay_tracker.rejected.jsonl"), pause, ONE_SHOT_TRIES)
+    recorder.begin()
+    progress, position, broken = Progress(), 0, 0
+    for _, _, path in files:
+        file = open_import(path)
+        file.start = position
+        tracker.calendar.newest = file_time(file)
+        broken += not import_file(file, recorder, progress)
+        position = file.start + file.offset
+        file.close()
+    tracker.correlator.close(everything=True)
+    recorder.flush()
+    finish(recorder, dry_run)
+    return LogError.exit_code if broken else 0
+
+
+def open_import(path: str) -> LogFile:
+    """A file to import; `-` is standard input."""
+    try:
+        if path == "-":
+            return LogFile(path, 0, lambda _: spooled_input())
+        return LogFile(path, 0)
+    except BAD_FILE as error:
+        raise LogError("cannot read %s: %s: name log files, plain, .gz, .bz2 or .xz"
+                       % (path, getattr(error, "strerror", None) or error)) from error
+
+
+@functools.lru_cache(maxsize=1)
+def input_copy() -> str:
+    """Standard input, kept in a temporary file: it is looked at twice, like every file to import."""
+    handle = tempfile.NamedTemporaryFile(prefix="mail_relay_tracker.", delete=False)
+    shutil.copyfileobj(sys.stdin.buffer, handle)
+    handle.close()
+    atexit.register(os.unlink, handle.name)
+    return handle.name
+
+
+def spooled_input() -> IO[bytes]:
+    """Standard input as a file, unpacked if need be."""
+    return open_log(input_copy())
+
+
+def file_time(file: LogFile) -> int:
+    """The time after which a file holds nothing, but for a day's error of clocks."""
+    return file.mtime()
+
+
+def first_time(file: LogFile, tracker: Tracker) -> int:
+    """The first time stamp of a file, for putting files in order; 0 when it holds none."""
+    dates = Calendar(file_time(file))
+    try:
+        for line in file.peek(0, MAX_LINE).decode("latin-1").split("\n"):
+            time, start = dates.read(line)
+            if start >= 0:
+                return time
+    except BAD_FILE as error:
+        LOG.debug("cannot read %s: %s", file.path, error)
+    finally:
+        file.close()
+    return 0
+
+
+def import_file(file: LogFile, recorder: Recorder, progress: Progress) -> bool:
+    """Read one file to its end; False when it is damaged on the way."""
+    whole = True
+    batches: List[Batch] = []
+    while not file.at_end:
+        try:
+            batches = file.lines()
+        except BAD_FILE as error:
+            LOG.error("cannot read on in %s: %s; what was read counts", file.path, error)
+            whole, file.at_end = False, True
+        for batch in batches if not file.at_end else file.last_line():
+            recorder.tracker.feed(*batch)
+        if len(recorder.tracker.correlator.finished) >= BATCH_ROWS:
+            recorder.flush()
+        progress.show(file.start + file.offset, recorder.tracker, recorder)
+    return whole
+
+
+def finish(recorder: Recorder, dry_run: bool) -> None:
+    """Print the rows of a dry run, then the summary."""
+    if dry_run:
+        for row in cast(SqliteStore, recorder.store).all_rows():
+            print(row_json(row))
+    stream = sys.stderr if dry_run else sys.stdout
+    for line in summary(recorder):
+        print(line, file=stream)
+    sys.stdout.flush()
+    recorder.store.close()
+
+
+def summary(recorder: Recorder) -> List[str]:
+    """What a one-shot command did, at a glance."""
+    totals = recorder.tracker.totals()
+    outcomes = recorder.store.outcomes(recorder.first, recorder.last, sorted(recorder.hosts)) if recorder.hosts else []
+    lines = ["lines     %9d read: %s" % (sum(totals), ", ".join("%d %s" % pair for pair in zip(totals, CLASSES)))]
+    lines.append("messages  %9d" % sum(messages for _, _, messages in outcomes))
+    lines.append("rows      %9d in %s (%d written now)" % (sum(rows for _, rows, _ in outcomes), recorder.store.name, recorder.rows))
+    return lines + ["  %-12s%5d" % (status, rows) for status, rows, _ in outcomes]
+
+
+def run_check(config: Config) -> int:
+    """Check configuration, log, state, database and schema: a line each."""
+    faults = 0
+    for name, check in (("configuration", check_config), ("log", check_log), ("state", check_state), ("database", check_database)):
+        try:
+            print("ok    %-14s%s" % (name, check(config)))
+        except TrackerError as error:
+            faults += 1
+            print("FAULT %-14s%s" % (name, error))
+    return 1 if faults else 0
+
+
+def check_config(config: Config) -> str:
+    """The configuration was read already, or we would not be here."""
+    tracked = ", ".join(config["track_domains"]) or "all recipients"
+    return "%s; tracking %s" % (config.source, tracked)
+
+
+def check_log(config: Config) -> str:
+    """The log can be opened, and holds lines that we understand."""
+    follower = Follower(config["log_file"], config["rotation_check_interval"])
+    follower.begin(None, at_end=False)
+    if not follower.files:
+        raise LogError("log file %s: no such file: check [logging] log_file" % config["log_file"])
+    tracker = make_tracker(config)
+    batch = follower.read(0.0, once=True)
+    if batch is not None:
+        tracker.feed(*batch)
+    known = tracker.totals()[PARSED]
+    follower.close()
+    return "%s, %d bytes, %d rotated files; %s" % (
+        config["log_file"], os.stat(config["log_file"]).st_size, len(siblings(config["log_file"])),
+        "%d of the first lines tell of mail" % known if known else "none of the first lines tells of mail yet")
+
+
+def check_state(config: Config) -> str:
+    """The state file can be written, and what it says."""
+    state = StateFile(config["state_file"])
+    if os.path.exists(state.path + ".lock"):
+        with open(state.path + ".lock", encoding="ascii") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return "%s, in use by a running tracker" % state.path
+    folder = os.path.dirname(state.path) or "."
+    if not os.access(folder, os.W_OK):
+        raise OutputError("state file %s: cannot write to %s: create it, writable for user %s" % (state.path, folder, getpass.getuser()))
+    place = state.load() if os.path.exists(state.path) else None
+    return "%s, %s" % (state.path, "position %d" % place.position if place else "no position saved yet")
+
+
+def check_database(config: Config) -> str:
+    """The database answers, the table has all columns."""
+    store = make_store(config)
+    store.connect()
+    newest = store.newest()
+    store.close()
+    return "%s, table mail_relay_log, newest row %s" % (store.name, time_text(newest) if newest else "none yet")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Usage errors with their own exit code."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError("%s: see --help" % message)
+
+
+def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
+    """The command line."""
+    parser = ArgumentParser(prog="mail_relay_tracker.py", description="Record in a database what became of every mail in a Postfix log.",
+                            epilog="Without a command: follow the log until stopped.")
+    parser.add_argument("-c", "--config", metavar="FILE", help="configuration (default: %s)" % ", ".join(CONFIG_FILES))
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="tell what is done; -vv: in detail")
+    command = parser.add_mutually_exclusive_group()
+    command.add_argument("--once", action="store_true", help="read to the end of the log, write what is known, exit")
+    command.add_argument("--import", dest="imported", metavar="FILE", nargs="+",
+                         help="historical logs: plain, .gz, .bz2, .xz or - for standard input, in any order")
+    command.add_argument("--check", action="store_true", help="check configuration, log, state, database and schema, exit")
+    command.add_argument("--version", action="version", version="mail_relay_tracker " + VERSION)
+    parser.add_argument("--dry-run", action="store_true", help="with --once or --import: rows as JSON lines instead of the database")
+    found = parser.parse_args(arguments)
+    if found.dry_run and not (found.once or found.imported):
+        parser.error("--dry-run goes with --once or --import")
+    return found
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out a command; returns the exit code."""
+    config = load_config(find_config(arguments.config))
+    if arguments.check:
+        return run_check(config)
+    if arguments.imported:
+        return run_import(config, arguments.imported, arguments.dry_run)
+    return run_once(config, arguments.dry_run) if arguments.once else run_daemon(config)
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """The program: a command, its errors told in one line each, its exit code."""
+    try:
+        found = parse_arguments(arguments)
+        level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(found.verbose, 2)]
+        logging.basicConfig(level=level, stream=sys.stderr, format="mail_relay_tracker: %(levelname)s: %(message)s")
+        logging.addLevelName(STATISTICS, "STATISTICS")
+        return run(found)
+    except TrackerError as error:
+        print("mail_relay_tracker: %s" % error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("mail_relay_tracker: interrupted: what was written stays, and may be written again", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")      # the reader is gone; the interpreter shall not try to flush to it
+        print("mail_relay_tracker: standard output was closed", file=sys.stderr)
+        return OutputError.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
