@@ -4546,6 +4546,8 @@ def check_state(config: Config) -> str:
 def check_database(config: Config) -> str:
     """The database answers, the table has all columns."""
     store = make_store(config)
+    if isinstance(store, SqliteStore) and not os.path.exists(store.path):
+        return "%s, to be made" % store.name
     store.connect()
     newest = store.newest()
     store.close()
@@ -4597,15 +4599,21 @@ def main(arguments: Optional[List[str]] = None) -> int:
         logging.addLevelName(STATISTICS, "STATISTICS")
         return run(found)
     except TrackerError as error:
-        print("mail_relay_tracker: %s" % error, file=sys.stderr)
-        return error.exit_code
+        return complain(str(error), error.exit_code)
     except KeyboardInterrupt:
-        print("mail_relay_tracker: interrupted: what was written stays, and may be written again", file=sys.stderr)
-        return 130
+        return complain("interrupted: what was written stays, and may be written again", 130)
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")      # the reader is gone; the interpreter shall not try to flush to it
-        print("mail_relay_tracker: standard output was closed", file=sys.stderr)
-        return OutputError.exit_code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)    # the reader is gone; the interpreter shall not flush to it
+        return complain("standard output was closed by its reader", OutputError.exit_code)
+
+
+def complain(text: str, code: int) -> int:
+    """Tell what is wrong in one line, if anybody still listens; returns the exit code."""
+    try:
+        print("mail_relay_tracker: %s" % text, file=sys.stderr)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    return code
 
 
 if __name__ == "__main__":

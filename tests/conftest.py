@@ -1,0 +1,65 @@
+"""What several tests need: the module, a private MariaDB, the recorded log, the tracker as a command."""
+import lzma
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import mariadb as mariadb_server  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def mariadb():
+    """A MariaDB server, shared by all tests: each makes a database of its own."""
+    with mariadb_server.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """The folder with the recorded logs and the truth beside them, unpacked."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for packed in (ROOT / "tests" / "corpus").glob("*.xz"):
+        (folder / packed.stem).write_bytes(lzma.open(packed).read())
+    return folder
+
+
+class Command:
+    """The tracker as a user runs it, in a folder of its own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def configure(self, name="tracker.conf", **settings):
+        """Write a configuration file from section__key settings; returns its path."""
+        sections = {}
+        for setting, value in settings.items():
+            section, _, key = setting.partition("__")
+            sections.setdefault(section, []).append("%s = %s" % (key, value))
+        path = self.folder / name
+        path.write_text("".join("[%s]\n%s\n" % (section, "\n".join(lines)) for section, lines in sections.items()), encoding="utf-8")
+        path.chmod(0o600)
+        return str(path)
+
+    def run(self, *arguments, python=sys.executable, **options):
+        """Run to the end; returns the finished process, its output as text."""
+        environment = dict(os.environ, TZ="UTC", PYTHONDONTWRITEBYTECODE="1", **options.pop("environment", {}))
+        return subprocess.run([python, str(ROOT / "mail_relay_tracker.py"), *map(str, arguments)], cwd=str(self.folder), env=environment,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, encoding="utf-8", check=False,
+                              timeout=options.pop("timeout", 120), **options)
+
+    def start(self, *arguments):
+        """Start the daemon; the caller stops it."""
+        return subprocess.Popen([sys.executable, str(ROOT / "mail_relay_tracker.py"), *map(str, arguments)], cwd=str(self.folder),
+                                env=dict(os.environ, TZ="UTC"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.fixture
+def command(tmp_path):
+    """The tracker as a command."""
+    return Command(tmp_path)

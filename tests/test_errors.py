@@ -1,0 +1,233 @@
+"""What people get wrong: one clear line that names the file, the key and the remedy, and the right exit code."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import mariadb as mariadb_server
+import pytest
+from conftest import ROOT
+
+LOG = ROOT / "samples" / "mail.log"
+NOBODY = 65534
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
+
+
+def told(done, code, *words):
+    """The process ended with this code and one line that holds these words; never a traceback."""
+    assert done.returncode == code, (done.returncode, done.stderr)
+    lines = [line for line in done.stderr.splitlines() if ": WARNING:" not in line]
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.fixture
+def settings(command):
+    """Settings with which everything works, on SQLite."""
+    return {"database__engine": "sqlite", "database__database": command.folder / "t.db", "logging__log_file": LOG,
+            "state__state_file": command.folder / "state.json"}
+
+
+@pytest.fixture
+def mysql(command, mariadb):
+    """Settings with which everything works, on MariaDB."""
+    mariadb.load_schema("errors")
+    return {"database__unix_socket": mariadb.socket, "database__database": "errors", "database__password": mariadb_server.PASSWORD,
+            "database__connect_timeout": 2, "logging__log_file": LOG, "state__state_file": command.folder / "state.json"}
+
+
+def test_missing_configuration(command):
+    told(command.run("-c", "nowhere.conf", "--once"), 78, "nowhere.conf", "mail_relay_tracker.conf.template")
+
+
+@pytest.mark.parametrize("setting, words", [
+    ({"database__hots": "a"}, ("hots", "[database]", "did you mean host?")),
+    ({"database__log_file": "a"}, ("log_file", "it belongs to section [logging]")),
+    ({"logging__queue_timeout": "soon"}, ("[logging] queue_timeout = soon", "number of seconds")),
+    ({"logging__queue_timeout": "0"}, ("[logging] queue_timeout = 0", "above 0")),
+    ({"logging__poll_interval": "nan"}, ("[logging] poll_interval = nan", "number of seconds")),
+    ({"database__port": "0"}, ("[database] port = 0", "1 to 65535")),
+    ({"database__port": "65536"}, ("[database] port", "1 to 65535")),
+    ({"database__host": "db1, db2:x"}, ("[database] host", "db1, db2:3307")),
+    ({"database__engine": "oracle"}, ("[database] engine", "mysql, sqlite")),
+    ({"logging__start": "middle"}, ("[logging] start", "beginning, end")),
+    ({"database__ssl_verify": "perhaps"}, ("[database] ssl_verify", "yes or no")),
+    ({"filters__track_domains": "a@b"}, ("[filters] track_domains", "no domain")),
+    ({"database__engine": "mysql", "database__ssl_ca": "/nowhere/ca.pem"}, ("[database] ssl_ca", "no such file")),
+    ({"database__engine": "mysql", "database__password_file": "/nowhere/pw"}, ("[database] password_file", "/nowhere/pw")),
+])
+def test_wrong_settings(command, settings, setting, words):
+    path = command.configure(**dict(settings, **setting))
+    told(command.run("-c", path, "--once"), 78, path, *words)
+
+
+@pytest.mark.parametrize("text", ["[database\nport=1\n", "port = 1\n", "[database]\nport=1\nport=2\n", "[database]\nport\n"])
+def test_a_file_that_is_no_configuration(command, text):
+    (command.folder / "bad.conf").write_text(text)
+    told(command.run("-c", "bad.conf", "--once"), 78, "bad.conf")
+
+
+def test_configuration_that_is_no_utf8(command):
+    (command.folder / "bad.conf").write_bytes(b"[database]\npassword = \xff\n")
+    told(command.run("-c", "bad.conf", "--once"), 78, "bad.conf")
+
+
+def test_configuration_that_others_can_read_gets_a_warning(command, settings):
+    path = command.configure(**settings)
+    os.chmod(path, 0o644)
+    done = command.run("-c", path, "--once")
+    assert done.returncode == 0 and "chmod 640" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--frobnicate"], ["--dry-run"], ["--once", "--check"], ["--import"], ["surplus"]])
+def test_wrong_usage(command, arguments):
+    told(command.run(*arguments), 64, "--help")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--once"]])
+def test_log_missing(command, settings, arguments):
+    path = command.configure(**dict(settings, logging__log_file="/nowhere/mail.log"))
+    told(command.run("-c", path, *arguments), 74, "/nowhere/mail.log", "[logging] log_file")
+
+
+def test_log_is_a_directory(command, settings):
+    path = command.configure(**dict(settings, logging__log_file=command.folder))
+    told(command.run("-c", path), 74, str(command.folder), "[logging] log_file")
+
+
+AS_NOBODY = """
+import os, pwd, sys
+sys.path.insert(0, %r)
+import mail_relay_tracker
+os.setgid(%d)
+os.setuid(%d)
+sys.exit(mail_relay_tracker.main(sys.argv[1:]))
+""" % (str(ROOT), NOBODY, NOBODY)
+
+
+def run_as_nobody(command, *arguments):
+    """The tracker, loaded by root (the interpreter may be in root's home), then run as a user without rights."""
+    return subprocess.run([sys.executable, "-c", AS_NOBODY, *arguments], cwd=str(command.folder), stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, universal_newlines=True, check=False)
+
+
+@as_root
+def test_log_unreadable(command, settings):
+    log = command.folder / "mail.log"
+    log.write_bytes(b"")
+    log.chmod(0o600)
+    for folder in (command.folder, *command.folder.parents):
+        folder.chmod(folder.stat().st_mode | 0o755)
+    command.folder.chmod(0o777)
+    path = command.configure(**dict(settings, logging__log_file=log))
+    os.chmod(path, 0o644)
+    told(run_as_nobody(command, "-c", path, "--once"), 74, str(log), "adm", "[logging] log_file")
+
+
+def test_state_directory_missing(command, settings):
+    path = command.configure(**dict(settings, state__state_file="/nowhere/state.json"))
+    told(command.run("-c", path), 73, "/nowhere/state.json", "[state] state_file")
+
+
+@as_root
+def test_state_directory_not_writable(command, settings):
+    locked = command.folder / "locked"
+    locked.mkdir(mode=0o755)
+    for folder in (command.folder, *command.folder.parents):
+        folder.chmod(folder.stat().st_mode | 0o755)
+    path = command.configure(**dict(settings, state__state_file=locked / "state.json"))
+    os.chmod(path, 0o644)
+    told(run_as_nobody(command, "-c", path, "--once"), 73, str(locked), "writable")
+
+
+def test_second_tracker_on_one_state(command, settings):
+    path = command.configure(**settings)
+    first = command.start("-c", path)
+    try:
+        deadline = time.time() + 10
+        while not (command.folder / "state.json").exists() and time.time() < deadline:
+            time.sleep(0.1)
+        told(command.run("-c", path), 73, "another tracker", "[state] state_file")
+        assert "in use by a running tracker" in command.run("-c", path, "--check").stdout
+    finally:
+        first.terminate()
+        assert first.wait(10) == 0
+        first.communicate()
+
+
+def test_wrong_password(command, mysql):
+    path = command.configure(**dict(mysql, database__password="guess"))
+    for arguments in ([], ["--once"]):
+        told(command.run("-c", path, *arguments), 77, "Access denied", "password", "[database]")
+
+
+def test_unknown_database(command, mysql, mariadb):
+    mariadb.client("GRANT SELECT, INSERT, UPDATE ON `nothing_here`.* TO mailtracker@localhost")
+    path = command.configure(**dict(mysql, database__database="nothing_here"))
+    told(command.run("-c", path), 78, "nothing_here", "schema.sql")
+
+
+def test_table_missing(command, mysql, mariadb):
+    mariadb.client("DROP TABLE mail_relay_log", "errors")
+    told(command.run("-c", command.configure(**mysql)), 78, "mail_relay_log", "schema.sql")
+
+
+def test_table_lacks_a_column(command, mysql, mariadb):
+    mariadb.client("ALTER TABLE mail_relay_log DROP COLUMN dkim_selector, DROP COLUMN delays", "errors")
+    told(command.run("-c", command.configure(**mysql)), 78, "delays, dkim_selector", "schema.sql")
+
+
+def test_database_down_ends_a_one_shot_command(command, mysql):
+    path = command.configure(**dict(mysql, database__unix_socket="/nowhere/socket"))
+    done = command.run("-c", path, "--once")
+    assert done.returncode == 75
+    assert "trying again" in done.stderr and "/nowhere/socket" in done.stderr.splitlines()[-1]
+
+
+def test_database_down_at_start_makes_the_daemon_wait_and_say_so(command, mysql):
+    path = command.configure(**dict(mysql, database__unix_socket="/nowhere/socket"))
+    daemon = command.start("-c", path)
+    time.sleep(2)
+    assert daemon.poll() is None
+    daemon.terminate()
+    said = daemon.communicate(timeout=10)[1].decode()
+    assert daemon.returncode == 0
+    assert said.count("reading pauses, trying again") == 1
+
+
+def test_driver_not_installed(command, mysql):
+    done = command.run("-c", command.configure(**mysql), "--once", environment={"PYTHONPATH": str(ROOT / "tests" / "nodriver")})
+    told(done, 78, "mysql-connector-python", "pip3 install -r requirements.txt", "engine = sqlite")
+
+
+def test_reader_of_a_dry_run_goes_away(command):
+    done = subprocess.run("%s %s --import %s --dry-run | head -1; exit ${PIPESTATUS[0]}" % (sys.executable, ROOT / "mail_relay_tracker.py", LOG),
+                          shell=True, executable="/bin/bash", cwd=str(command.folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 73
+    assert done.stdout.startswith(b'{"server_hostname"')
+    assert done.stderr.decode().splitlines() == ["mail_relay_tracker: standard output was closed by its reader"]
+
+
+def test_control_c_stops_the_daemon(command, settings):
+    daemon = command.start("-c", command.configure(**settings))
+    deadline = time.time() + 10
+    while not (command.folder / "state.json").exists() and time.time() < deadline:
+        time.sleep(0.1)
+    daemon.send_signal(signal.SIGINT)
+    said = daemon.communicate(timeout=5)[1]
+    assert daemon.returncode == 0 and b"Traceback" not in said
+
+
+@pytest.mark.parametrize("name", ["nofile.log", "."])
+def test_import_of_what_cannot_be_read(command, name):
+    told(command.run("--import", LOG, name), 74, name)
+
+
+def test_check_tells_each_thing_in_a_line(command, settings, mysql, mariadb):
+    done = command.run("-c", command.configure(**mysql), "--check")
+    assert done.returncode == 0
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["ok", word] for word in ("configuration", "log", "state", "database")]
+    done = command.run("-c", command.configure(**dict(settings, logging__log_file="/nowhere/mail.log")), "--check")
+    assert done.returncode == 1 and "FAULT log" in done.stdout
