@@ -116,7 +116,6 @@ BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, wh
 MAX_OPEN = 100000                   # open messages; the oldest are written and forgotten beyond that
 MAX_CONTEXTS = 20000                # sessions, TLS connections, waiting results, SRS pairs: each table
 MAX_ORIGINS = 20000                 # cached line prefixes ("host program[pid]")
-MAX_RECIPIENTS = 100000             # of one message; cleanup itself stops far earlier
 MAX_COPIES = 10000                  # what "message repeated n times" may claim
 MAX_LINE = 65536                    # bytes of one line that are looked at; the rest is dropped, counted
 TRAILER = 4096                      # Postfix cuts a record at 2000 bytes (msg_syslog.c): its last fields stand within
@@ -125,9 +124,8 @@ TEXT_LIMIT = 16000                  # characters kept of a TEXT column
 BATCH_ROWS = 500                    # rows of one statement: more gains nothing
 BATCH_BYTES = 1000000               # below max_allowed_packet of every server in the field
 
-SENT, BOUNCED, DEFERRED, EXPIRED = "sent", "bounced", "deferred", "expired"
-REJECTED, HELD, DISCARDED, DELETED = "rejected", "held", "discarded", "deleted"
-REQUEUED, INCOMPLETE = "requeued", "incomplete"
+SENT, DEFERRED, EXPIRED, REJECTED, HELD = "sent", "deferred", "expired", "rejected", "held"
+DISCARDED, DELETED, REQUEUED, INCOMPLETE = "discarded", "deleted", "requeued", "incomplete"
 UNDECIDED = frozenset((None, DEFERRED, HELD, INCOMPLETE))       # a later event of the whole message still reaches these
 
 PARSED, IGNORED_LINES, FOREIGN, UNSUPPORTED, FAILED = range(5)  # places in a program's tally
@@ -502,7 +500,7 @@ Event = Any                                     # one of the records above; None
 
 # ============================================================================ line header
 
-MONTHS = {name: number for number, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
+MONTHS = {name: place for place, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
 _CLOCK = r"([0-9]{2}):([0-9]{2}):([0-9]{2})(?:[.,]([0-9]{1,9}))?"
 PRIORITY = re.compile(r"<[0-9]{1,3}>(1 (?=[0-9]{4}-))?")
 YEARLESS = re.compile(r"([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + " ")
@@ -620,11 +618,11 @@ class Calendar:
     def _read_unix(self, found: Match[str]) -> int:
         return int(found.group(1)) * SECOND + int(found.group(2))
 
-    def _local(self, year: int, month: int, day: int, clock: Tuple[Any, ...]) -> int:
+    def _local(self, year: int, month: int, day: int, parts: Tuple[Any, ...]) -> int:
         """Local time as an instant; a leap second counts as the second after."""
-        hour, minute, second = int(clock[0]), int(clock[1]), int(clock[2])
+        hour, minute, second = map(int, parts[:3])
         moment = datetime.datetime(year, month, day, hour, minute, min(second, 59))
-        time = round(moment.timestamp()) * SECOND + microseconds(clock[3]) + max(second - 59, 0) * SECOND
+        time = round(moment.timestamp()) * SECOND + microseconds(parts[3]) + max(second - 59, 0) * SECOND
         if HOUR >= self.last - time > HOUR // 2:
             later = time + round(moment.replace(fold=1).timestamp() - moment.timestamp()) * SECOND
             if later - self.last < HOUR // 2:
@@ -715,6 +713,18 @@ def enhanced(text: str) -> Tuple[Optional[int], Optional[str]]:
 
 
 REPLY = re.compile(r"(?:([2-5][0-9]{2})(?=[ -]|$)(?:[ -]([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))?|([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))")
+
+
+def number(text: Optional[str]) -> Optional[float]:
+    """A logged number; None when it is none.
+
+    >>> number("-0.5"), number("."), number(None)
+    (-0.5, None, None)
+    """
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
 
 
 def is_known(text: str, openings: Tuple[str, ...]) -> Event:
@@ -1297,18 +1307,6 @@ RSPAMD_SYMBOL = re.compile(r"(?:^|,)([A-Z][A-Z0-9_]*)\(")
 SRS_FORWARD = re.compile(r"(?:[0-9A-Za-z]+: )?(?:srs_forward: )?<(.*)> (?:rewritten|forwarded) as <(.*)>$")
 
 
-def number(text: Optional[str]) -> Optional[float]:
-    """A logged number; None when it is none.
-
-    >>> number("-0.5"), number("."), number(None)
-    (-0.5, None, None)
-    """
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
-
-
 def parse_spamd(text: str) -> Event:
     """spamd: no queue ID; by Message-ID and pid (spamd.raw). The result line truncates the score, the one before has it whole."""
     if not text.startswith("spamd: "):
@@ -1555,12 +1553,13 @@ class Message:
     """All that is known of a message: its columns, its recipients, and where it stands.
 
     `low` is the position of the first line it was made from. `continued`: it was not born here, the store may know its rows.
+    `by_address` and `named` find recipients again: those of delivery lines, and those only named so far.
     """
 
     __slots__ = MESSAGE_COLUMNS + (
         "host", "low", "last_seen", "recipients", "next_no", "state", "sweeps", "continued", "queued", "ended", "removed", "finished",
         "probe", "generated", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender", "peer_ip", "orig_queue_id",
-        "requeued_as", "parent", "mid_key", "spf_key", "stored")
+        "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named")
 
     def __init__(self, host: str, server_hostname: str, queue_id: str, time: int, low: int, continued: bool) -> None:
         self.host, self.server_hostname, self.queue_id = host, server_hostname, queue_id
@@ -1575,6 +1574,8 @@ class Message:
         self.spam_score = self.spam_required = None                                     # type: Optional[float]
         self.milter_action = self.milter_reason = self.parent_queue_id = None           # type: Optional[str]
         self.recipients: List[Recipient] = []
+        self.by_address: Dict[Tuple[Optional[str], Optional[str]], Recipient] = {}
+        self.named: List[Recipient] = []
         self.next_no = 0
         self.state: Optional[Sweep] = None
         self.sweeps: List[Sweep] = []
@@ -1592,7 +1593,8 @@ class Message:
     def sweep(self, sweep: Sweep) -> None:
         """Something happened to the message as a whole: it reaches every recipient whose fate is not decided."""
         self.sweeps.append(sweep)
-        self.state = sweep if sweep.status else None
+        if self.state is None or self.state.status in UNDECIDED:
+            self.state = sweep if sweep.status else None
         for recipient in self.recipients:
             sweep_recipient(recipient, sweep)
 
@@ -1850,9 +1852,12 @@ class Correlator:
                 self._finish(message)
 
     def _may_wait(self, message: Message) -> bool:
-        """A silent message that is not idle: its client is still sending it, or nobody can say yet whether it is tracked."""
-        if self.now - message.first_seen >= PATIENCE or message.ended:
+        """A silent message that is not idle: its client is still sending it, or nobody can say yet whether it makes a row."""
+        age = self.now - message.first_seen
+        if age >= PATIENCE or message.ended:
             return False
+        if message.generated and message.envelope_from is None and age < CONTEXT_LIFE:
+            return True
         return self._is_coming_in(message) or (bool(self.filter.domains) and not message.recipients and not message.continued)
 
     @staticmethod
@@ -1866,6 +1871,7 @@ class Correlator:
         self.finished, self.links = [], []
         for message in harvest.messages:
             self._leave(message)
+            self.dropped += bool(self.filter.domains) and not message.recipients and not message.probe
         self.announced = {key: one for key, one in self.announced.items() if self.now - one.time <= MINUTE}
         return harvest
 
@@ -2124,13 +2130,14 @@ class Correlator:
         status = SWEPT.get(event.action)
         if status is None:
             return
-        if event.recipient is not None and not self._named(message, event.recipient):
-            self._add(message, event.recipient, None)
+        if event.recipient is not None and (event.recipient, event.recipient) not in message.by_address \
+                and self._named(message, event.recipient) is None:
+            message.named.append(self._add(message, event.recipient, None))
         message.sweep(Sweep(status, self.time, event.text, event.code, event.dsn))
 
     @staticmethod
-    def _named(message: Message, orig_to: str) -> bool:
-        return any(one.orig_to is not None and one.orig_to.lower() == orig_to.lower() and not one.refused for one in message.recipients)
+    def _named(message: Message, orig_to: str) -> Optional[Recipient]:
+        return next((one for one in message.named if (one.orig_to or "").lower() == orig_to.lower()), None)
 
     def fold_origins(self, origin: Origin, event: Origins) -> None:
         """A header check that changed nothing, but told HELO and protocol."""
@@ -2178,16 +2185,16 @@ class Correlator:
 
     def _recipient(self, message: Message, orig_to: str, upstream_to: str) -> Recipient:
         """The recipient of a delivery line: by both addresses; else one that was named, by `orig_to` alone, before any hop."""
-        recipients = message.recipients
-        for recipient in recipients:
-            if recipient.upstream_to == upstream_to and recipient.orig_to == orig_to:
-                return recipient
-        folded = orig_to.lower()
-        for recipient in recipients:
-            if recipient.upstream_to is None and not recipient.refused and recipient.orig_to and recipient.orig_to.lower() == folded:
+        recipient = message.by_address.get((orig_to, upstream_to))
+        if recipient is None:
+            recipient = self._named(message, orig_to)
+            if recipient is None:
+                recipient = self._add(message, orig_to, upstream_to)
+            else:
+                message.named.remove(recipient)
                 recipient.orig_to, recipient.upstream_to = orig_to, upstream_to
-                return recipient
-        return self._add(message, orig_to, upstream_to)
+            message.by_address[orig_to, upstream_to] = recipient
+        return recipient
 
     def fold_delivery(self, origin: Origin, event: Delivery) -> None:
         """A delivery attempt: the newest one is the recipient's outcome (trap 12)."""
@@ -2281,7 +2288,10 @@ class Correlator:
         self._find(origin, event.queue_id).milter_spf = event.result
 
     def fold_spam_start(self, origin: Origin, event: SpamStart) -> None:
-        """spamd begins a scan: the score comes without a Message-ID, from the same process."""
+        """spamd begins a scan: the score comes without a Message-ID, from the same process. A message being scanned is not idle."""
+        message = self._by_message_id(origin, event.message_id)
+        if message is not None:
+            message.last_seen = self.time
         self.scans[origin.prefix] = Context(None, self.time, self.position)
         self._bound(self.scans)
 
@@ -2488,7 +2498,6 @@ _MESSAGE_TEXTS = [(place, _LIMITS[name]) for place, name in enumerate(MESSAGE_CO
 _RECIPIENT_TEXTS = [(place, _LIMITS[name]) for place, name in enumerate(RECIPIENT_COLUMNS) if name in _TEXTS]
 _MESSAGE_NUMBERS = [(place, _LIMITS[name]) for place, name in enumerate(MESSAGE_COLUMNS) if name in _LIMITS and name not in _TEXTS]
 _RECIPIENT_NUMBERS = [(place, _LIMITS[name]) for place, name in enumerate(RECIPIENT_COLUMNS) if name in _LIMITS and name not in _TEXTS]
-ORIG_TO = RECIPIENT_COLUMNS.index("orig_to")
 
 
 def fit(values: Iterable[Any], texts: List[Tuple[int, int]], numbers: List[Tuple[int, int]]) -> List[Any]:
@@ -2530,9 +2539,9 @@ def inherit(message: Message) -> None:
             value = getattr(parent, name)
             if value is not None:
                 setattr(message, name, value)
-        named = {one.upstream_to: one.orig_to for one in parent.recipients if one.relay_status == REQUEUED}
+        named = {one.upstream_to: one.orig_to for one in parent.recipients if one.relay_status == REQUEUED and one.upstream_to}
         for recipient in message.recipients:
-            recipient.orig_to = named.get(recipient.orig_to, recipient.orig_to)
+            recipient.orig_to = named.get(recipient.orig_to or "", recipient.orig_to)
 
 
 def complete(message: Message) -> None:
@@ -2542,14 +2551,19 @@ def complete(message: Message) -> None:
     if message.envelope_from is None and message.pickup_sender is not None:
         message.envelope_from = message.original_envelope_from = message.pickup_sender
     for recipient in message.recipients:
-        if recipient.relay_status is None:
-            recipient.relay_status, recipient.last_seen = INCOMPLETE, message.last_seen
+        if recipient.relay_status in (None, INCOMPLETE):
+            recipient.relay_status, recipient.last_seen = INCOMPLETE, max(recipient.last_seen, message.last_seen)
         if recipient.relay_status == REQUEUED and recipient.next_queue_id is None:
             recipient.next_queue_id = message.requeued_as
 
 
 def nameless(message: Message) -> Optional[Recipient]:
-    """The recipient of a message that named none, when there is enough to tell of it to make a row."""
+    """The recipient of a message that named none, when there is enough to tell of it to make a row.
+
+    Postfix's own address probes (verify.c) name none until they are answered, and make no row then: only their sender tells.
+    """
+    if message.client_ip is None and (message.envelope_from or "").startswith("double-bounce@"):
+        return None
     told = message.client_ip or message.envelope_from is not None or message.state or message.pickup_sender is not None
     if not told and (message.message_id is None or message.generated):
         return None
@@ -2593,14 +2607,14 @@ def recipient_from(row: Row) -> Recipient:
     return recipient
 
 
-def absorb(message: Message, stored: Iterable[Row], tracks: DomainFilter) -> None:
+def absorb(message: Message, stored: Iterable[Row]) -> None:
     """Unite a message with the rows that the store has of it.
 
     A birth is united with rows of the very same moment only, a continuation with the latest: unless the two contradict
     each other, for short queue IDs come back. What is stored stays, what was unknown is filled in, a newer outcome replaces
     an older one, never the other way round.
     """
-    rows = latest(stored) if message.continued else [row for row in stored if row.first_seen == message.first_seen]
+    rows = latest(stored, message.last_seen) if message.continued else [row for row in stored if row.first_seen == message.first_seen]
     if not rows or message.continued and contradicts(message, rows[0]):
         return
     message.stored, message.first_seen = tuple(rows), rows[0].first_seen
@@ -2608,12 +2622,12 @@ def absorb(message: Message, stored: Iterable[Row], tracks: DomainFilter) -> Non
         known = raw_text(getattr(rows[0], name))
         if known is not None and not (name in ("envelope_from", "original_envelope_from") and message.queued):
             setattr(message, name, better(name, known, getattr(message, name)))
-    unite(message, [recipient_from(row) for row in rows], tracks)
+    unite(message, [recipient_from(row) for row in rows])
 
 
-def latest(rows: Iterable[Row]) -> List[Row]:
-    """The rows of the newest message among those that bore this queue ID."""
-    rows = list(rows)
+def latest(rows: Iterable[Row], now: int) -> List[Row]:
+    """The rows of the newest message among those that bore this queue ID, unless that is too long ago for a mail to wait."""
+    rows = [row for row in rows if row.first_seen >= now - ROWS_LIFE]
     newest = max((row.first_seen for row in rows), default=0)
     return [row for row in rows if row.first_seen == newest]
 
@@ -2633,38 +2647,68 @@ def better(name: str, known: Any, new: Any) -> Any:
     return known
 
 
-def unite(message: Message, known: List[Recipient], tracks: DomainFilter) -> None:
-    """Put the stored recipients of a message and those of its continuation together, by number."""
-    free = list(known)
-    fresh = message.recipients
-    message.recipients = known
+def unite(message: Message, known: List[Recipient]) -> None:
+    """Put the stored recipients of a message and those of its continuation together; what the sweep missed reaches the others."""
+    fresh, message.recipients = message.recipients, known
     message.next_no = max(one.recipient_no or 0 for one in known) + 1
+    free = Stored(known)
     for recipient in fresh:
-        same = next((one for fits in MATCHES for one in free if fits(recipient, one)), None)
+        same = free.take(recipient)
         if same is not None:
-            free.remove(same)
             take_outcome(same, recipient)
         elif recipient.relay_status is not None or recipient.orig_to is not None:
             recipient.recipient_no = message.next_no if recipient.recipient_no is not None else None
             message.next_no += recipient.recipient_no is not None
             message.recipients.append(recipient)
-    for recipient in free:
+    for recipient in free.left():
         for sweep in message.sweeps:
             if sweep.time >= recipient.last_seen:
                 sweep_recipient(recipient, sweep)
 
 
-MATCHES = (                          # when a stored recipient and one of a continuation are the same; the surest first
-    lambda new, old: new.relay_status == old.relay_status == REJECTED and new.upstream_to is None is old.upstream_to
+class Stored:
+    """The stored recipients of a message, each to be matched once by one of its continuation: found without a search, mostly."""
+
+    def __init__(self, known: List[Recipient]) -> None:
+        self.known = {id(one): one for one in known}
+        delivered = [one for one in known if one.upstream_to is not None]
+        self.loose = [one for one in known if one.upstream_to is None]
+        self.by_address = {(one.orig_to, one.upstream_to): one for one in delivered}
+        self.by_upstream = {one.upstream_to: one for one in delivered}
+        self.by_orig = {(one.orig_to or "").lower(): one for one in delivered}
+
+    def take(self, new: Recipient) -> Optional[Recipient]:
+        """The stored recipient that is the same as this one; None when there is none that is not taken yet.
+
+        A row whose orig_to was inherited from the message before matches by `to`. One that was only named is matched by
+        orig_to, one that named nobody by the first comer.
+        """
+        same = self._delivered(new)
+        if same is None or id(same) not in self.known:
+            same = next((one for fits in LOOSE_MATCHES for one in self.loose if id(one) in self.known and fits(new, one)), None)
+        if same is not None:
+            del self.known[id(same)]
+        return same
+
+    def _delivered(self, new: Recipient) -> Optional[Recipient]:
+        if new.refused:
+            return None
+        if new.upstream_to is None:
+            return self.by_orig.get(new.orig_to.lower()) if new.orig_to is not None else None
+        same = self.by_address.get((new.orig_to, new.upstream_to))
+        return same or (self.by_upstream.get(new.upstream_to) if new.orig_to == new.upstream_to else None)
+
+    def left(self) -> List[Recipient]:
+        """Those that nobody took."""
+        return list(self.known.values())
+
+
+LOOSE_MATCHES: Tuple[Callable[[Recipient, Recipient], bool], ...] = (
+    lambda new, old: new.relay_status == old.relay_status == REJECTED and new.upstream_to is None
     and new.orig_to == old.orig_to and new.last_seen == old.last_seen,
-    lambda new, old: not new.refused and new.upstream_to == old.upstream_to and new.orig_to == old.orig_to and not old.refused,
-    lambda new, old: not new.refused and new.orig_to == new.upstream_to == old.upstream_to is not None and not old.refused,
-    lambda new, old: not new.refused and not old.refused and old.upstream_to is None and old.orig_to is not None
-    and (new.orig_to or "").lower() == old.orig_to.lower(),
-    lambda new, old: not new.refused and not old.refused and new.upstream_to is None and new.orig_to is not None
-    and new.orig_to.lower() == (old.orig_to or "").lower(),
-    lambda new, old: old.orig_to is None and old.upstream_to is None,
-)   # type: Tuple[Callable[[Recipient, Recipient], bool], ...]
+    lambda new, old: not new.refused and not old.refused and old.orig_to is not None and old.orig_to.lower() == (new.orig_to or "").lower(),
+    lambda new, old: old.orig_to is None,
+)
 OUTCOME = tuple(name for name in RECIPIENT_COLUMNS if name not in ("recipient_no", "orig_to", "upstream_to"))
 
 
@@ -2707,9 +2751,11 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
     names |= {(link.parent.server_hostname, link.child) for link in links}
     stored = recall(names) if names else {}
     for message in messages:
-        absorb(message, stored.get(name_of(message), ()), tracks)
+        if not message.stored:              # else this is a second try, after trouble with the store
+            absorb(message, stored.get(name_of(message), ()))
         if lost_parent(message):
-            message.parent = message_from(latest(stored.get((message.server_hostname, message.parent_queue_id or ""), ())))
+            parent = (message.server_hostname, message.parent_queue_id or "")
+            message.parent = message_from(latest(stored.get(parent, ()), message.last_seen))
     return [row for message in messages + follow_links(messages, links, stored, recall) for row in rows_of(message, tracks)]
 
 
@@ -2748,7 +2794,7 @@ def follow_links(messages: List[Message], links: List[Link], stored: Dict[Tuple[
             stored.update(recall(missing))
         further: List[Link] = []
         for link in links:
-            child = message_from(latest(stored.get((link.parent.server_hostname, link.child), ())))
+            child = message_from(latest(stored.get((link.parent.server_hostname, link.child), ()), link.parent.last_seen))
             if child is None:
                 continue
             before = child.parent_queue_id
@@ -4302,7 +4348,7 @@ def report(lines: Iterable[str]) -> None:
 STATISTICS = logging.CRITICAL + 1
 
 
-# ============================================================================ commands
+# ============================================================================ commands and main
 
 SAMPLES = 100                       # unsupported or failed lines shown per run
 
@@ -4558,6 +4604,7 @@ class ArgumentParser(argparse.ArgumentParser):
     """Usage errors with their own exit code."""
 
     def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line."""
         raise UsageError("%s: see --help" % message)
 
 

@@ -35,8 +35,8 @@ def comparable(rows):
     found = []
     for row in rows:
         queue_id = "NOQUEUE" if row.queue_id.startswith("NOQUEUE") else row.queue_id
-        row = row._replace(first_seen=row.first_seen // tracker.SECOND, last_seen=row.last_seen // tracker.SECOND, queue_id=queue_id)
-        found.append(repr(tuple(row)))
+        found.append(repr(tuple(row._replace(first_seen=row.first_seen // tracker.SECOND, last_seen=row.last_seen // tracker.SECOND,
+                                             queue_id=queue_id))))
     return sorted(found)
 
 

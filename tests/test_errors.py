@@ -98,7 +98,7 @@ def test_log_is_a_directory(command, settings):
 
 
 AS_NOBODY = """
-import os, pwd, sys
+import encodings.ascii, encodings.idna, os, pwd, sys
 sys.path.insert(0, %r)
 import mail_relay_tracker
 os.setgid(%d)
@@ -203,8 +203,8 @@ def test_driver_not_installed(command, mysql):
 
 
 def test_reader_of_a_dry_run_goes_away(command):
-    done = subprocess.run("%s %s --import %s --dry-run | head -1; exit ${PIPESTATUS[0]}" % (sys.executable, ROOT / "mail_relay_tracker.py", LOG),
-                          shell=True, executable="/bin/bash", cwd=str(command.folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    line = "%s %s --import %s --dry-run | head -1; exit ${PIPESTATUS[0]}" % (sys.executable, ROOT / "mail_relay_tracker.py", LOG)
+    done = subprocess.run(["/bin/bash", "-c", line], cwd=str(command.folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 73
     assert done.stdout.startswith(b'{"server_hostname"')
     assert done.stderr.decode().splitlines() == ["mail_relay_tracker: standard output was closed by its reader"]
@@ -228,6 +228,7 @@ def test_import_of_what_cannot_be_read(command, name):
 def test_check_tells_each_thing_in_a_line(command, settings, mysql, mariadb):
     done = command.run("-c", command.configure(**mysql), "--check")
     assert done.returncode == 0
-    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["ok", word] for word in ("configuration", "log", "state", "database")]
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [
+        ["ok", "configuration"], ["ok", "log"], ["ok", "state"], ["ok", "database"]]
     done = command.run("-c", command.configure(**dict(settings, logging__log_file="/nowhere/mail.log")), "--check")
     assert done.returncode == 1 and "FAULT log" in done.stdout
