@@ -708,8 +708,8 @@ def enhanced(text: str) -> Tuple[Optional[int], Optional[str]]:
     found = REPLY.match(text)
     if not found:
         return None, None
-    code, dsn, bare = found.groups()
-    return (int(code) if code else None), dsn or bare
+    code, dsn, dsn_alone = found.groups()
+    return (int(code) if code else None), dsn or dsn_alone
 
 
 REPLY = re.compile(r"(?:([2-5][0-9]{2})(?=[ -]|$)(?:[ -]([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))?|([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))")
@@ -900,7 +900,8 @@ QUEUED_LINE = re.compile(r"from=<(.*)>, size=([0-9]+), nrcpt=([0-9]+) \(queue ac
 EXPIRED_LINE = re.compile(r"from=<(.*)>, status=(?:force-)?expired, returned to sender$")
 NOTIFICATION = re.compile(r"(?:sender|postmaster) (?:non-delivery|delay|delivery status) notification: ([0-9A-Za-z]+)$")
 TOO_BIG = ("queue file size limit exceeded", "message rejected: hopcount exceeded")
-SPAM_HEADER = re.compile(r"X-Spam-Status: (Yes|No), (?:score|hits)=(-?[0-9.]+)(?: required=(-?[0-9.]+))?(?:[ ?]+tests=([^ ]*))?", re.I)
+SPAM_HEADER = re.compile(r"X-Spam-Status: (Yes|No), (?:score|hits)=(-?[0-9.]+)(?:[ ?]+required=(-?[0-9.]+))?"
+                         r"(?:[ ?]+tests=((?:[A-Za-z0-9_]+,[ ?]*)*[A-Za-z0-9_]*))?", re.I)
 CLEANUP_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "table ", "statistics: ", "milter8", "dict_", "maps_")
 CLEANUP_ID_NOISE = ("resent-message-id=", "warning: ", "enabling ", "unable to ", "message-content-length")
 QMGR_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "scanning ", "qmgr_", "incoming ", "mail for ")
@@ -971,7 +972,8 @@ def parse_spam_header(queue_id: str, content: str) -> Optional[Spam]:
     if not found:
         return None
     status, score, required, tests = found.groups()
-    return Spam(queue_id, None, status.capitalize(), number(score), number(required), (tests or "").strip(",?") or None)
+    names = ",".join(name for name in re.split("[, ?]+", tests or "") if name not in ("", "none"))
+    return Spam(queue_id, None, status.capitalize(), number(score), number(required), names or None)
 
 
 def parse_mime_error(queue_id: str, text: str) -> Event:
@@ -1205,10 +1207,16 @@ def parse_opendmarc(text: str) -> Event:
 
 SPF_WORDS = {"Tempfail": "Temperror", "Error": "Temperror", "Unknown": "Permerror"}
 SPF_RESULTS = frozenset("Pass Fail Softfail Neutral None Temperror Permerror".split())
-SPF_FIELD = re.compile(r'(client-ip|envelope-from|identity)=("(?:[^"\\]|\\.)*"|[^ ;)]*)')
-RECEIVED_SPF = re.compile(r"(?:prepend |Header field not prepended: )?(?:Received-SPF: )?([A-Za-z]+)(?: \(.*?\))?;? (?=identity=)", re.S)
+SPF_SENDER = r'("(?:[^"\\]|\\.)*"(?:@[^;"]*)?|[^;"]*)'
+RECEIVED_SPF = re.compile(r"(?:prepend |Header field not prepended: )?(?:Received-SPF: )?([A-Za-z]+)(?: \((?:mailfrom|helo)\)|;) "
+                          r"identity=(mailfrom|helo); client-ip=([^;]+); helo=[^;]*; envelope-from=(.*); receiver=[^;]*;? *$")
+EXPLAINED_SPF = re.compile(r"(?:prepend |Header field not prepended: )Received-SPF: ([A-Za-z]+) \(")
+SPF_CHAIN = re.compile(r"(?:identity=|smtp\.)(mailfrom|helo)(?:; |=[^ ]* \()client-ip=\"?([^;\" ]+)\"?; helo=[^;]*; envelope-from=" + SPF_SENDER
+                       + r"; receiver=[^;]*?\)?;? *$")
 AUTH_RESULTS = re.compile(r"(?:prepend |Header field not prepended: )Authentication-Results: [^ ;]+; spf=([a-z]+) ")
-PERL_SPF = re.compile(r"Policy action=PREPEND Received-SPF: ([A-Za-z]+) ")
+PERL_SPF = re.compile(r"Policy action=PREPEND Received-SPF: ([A-Za-z]+) .* identity=(mailfrom|helo); "
+                      r'(?:envelope-from=("(?:[^"\\]|\\.)*"|[^; ]*); )?helo=[^;]*; client-ip=([^; ]+)', re.S)
+PERL_REFUSED = re.compile(r"Policy action=550 (.*)$", re.S)
 SPF_REFUSED = re.compile(r"(?:550|defer_if_permit|451)(?: ([45]\.7\.2[34]))? (.*)$", re.S)
 WHY = re.compile(r"[?;&]s=(mfrom|mailfrom|helo);id=([^ ]*);ip=([0-9A-Fa-f.:]+);r=")
 SPF_TEXTS = (("SPF fail", "Fail"), ("domain owner discourages", "Softfail"), ("access neither permitted", "Neutral"),
@@ -1228,33 +1236,37 @@ def spf_word(result: str) -> str:
 
 
 def parse_policyd_spf(text: str) -> Event:
-    """policyd-spf: results by client address, long before there is a queue ID (spf_engine/policyd_spf.py).
-
-    A HELO result counts when it is what the policy server answered with, or when there is no sender. `Action:` repeats.
-    """
+    """policyd-spf: results by client address, mostly before there is a queue ID (spf_engine/policyd_spf.py). `Action:` repeats."""
     queue_id, colon, rest = text.partition(": ")
     if colon and (not queue_id or is_queue_id(queue_id)):
         event = parse_policyd_spf(rest)
         return event._replace(queue_id=queue_id) if queue_id and isinstance(event, Spf) else event
-    found = RECEIVED_SPF.match(text) or AUTH_RESULTS.match(text)
-    if found and spf_word(found.group(1)) in SPF_RESULTS:
-        return spf_event(found.group(1), text, answered=text[0] in "pH")
+    found = RECEIVED_SPF.match(text)
+    if found:
+        result, identity, client_ip, sender = found.groups()
+        return spf_event(result, identity, client_ip, sender, answered=text[0] in "pH")
+    found = EXPLAINED_SPF.match(text) or AUTH_RESULTS.match(text)
+    if found:
+        chain = SPF_CHAIN.search(text, max(found.end() - 1, len(text) - TRAILER))
+        return spf_event(found.group(1), chain.group(1), chain.group(2), chain.group(3), answered=True) if chain else IGNORED
     found = SPF_REFUSED.match(text)
     if found:
         return parse_spf_refusal(found.group(1), found.group(2))
     return IGNORED
 
 
-def spf_event(result: str, text: str, answered: bool) -> Event:
-    """The fields of a result by name; from the right, for the comment before them is free text."""
-    fields = dict((name, value.strip('"')) for name, value in SPF_FIELD.findall(text))
-    if "client-ip" not in fields:
-        return IGNORED
-    sender = fields.get("envelope-from", "")
+def spf_event(result: str, identity: str, client_ip: str, sender: str, answered: bool) -> Event:
+    """A result, its words those of the column. One on HELO counts when it was the answer, or when there is no sender.
+
+    Strangers choose the HELO's explanation, before the fields, and the sender, behind them: the fields are taken as a chain.
+    """
+    word = spf_word(result)
+    if sender[:1] == '"' == sender[-1:]:
+        sender = sender[1:-1]
     sender = "" if sender == "<>" else sender
-    if fields.get("identity") == "helo" and sender and not answered:
+    if word not in SPF_RESULTS or identity == "helo" and sender and not answered:
         return IGNORED
-    return Spf(fields["client-ip"].lower(), sender, spf_word(result))
+    return Spf(client_ip.lower(), sender, word)
 
 
 def parse_spf_refusal(dsn: Optional[str], said: str) -> Event:
@@ -1283,10 +1295,11 @@ def spf_of_refusal(dsn: Optional[str], said: str) -> str:
 def parse_policy_spf(text: str) -> Event:
     """postfix-policyd-spf-perl, tag postfix/policy-spf: the comment holds quotes and parentheses, the fields stand last."""
     found = PERL_SPF.match(text)
-    if found and spf_word(found.group(1)) in SPF_RESULTS:
-        at = text.rfind(" identity=")
-        return spf_event(found.group(1), text[max(at, 0):], answered=True)
-    return IGNORED
+    if found:
+        result, identity, sender, client_ip = found.groups()
+        return spf_event(result, identity, client_ip, sender or "", answered=True)
+    found = PERL_REFUSED.match(text)
+    return parse_spf_refusal(None, found.group(1).replace("%40", "@")) if found else IGNORED
 
 
 # -- spam filters, SRS
@@ -1297,12 +1310,12 @@ SPAMD_RESULT = re.compile(r"result: ([Y.]) +(-?[0-9]+) - ([^ ]*) ")
 SPAMD_MID = re.compile(r",mid=([^,]*)(?=,|$)")
 SPAMD_REQUIRED = re.compile(r"[, ]required_score=(-?[0-9.]+)")
 AMAVIS = re.compile(r"\([^ )]*\) (?:Passed|Blocked) ([A-Z-]+)")
+AMAVIS_MAIL = re.compile(ADDRESS + " -> " + ADDRESS + "(?:," + ADDRESS + r")*(?:, quarantine: [^ ,]+)?(?:, Queue-ID: ([0-9A-Za-z]+))?"
+                         r"(?:, Message-ID: <([^>]*)>)?")
 AMAVIS_HITS = re.compile(r", Hits: (-?[0-9.]+)")
-AMAVIS_ID = re.compile(r", Queue-ID: ([0-9A-Za-z]+)")
-AMAVIS_MID = re.compile(r", Message-ID: <([^>]*)>")
 AMAVIS_TESTS = re.compile(r", Tests: \[([^\]]*)\]")
-RSPAMD = re.compile(r"(?:<[^>]*>; task; rspamd_task_write_log: |rspamd_task_write_log: )?id: <([^>]*)>(?:, qid: <([^>]*)>)?.*?"
-                    r"\(default: ([TFS]) \(([a-z ]+)\): \[(-?[0-9.]+)/(-?[0-9.]+)\] \[(.*)\]\)", re.S)
+RSPAMD = re.compile(r"(?:<[^>]*>; task; )?(?:rspamd_task_write_log: )?id: <([^>]*)>(?:, qid: <([^>]*)>)?(?:, ip: [^,]*)?(?:, user: [^,]*)?"
+                    r"(?:, from: " + ADDRESS + r")?,? \(default: ([TFS]) \(([a-z ]+)\): \[(-?[0-9.]+)/(-?[0-9.]+)\] \[(.*)\]\)", re.S)
 RSPAMD_SYMBOL = re.compile(r"(?:^|,)([A-Z][A-Z0-9_]*)\(")
 SRS_FORWARD = re.compile(r"(?:[0-9A-Za-z]+: )?(?:srs_forward: )?<(.*)> (?:rewritten|forwarded) as <(.*)>$")
 
@@ -1337,27 +1350,28 @@ def parse_spamd_result(text: str) -> Event:
 
 
 def parse_amavis(text: str) -> Event:
-    """amavis, default template: `(id) Passed SPAMMY {…}, … Queue-ID: …, Hits: 6.3, …`; the template's free text stands before."""
+    """amavis, default template: `(id) Passed SPAMMY {…}, … <from> -> <to>, Queue-ID: …, Message-ID: …, …, Hits: 6.3, …`.
+
+    Sender and Message-ID are a stranger's: the ID is taken from behind the addresses, the hits from behind the Message-ID.
+    """
     found = AMAVIS.match(text)
-    hits = AMAVIS_HITS.search(text)
-    queue_id = AMAVIS_ID.search(text)
-    mid = AMAVIS_MID.search(text)
-    if not found or not hits or not (queue_id or mid):
+    mail = AMAVIS_MAIL.search(text)
+    at = text.rfind(", Hits: ")
+    hits = AMAVIS_HITS.match(text, at) if at >= 0 else None
+    if not found or not hits or not mail or not any(mail.groups()[3:]):
         return IGNORED
-    tests = AMAVIS_TESTS.search(text)
-    status = "Yes" if found.group(1).startswith("SPAM") else "No"
+    tests = AMAVIS_TESTS.search(text, at)
     names = ",".join(one.partition("=")[0].strip(" ") for one in tests.group(1).split(",")) if tests else None
-    return Spam(queue_id.group(1) if queue_id else None, mid.group(1) if mid else None, status, number(hits.group(1)), None, names)
+    status = "Yes" if found.group(1).startswith("SPAM") else "No"
+    return Spam(mail.group(4), mail.group(5), status, number(hits.group(1)), None, names)
 
 
 def parse_rspamd(text: str) -> Event:
     """rspamd's task log line (conf/logging.inc)."""
-    found = RSPAMD.search(text)
-    if not found:
+    found = RSPAMD.match(text)
+    if not found or found.group(4) == "S":
         return IGNORED
-    mid, queue_id, flag, _, score, required, symbols = found.groups()
-    if flag == "S":
-        return IGNORED
+    mid, queue_id, _, flag, _, score, required, symbols = found.groups()
     tests = ",".join(RSPAMD_SYMBOL.findall(symbols))
     known = queue_id if queue_id and is_queue_id(queue_id) else None
     return Spam(known, mid, "Yes" if flag == "T" else "No", number(score), number(required), tests)
@@ -1451,13 +1465,20 @@ def text_of(raw: str) -> str:
 
 
 def domain_forms(domain: str) -> List[str]:
-    """A configured domain as it may stand in a log: in lower case, and in ASCII form when it is internationalised."""
+    """A configured domain as it may stand in a log, in lower case: as it is, and if internationalised in its other form.
+
+    >>> sorted(domain_forms("M\u00fcller.example")), domain_forms("@Example.ORG.")
+    (['m\u00fcller.example', 'xn--mller-kva.example'], ['example.org'])
+    """
     domain = domain.strip().strip(".").lstrip("@").lower()
+    forms = {domain}
     try:
         ascii_form = domain.encode("idna").decode("ascii")
+        unicode_form = ascii_form.encode("ascii").decode("idna")
+        forms |= {ascii_form, unicode_form} if domain in (ascii_form, unicode_form) else set()
     except UnicodeError:
-        ascii_form = domain
-    return [form for form in {domain, ascii_form} if form]
+        pass                                # not a name that IDNA 2003 knows: it stands for itself
+    return [form for form in forms if form]
 
 
 class DomainFilter:
@@ -1497,6 +1518,7 @@ REMOTE_REPLY = re.compile(
 FILTER_DROPPED = re.compile(r"250[ -].*\bdiscarded\b")
 AMAVIS_DROPPED = re.compile(r"250 2\.7\.[01] Ok, discarded, id=")
 DMARC_REJECT = re.compile(r"5\.7\.1 rejected by DMARC policy for ([^ ;]+)")
+SPAM_REJECTS = ("5.7.1 Blocked by SpamAssassin", "5.7.1 Spam message rejected")     # spamass-milter, rspamd
 OWN_NETWORK = re.compile(r"127\.|::1$|10\.|192\.168\.|172\.(?:1[6-9]|2[0-9]|3[01])\.|169\.254\.|f[cd][0-9a-f]{2}:|fe80:", re.I)
 MID_CONTENT = re.compile(r"<([^>]*)>")
 MID_NOISE = re.compile(r"(?:\\x\{[0-9A-Fa-f]+\}|\\\\|[^!-+\--;=>@-\[\]^-~])+")
@@ -1621,7 +1643,7 @@ class Waiting:
 
     def __init__(self, event: Spf, prefix: str, time: int, low: int) -> None:
         self.event, self.prefix, self.time, self.low = event, prefix, time, low
-        self.sender = None if event.sender is None else event.sender.lower()
+        self.sender = None if event.sender is None else bare(event.sender)
         self.message: Optional[Message] = None
         self.contended = False
 
@@ -1669,6 +1691,15 @@ def sweep_recipient(recipient: Recipient, sweep: Sweep) -> None:
     recipient.relay_status, recipient.last_seen = sweep.status, sweep.time
     if sweep.text is not None:
         recipient.relay_message, recipient.smtp_code, recipient.dsn = sweep.text, sweep.code, sweep.dsn
+
+
+def bare(address: str) -> str:
+    """An address for comparing: policy servers see it in lower case and without the quotes that Postfix logs.
+
+    >>> bare('"John Doe"@Example.org')
+    'john doe@example.org'
+    """
+    return address.lower().replace('"', "").replace("\\", "")
 
 
 def message_id_content(value: str) -> str:
@@ -2076,8 +2107,8 @@ class Correlator:
 
     def _fold_noqueue(self, origin: Origin, event: Verdict) -> None:
         """NOQUEUE: a refusal is a row at once; hold, discard and the like wait for the `client=` of the same process (trap 19)."""
+        session = self._session(origin)
         if event.action != "reject":
-            session = self._session(origin)
             session.pending.append(event)
             session.low = self.position if session.low is None else session.low
             return
@@ -2085,12 +2116,10 @@ class Correlator:
         queue_id = "NOQUEUE-%s%06d" % (moment.strftime("%Y%m%d%H%M%S"), (self.position - self.file_start) % 1000000)
         message = Message(origin.host, self.server_hostname or origin.host, queue_id, self.time, self.position, False)
         message.client_hostname, message.client_ip = event.client_hostname, event.client_ip
-        known = self.sessions.get(origin.prefix)
-        if known is not None:
-            message.client_tls = known.client_tls
-            self._bind(message, known.low)
+        message.client_tls = session.client_tls
+        self._bind(message, session.low)
         self._learn(message, event)
-        self._claim_spf(message, known, event)
+        self._claim_spf(message, session, event)
         self._refuse(message, event)
         message.ended = True
         self._finish(message)
@@ -2113,6 +2142,8 @@ class Correlator:
             message.milter_action, message.milter_reason = event.action, event.text
         if event.dsn in SPF_CODES and message.spf_result is None and message.spf is None:
             message.spf_result = spf_of_refusal(event.dsn, event.text or "")
+        if event.judge == "milter" and message.spam_status is None and (event.text or "").startswith(SPAM_REJECTS):
+            message.spam_status = "Yes"
         found = DMARC_REJECT.match(event.text or "")
         if found and event.judge == "milter" and message.dmarc_result is None:
             message.dmarc_result, message.dmarc_domain = "fail", found.group(1)
@@ -2432,11 +2463,12 @@ class Correlator:
 
     def _senders(self, *addresses: Optional[str]) -> Set[Optional[str]]:
         """An envelope sender as a policy server may have seen it: as it is, unwrapped, as postsrsd knew it. None fits any."""
-        found: Set[Optional[str]] = {address.lower() for address in addresses if address is not None}
-        found |= {(self.rewritten.get(address or "") or "").lower() for address in list(found) if address in self.rewritten}
+        known = [address for address in addresses if address is not None]
+        known += [self.rewritten[address.lower()] for address in known if address.lower() in self.rewritten]
+        found: Set[Optional[str]] = {bare(address) for address in known}
         return found | {None}
 
-    def _claim_spf(self, message: Message, session: Optional[Session], event: Verdict) -> None:
+    def _claim_spf(self, message: Message, session: Session, event: Verdict) -> None:
         """A refused recipient takes its result, too; the transaction may go on, so its session remembers it."""
         if event.envelope_from is None or message.client_ip is None:
             return
@@ -2445,15 +2477,14 @@ class Correlator:
         one = next((one for one in reversed(self._fresh(key)) if one.sender in senders), None)
         if one is not None:
             self._drop_waiting(key, one)
-        elif session is not None and session.spf is not None and session.spf.sender in senders and self.time - session.spf.time <= SPF_WAIT:
+        elif session.spf is not None and session.spf.sender in senders and self.time - session.spf.time <= SPF_WAIT:
             one = session.spf
         if one is None:
             return
         message.spf_result = one.event.result
         self._bind(message, one.low)
-        if session is not None:
-            session.spf = one
-            session.low = one.low if session.low is None else min(session.low, one.low)
+        session.spf = one
+        session.low = one.low if session.low is None else min(session.low, one.low)
 
 
 def adopt(child: Message, link: Link) -> None:
@@ -2962,6 +2993,7 @@ INDEXES = (                          # (name, columns): one for every way that t
     ("client", "client_ip, first_seen"),
     ("message_id", "message_id"),
     ("queue_id", "queue_id"),
+    ("parent", "parent_queue_id"),
     ("dmarc", "dmarc_result, client_ip, dmarc_domain"),
     ("spf", "spf_result, first_seen"),
     ("spam", "spam_status, first_seen"),
@@ -3777,8 +3809,8 @@ class StateFile:
         try:
             self.lock = open(self.path + ".lock", "w", encoding="ascii")
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with open(self.path + ".tmp", "a", encoding="ascii"):
-                pass
+            with open(self.path + ".tmp", "w", encoding="ascii"):
+                os.unlink(self.path + ".tmp")
         except BlockingIOError as error:
             raise OutputError("state file %s: another tracker is using it: stop that one, or set [state] state_file" % self.path) from error
         except OSError as error:
@@ -3788,6 +3820,14 @@ class StateFile:
     def load(self) -> Optional[Place]:
         """The saved place; None when there is none. A damaged file is moved aside and named in the log."""
         try:
+            self.saved = self.look()
+        except ValueError as error:
+            self._move_aside(str(error))
+        return self.saved
+
+    def look(self) -> Optional[Place]:
+        """The saved place, None when there is none; nothing is changed. Raises ValueError when the file is damaged."""
+        try:
             with open(self.path, "rb") as handle:
                 data = handle.read(1 << 20)
         except FileNotFoundError:
@@ -3795,11 +3835,9 @@ class StateFile:
         except OSError as error:
             raise OutputError("state file %s: %s: make it readable for user %s" % (self.path, error.strerror, getpass.getuser())) from error
         try:
-            self.saved = place_from(json.loads(data.decode("utf-8")), self.FORMAT)
-            return self.saved
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            self._move_aside(str(error))
-            return None
+            return place_from(json.loads(data.decode("utf-8")), self.FORMAT)
+        except (TypeError, KeyError, RecursionError) as error:
+            raise ValueError("%s: %s" % (type(error).__name__, error)) from error
 
     def _move_aside(self, why: str) -> None:
         aside = "%s.damaged-%d" % (self.path, int(clock.time()))
@@ -3833,8 +3871,7 @@ class StateFile:
         """Give the lock back."""
         if self.lock is not None:
             self.lock.close()
-            if os.path.exists(self.path + ".tmp"):
-                os.unlink(self.path + ".tmp")
+            self.lock = None
 
 
 def place_from(state: Any, version: int) -> Place:
@@ -4248,7 +4285,7 @@ class Daemon:
         self.tracker = recorder.tracker
         self.state = state
         self.waiter = waiter
-        self.trouble = Trouble()
+        self.trouble, self.state_trouble = Trouble(), Trouble()
         self.next_flush = self.quiet_since = clock.monotonic()
         self.log_time = 0
 
@@ -4301,9 +4338,16 @@ class Daemon:
     def flush(self) -> None:
         """Write what is finished, then save the position before the first line that is still needed."""
         self.recorder.flush()
-        place = self.follower.place(self.tracker.correlator.low_water(self.follower.position))
-        if place is not None:
-            self.state.save(place)
+        self.save(self.follower.place(self.tracker.correlator.low_water(self.follower.position)))
+
+    def save(self, place: Optional[Place]) -> None:
+        """Save a position. While that fails, everything goes on: the next run would only read more again."""
+        try:
+            if place is not None:
+                self.state.save(place)
+            self.state_trouble.over("the position is saved again")
+        except OutputError as error:
+            self.state_trouble.report(str(error), "going on, the position is saved when that is possible")
 
     def once(self, progress: "Progress") -> None:
         """Read to the end of the log and write all that is known. What may still change is read again by the next run."""
@@ -4585,7 +4629,11 @@ def check_state(config: Config) -> str:
     folder = os.path.dirname(state.path) or "."
     if not os.access(folder, os.W_OK):
         raise OutputError("state file %s: cannot write to %s: create it, writable for user %s" % (state.path, folder, getpass.getuser()))
-    place = state.load() if os.path.exists(state.path) else None
+    try:
+        place = state.look()
+    except ValueError as error:
+        raise OutputError("state file %s: %s: it would be moved aside, and [logging] start decide where to begin"
+                          % (state.path, error)) from error
     return "%s, %s" % (state.path, "position %d" % place.position if place else "no position saved yet")
 
 

@@ -62,6 +62,7 @@ CREATE TABLE IF NOT EXISTS mail_relay_log (
     KEY client (client_ip, first_seen),
     KEY message_id (message_id (191)),
     KEY queue_id (queue_id),
+    KEY parent (parent_queue_id),
     KEY dmarc (dmarc_result, client_ip, dmarc_domain),
     KEY spf (spf_result, first_seen),
     KEY spam (spam_status, first_seen)

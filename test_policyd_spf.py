@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Verify SPF results: what the policy servers log, and which message a result belongs to.
 
-policyd-spf (Python) and policy-spf (Perl) log a result with client address and sender, but mostly without queue ID, before
-the message has one. The tracker joins it to the `client=` line of that client that follows within 60 seconds.
+policyd-spf (Python) and policy-spf (Perl) log a result with client address and sender, mostly before the message has a
+queue ID. The tracker joins it to the `client=` line of that client that follows within 60 seconds.
 
 Run: python3 test_policyd_spf.py (nothing to install), or pytest. A new case is one more line in TEXTS or LOGS.
 """
@@ -14,128 +14,134 @@ import mail_relay_tracker as tracker
 from mail_relay_tracker import IGNORED, Spf
 
 IP, IP6 = "192.0.2.1", "2001:db8::25"
-JOE = "joe@a.net"
+JOE, EVE = "joe@a.net", "eve@c.net"
+SRS = "SRS0=HHHH=TT=c.net=eve@a.net"
+FAIL, TIMEOUT = "SPF fail - not authorized", "SPF Temporary Error: DNS Timeout"
+SOFTFAIL, NEUTRAL = "domain owner discourages use of this host", "access neither permitted nor denied"
+NOT_PREPENDED = "Header field not prepended:"            # Header_Type = None
 
 
 def fields(identity="mailfrom", ip=IP, sender=JOE):
-    """The fields that end a Received-SPF header."""
+    """The fields at the end of a Received-SPF header."""
     return "identity=%s; client-ip=%s; helo=mx.a.net; envelope-from=%s; receiver=<UNKNOWN> " % (identity, ip, sender)
 
 
-def received(word, comment="mailfrom", **given):
-    """What policyd-spf prepends by default."""
-    return "prepend Received-SPF: %s (%s) %s" % (word, comment, fields(**given))
+def prepend(result, comment="mailfrom", what="prepend", **given):
+    """policyd-spf's answer."""
+    return "%s Received-SPF: %s (%s) %s" % (what, result, comment, fields(**given))
 
 
-def results(word, comment="sender SPF authorized", of="mailfrom=a.net", ip=IP, sender=JOE):
-    """The same with Header_Type = AR."""
-    return ("prepend Authentication-Results: mx.b.org; spf=%s (%s) smtp.%s "
-            "(client-ip=%s; helo=mx.a.net; envelope-from=%s; receiver=<UNKNOWN>)" % (word, comment, of, ip, sender))
+def prepend_ar(result, comment="sender SPF authorized", of="mailfrom=a.net", what="prepend", ip=IP, sender=JOE):
+    """policyd-spf's answer with Header_Type = AR."""
+    return ("%s Authentication-Results: mx.b.org; spf=%s (%s) smtp.%s (client-ip=%s; helo=mx.a.net; envelope-from=%s; "
+            "receiver=<UNKNOWN>)" % (what, result, comment, of, ip, sender))
 
 
-def because(text, ip=IP, of="mfrom;id=" + JOE, done="rejected"):
-    """The reason of a refusal, as it comes from the box."""
-    return ("Message %s due to: %s. Please see http://www.openspf.net/Why?s=%s;ip=%s;r=<UNKNOWN>" % (done, text, of, ip))
+def skip(why):
+    """policyd-spf's answer when it checks nothing."""
+    return "prepend X-Comment: SPF %s - client-ip=%s; helo=mx.a.net; envelope-from=%s; receiver=b.org " % (why, IP, JOE)
 
 
-def perl(word, comment, rest="identity=mailfrom; envelope-from=\"%s\"; helo=mx.a.net; client-ip=%s" % (JOE, IP)):
-    """What the Perl server answers."""
-    return "Policy action=PREPEND Received-SPF: %s (%s) receiver=mx.b.org; %s" % (word, comment, rest)
+def refuse(answer, why, of="mfrom;id=" + JOE, ip=IP):
+    """policyd-spf's answer when it refuses."""
+    done = "deferred" if answer.startswith("def") else "rejected"
+    return ("%s Message %s due to: %s. Please see http://www.openspf.net/Why?s=%s;ip=%s;r=<UNKNOWN>"
+            % (answer, done, why, of, ip))
 
 
-SKIPPED = "client-ip=%s; helo=mx.a.net; envelope-from=%s; receiver=b.org " % (IP, JOE)
-PERL_PASS = "a.net: %s is authorized to use '%s' in 'mfrom' identity (mechanism 'ip4:%s' matched)" % (IP, JOE, IP)
-PERL_HELO = "mx.a.net: %s is authorized to use 'mx.a.net' in 'helo' identity (mechanism 'a' matched)" % IP
+def perl(result, comment, identity='mailfrom; envelope-from="%s"' % JOE, ip=IP):
+    """The Perl server's answer."""
+    return ("Policy action=PREPEND Received-SPF: %s (%s) receiver=mx.b.org; identity=%s; helo=mx.a.net; client-ip=%s"
+            % (result, comment, identity, ip))
 
-# name, program, text of its line, what it says
+
+# name, text of the line, what it says: client address, sender, result, queue ID
 TEXTS = (
-    ("pass", "policyd-spf", received("Pass"), Spf(IP, JOE, "Pass")),
-    ("fail", "policyd-spf", received("Fail"), Spf(IP, JOE, "Fail")),
-    ("softfail", "policyd-spf", received("Softfail"), Spf(IP, JOE, "Softfail")),
-    ("neutral", "policyd-spf", received("Neutral"), Spf(IP, JOE, "Neutral")),
-    ("none", "policyd-spf", received("None"), Spf(IP, JOE, "None")),
-    ("temperror", "policyd-spf", received("Temperror"), Spf(IP, JOE, "Temperror")),
-    ("permerror", "policyd-spf", received("Permerror"), Spf(IP, JOE, "Permerror")),
-    ("spf-engine 3.0 without queue ID", "policyd-spf", ": " + received("Pass"), Spf(IP, JOE, "Pass")),
-    ("spf-engine 3.0 with queue ID", "policyd-spf", "3F1A20C5D1: " + received("Pass"), Spf(IP, JOE, "Pass", "3F1A20C5D1")),
-    ("spf-engine 3.0 with long queue ID", "policyd-spf", "4jXSnX0bKLz1Tq: " + received("Pass"),
-     Spf(IP, JOE, "Pass", "4jXSnX0bKLz1Tq")),
-    ("IPv6 client", "policyd-spf", received("Pass", ip=IP6), Spf(IP6, JOE, "Pass")),
-    ("null sender, HELO checked", "policyd-spf", received("Pass", "helo", identity="helo", sender="<>"), Spf(IP, "", "Pass")),
-    ("HELO result is the answer", "policyd-spf", received("Fail", "helo", identity="helo"), Spf(IP, JOE, "Fail")),
-    ("HELO result with its explanation", "policyd-spf",
-     received("Softfail", "domain owner (a.net) discourages use of this host", identity="helo"), Spf(IP, JOE, "Softfail")),
-    ("VERP sender", "policyd-spf", received("Pass", sender="list+ann=b.org@a.net"), Spf(IP, "list+ann=b.org@a.net", "Pass")),
-    ("AR: pass", "policyd-spf", results("pass"), Spf(IP, JOE, "Pass")),
-    ("AR: softfail", "policyd-spf", results("softfail", "domain owner discourages use of this host"),
-     Spf(IP, JOE, "Softfail")),
-    ("AR: permerror", "policyd-spf", results("permerror", "SPF Permanent Error: Unknown mechanism found: foo:bar"),
-     Spf(IP, JOE, "Permerror")),
-    ("AR: spf-engine 3.0 without queue ID", "policyd-spf", ": " + results("none", "no SPF record"), Spf(IP, JOE, "None")),
-    ("AR: HELO of the null sender", "policyd-spf", results("pass", of="helo=mx.a.net", sender="<>"), Spf(IP, "", "Pass")),
-    ("AR: IPv6 client, quoted", "policyd-spf", results("pass", ip='"%s"' % IP6), Spf(IP6, JOE, "Pass")),
-    ("AR: quoted sender", "policyd-spf", results("pass", sender='"%s"' % JOE), Spf(IP, JOE, "Pass")),
-    ("no header wanted", "policyd-spf", received("Softfail").replace("prepend", "Header field not prepended:"),
-     Spf(IP, JOE, "Softfail")),
-    ("AR: no header wanted", "policyd-spf", results("neutral").replace("prepend", "Header field not prepended:"),
-     Spf(IP, JOE, "Neutral")),
-    ("rejected: fail", "policyd-spf", "550 5.7.23 " + because("SPF fail - not authorized"), Spf(IP, JOE, "Fail")),
-    ("rejected: fail, spf-engine 3.0", "policyd-spf", ": 550 5.7.23 " + because("SPF fail - not authorized"),
+    ("Pass", prepend("Pass"), Spf(IP, JOE, "Pass")),
+    ("Fail", prepend("Fail"), Spf(IP, JOE, "Fail")),
+    ("Softfail", prepend("Softfail"), Spf(IP, JOE, "Softfail")),
+    ("Neutral", prepend("Neutral"), Spf(IP, JOE, "Neutral")),
+    ("None", prepend("None"), Spf(IP, JOE, "None")),
+    ("Temperror", prepend("Temperror"), Spf(IP, JOE, "Temperror")),
+    ("Permerror", prepend("Permerror"), Spf(IP, JOE, "Permerror")),
+    ("IPv6 client", prepend("Pass", ip=IP6), Spf(IP6, JOE, "Pass")),
+    ("VERP sender", prepend("Pass", sender="list+ann=b.org@a.net"), Spf(IP, "list+ann=b.org@a.net", "Pass")),
+    ("null sender, by its HELO", prepend("Pass", "helo", identity="helo", sender="<>"), Spf(IP, "", "Pass")),
+    ("HELO result as the answer", prepend("Fail", "helo", identity="helo"), Spf(IP, JOE, "Fail")),
+    ("HELO result with an explanation", prepend("Fail", "Why? (See http://a.net/?ip=all; bye)", identity="helo"),
      Spf(IP, JOE, "Fail")),
-    ("rejected: fail, without status code", "policyd-spf", "550 " + because("SPF fail - not authorized"), Spf(IP, JOE, "Fail")),
-    ("rejected: fail, in the domain's own words", "policyd-spf", "550 5.7.23 " + because("See http://a.net/?s=why;ip=all (really)"),
+    ("HELO result, explanation that imitates fields",
+     prepend("Fail", "No) identity=mailfrom; client-ip=192.0.2.9; (no", identity="helo"), Spf(IP, JOE, "Fail")),
+    ("spf-engine 3.0, queue ID empty", ": " + prepend("Pass"), Spf(IP, JOE, "Pass")),
+    ("spf-engine 3.0, short queue ID", "3F1A20C5D1: " + prepend("Pass"), Spf(IP, JOE, "Pass", "3F1A20C5D1")),
+    ("spf-engine 3.0, long queue ID", "4jXSnX0bKLz1Tq: " + prepend("Pass"), Spf(IP, JOE, "Pass", "4jXSnX0bKLz1Tq")),
+    ("header not prepended", prepend("Softfail", what=NOT_PREPENDED), Spf(IP, JOE, "Softfail")),
+    ("AR: pass", prepend_ar("pass"), Spf(IP, JOE, "Pass")),
+    ("AR: softfail", prepend_ar("softfail", SOFTFAIL), Spf(IP, JOE, "Softfail")),
+    ("AR: permerror", prepend_ar("permerror", "SPF Permanent Error: Unknown mechanism found: foo:bar"),
+     Spf(IP, JOE, "Permerror")),
+    ("AR: null sender, by its HELO", prepend_ar("pass", of="helo=mx.a.net", sender="<>"), Spf(IP, "", "Pass")),
+    ("AR: IPv6 client, quoted", prepend_ar("pass", ip='"%s"' % IP6), Spf(IP6, JOE, "Pass")),
+    ("AR: quoted sender", prepend_ar("pass", sender='"%s"' % JOE), Spf(IP, JOE, "Pass")),
+    ("AR: spf-engine 3.0, queue ID empty", ": " + prepend_ar("none", "no SPF record"), Spf(IP, JOE, "None")),
+    ("AR: header not prepended", prepend_ar("neutral", NEUTRAL, what=NOT_PREPENDED), Spf(IP, JOE, "Neutral")),
+    ("refused: fail", refuse("550 5.7.23", FAIL), Spf(IP, JOE, "Fail")),
+    ("refused: fail, spf-engine 3.0", refuse(": 550 5.7.23", FAIL), Spf(IP, JOE, "Fail")),
+    ("refused: fail, no status code", refuse("550", FAIL), Spf(IP, JOE, "Fail")),
+    ("refused: fail, words of the domain", refuse("550 5.7.23", "See http://a.net/?s=why;ip=all (bye)"),
      Spf(IP, JOE, "Fail")),
-    ("rejected: softfail", "policyd-spf", "550 5.7.23 " + because("domain owner discourages use of this host"),
-     Spf(IP, JOE, "Softfail")),
-    ("rejected: neutral", "policyd-spf", "550 5.7.23 " + because("access neither permitted nor denied"),
-     Spf(IP, JOE, "Neutral")),
-    ("rejected: receiver's policy", "policyd-spf", "550 5.7.23 " + because("Receiver policy for SPF Softfail"),
-     Spf(IP, JOE, "Softfail")),
-    ("rejected: permerror", "policyd-spf", "550 5.7.24 " + because("SPF Permanent Error: Void lookup limit of 2 exceeded"),
+    ("refused: softfail", refuse("550 5.7.23", SOFTFAIL), Spf(IP, JOE, "Softfail")),
+    ("refused: neutral", refuse("550 5.7.23", NEUTRAL), Spf(IP, JOE, "Neutral")),
+    ("refused: receiver's policy", refuse("550 5.7.23", "Receiver policy for SPF Softfail"), Spf(IP, JOE, "Softfail")),
+    ("refused: permerror", refuse("550 5.7.24", "SPF Permanent Error: Void lookup limit of 2 exceeded"),
      Spf(IP, JOE, "Permerror")),
-    ("rejected: IPv6 client", "policyd-spf", "550 5.7.23 " + because("SPF fail - not authorized", ip=IP6),
-     Spf(IP6, JOE, "Fail")),
-    ("rejected for its HELO, sender unknown", "policyd-spf", "550 5.7.23 " + because("SPF fail - not authorized", of="helo;id=mx.a.net"),
-     Spf(IP, None, "Fail")),
-    ("deferred: temperror", "policyd-spf", "defer_if_permit 4.7.24 " + because("SPF Temporary Error: DNS Timeout", done="deferred"),
-     Spf(IP, JOE, "Temperror")),
-    ("deferred: temperror, without status code", "policyd-spf",
-     "defer_if_permit " + because("SPF Temporary Error: DNS Timeout", done="deferred"), Spf(IP, JOE, "Temperror")),
-    ("comment: local connection", "policyd-spf", "prepend X-Comment: SPF check N/A for local connections - " + SKIPPED, IGNORED),
-    ("comment: whitelisted relay", "policyd-spf", "prepend X-Comment: SPF skipped for whitelisted relay - " + SKIPPED, IGNORED),
-    ("comment: whitelisted HELO", "policyd-spf", "prepend X-Comment: SPF skipped for whitelisted HELO domain - " + SKIPPED, IGNORED),
-    ("AR: not checked", "policyd-spf",
-     "prepend Authentication-Results: mx.b.org; none (SPF skipped for whitelisted relay - client-ip=%s)" % IP, IGNORED),
-    ("restriction instead of a result", "policyd-spf", "result_only spf_failed", IGNORED),
-    ("debug: result of the library", "policyd-spf",
-     "spfcheck: pyspf result: \"['Pass', 'sender SPF authorized', 'mailfrom']\"", IGNORED),
-    ("debug: sender", "policyd-spf", "Pass; " + fields(), Spf(IP, JOE, "Pass")),
-    ("debug: HELO of the null sender", "policyd-spf", "Pass; " + fields("helo", sender="<>"), Spf(IP, "", "Pass")),
-    ("debug: HELO of another sender decides nothing", "policyd-spf", "None; " + fields("helo"), IGNORED),
-    ("debug: configuration", "policyd-spf", "Config: {'debugLevel': 3, 'HELO_reject': 'Fail', 'Mail_From_reject': 'Fail'}", IGNORED),
-    ("Perl: pass", "postfix/policy-spf", perl("pass", PERL_PASS), Spf(IP, JOE, "Pass")),
-    ("Perl: softfail", "postfix/policy-spf", perl("softfail", "a.net: Sender is not authorized by default to use '%s'" % JOE),
+    ("refused: IPv6 client", refuse("550 5.7.23", FAIL, ip=IP6), Spf(IP6, JOE, "Fail")),
+    ("refused for its HELO, no sender told", refuse("550 5.7.23", FAIL, "helo;id=mx.a.net"), Spf(IP, None, "Fail")),
+    ("deferred: temperror", refuse("defer_if_permit 4.7.24", TIMEOUT), Spf(IP, JOE, "Temperror")),
+    ("deferred: temperror, no status code", refuse("defer_if_permit", TIMEOUT), Spf(IP, JOE, "Temperror")),
+    ("not checked: local connection", skip("check N/A for local connections"), IGNORED),
+    ("not checked: whitelisted relay", skip("skipped for whitelisted relay"), IGNORED),
+    ("not checked: whitelisted HELO", ": " + skip("skipped for whitelisted HELO domain"), IGNORED),
+    ("not checked: AR", "prepend Authentication-Results: mx.b.org; none (SPF not checked; client-ip=%s)" % IP, IGNORED),
+    ("a restriction, no result", "result_only spf_failed", IGNORED),
+    ("debug: result", "Softfail; " + fields(), Spf(IP, JOE, "Softfail")),
+    ("debug: HELO result of the null sender", "Pass; " + fields("helo", sender="<>"), Spf(IP, "", "Pass")),
+    ("debug: HELO result of another sender", "Pass; " + fields("helo"), IGNORED),
+    ("debug: library", "spfcheck: pyspf result: \"['Pass', 'sender SPF authorized', 'mailfrom']\"", IGNORED),
+    ("debug: action", "Action: prepend: Text: %s Reject action: 550 5.7.23" % prepend("Pass")[8:], IGNORED),
+    ("debug: configuration", "Config: {'debugLevel': 3, 'HELO_reject': 'Fail', 'Mail_From_reject': 'Fail'}", IGNORED),
+    ("Perl: pass",
+     perl("pass", "a.net: 192.0.2.1 is authorized to use 'joe@a.net' in 'mfrom' identity (mechanism 'a' matched)"),
+     Spf(IP, JOE, "Pass")),
+    ("Perl: softfail", perl("softfail", "a.net: Sender is not authorized by default to use 'joe@a.net'"),
      Spf(IP, JOE, "Softfail")),
-    ("Perl: none", "postfix/policy-spf", perl("none", "a.net: No applicable sender policy available"), Spf(IP, JOE, "None")),
-    ("Perl: permerror", "postfix/policy-spf", perl("permerror", "a.net: Junk encountered in record 'v=spf1 (all) \"x\": y'"),
+    ("Perl: none", perl("none", "a.net: No applicable sender policy available"), Spf(IP, JOE, "None")),
+    ("Perl: permerror", perl("permerror", "a.net: Junk encountered in record 'v=spf1 (a) \"x\": y'"),
      Spf(IP, JOE, "Permerror")),
-    ("Perl: null sender", "postfix/policy-spf",
-     perl("pass", PERL_HELO, "identity=helo; helo=mx.a.net; client-ip=" + IP), Spf(IP, "", "Pass")),
-    ("Perl: IPv6 client", "postfix/policy-spf",
-     perl("pass", "a.net: ok", "identity=mailfrom; envelope-from=\"%s\"; helo=mx.a.net; client-ip=%s" % (JOE, IP6)),
-     Spf(IP6, JOE, "Pass")),
-    ("Perl: not checked", "postfix/policy-spf",
+    ("Perl: null sender, by its HELO", perl("pass", "mx.a.net: is authorized", identity="helo"), Spf(IP, "", "Pass")),
+    ("Perl: IPv6 client", perl("pass", "a.net: is authorized", ip=IP6), Spf(IP6, JOE, "Pass")),
+    ("Perl: not checked",
      "Policy action=PREPEND Authentication-Results: mx.b.org; none (SPF not checked for localhost)", IGNORED),
-    ("Perl: second recipient", "postfix/policy-spf", "Policy action=DUNNO", IGNORED),
+    ("Perl: second recipient", "Policy action=DUNNO", IGNORED),
 )
 
 
-def spf(second, text, pid=7, program="policyd-spf"):
+def program_of(text):
+    """Which policy server writes like this."""
+    return "postfix/policy-spf" if text.startswith("Policy ") else "policyd-spf"
+
+
+def spf(second, text, pid=7):
     """A policy server's line."""
-    return second, "%s[%d]: %s" % (program, pid, text)
+    return second, "%s[%d]: %s" % (program_of(text), pid, text)
 
 
-def client(second, queue_id, ip=IP, pid=1):
+def connect(second, pid=1):
+    """A client connects."""
+    return second, "postfix/smtpd[%d]: connect from mx.a.net[%s]" % (pid, IP)
+
+
+def client(second, queue_id, pid=1, ip=IP):
     """smtpd accepts the first recipient of a message."""
     return second, "postfix/smtpd[%d]: %s: client=mx.a.net[%s]" % (pid, queue_id, ip)
 
@@ -145,90 +151,87 @@ def queued(second, queue_id, sender=JOE):
     return second, "postfix/qmgr[3]: %s: from=<%s>, size=900, nrcpt=1 (queue active)" % (queue_id, sender)
 
 
-def reject(second, text="550 5.1.1 User unknown", sender=JOE, ip=IP, pid=1):
+def reject(second, why, sender=JOE):
     """smtpd turns a recipient away."""
-    return second, ("postfix/smtpd[%d]: NOQUEUE: reject: RCPT from mx.a.net[%s]: %s; from=<%s> to=<x@b.org> proto=ESMTP "
-                    "helo=<mx.a.net>" % (pid, ip, text, sender))
+    return second, ("postfix/smtpd[1]: NOQUEUE: reject: RCPT from mx.a.net[%s]: %s; from=<%s> to=<x@b.org> proto=ESMTP "
+                    "helo=<mx.a.net>" % (IP, why, sender))
+
+
+def dmarc(second, queue_id, result):
+    """OpenDMARC checks SPF itself."""
+    return second, "opendmarc[9]: %s: SPF(mailfrom): a.net %s" % (queue_id, result)
 
 
 A, B = "0A1A20C5D1", "0B1A20C5D2"
-EVE, SRS = "eve@c.net", "SRS0=HHHH=TT=c.net=eve@a.net"
-FAIL = "550 5.7.23 " + because("SPF fail - not authorized")
+MESSAGE_A, MESSAGE_B = [client(1, A), queued(2, A)], [client(3, B), queued(4, B)]
+PASS_JOE, FAIL_EVE = spf(0, prepend("Pass"), pid=7), spf(0, prepend("Fail", sender=EVE), pid=8)
+REFUSED, DEFERRED = refuse("550 5.7.23", FAIL), refuse("defer_if_permit 4.7.24", TIMEOUT)
+USER_UNKNOWN = "550 5.1.1 <x@b.org>: Recipient address rejected: User unknown"
 
 # name, (second, line) of the log, {queue ID: spf_result} of its rows
 LOGS = (
-    ("no policy server", [client(1, A), queued(2, A)], {A: None}),
-    ("result before client=", [spf(0, received("Pass")), client(1, A), queued(2, A)], {A: "Pass"}),
-    ("result of 60 seconds before", [spf(0, received("Pass")), client(60, A), queued(61, A)], {A: "Pass"}),
-    ("result older than 60 seconds", [spf(0, received("Pass")), client(61, A), queued(62, A)], {A: None}),
-    ("result of another client", [spf(0, received("Pass", ip="192.0.2.2")), client(1, A), queued(2, A)], {A: None}),
-    ("IPv6 client", [spf(0, received("Pass", ip=IP6)), client(1, A, ip=IP6), queued(2, A)], {A: "Pass"}),
-    ("null sender", [spf(0, received("Pass", "helo", identity="helo", sender="<>")), client(1, A), queued(2, A, "")],
+    ("no policy server", MESSAGE_A, {A: None}),
+    ("result of a second before", [PASS_JOE] + MESSAGE_A, {A: "Pass"}),
+    ("result of 60 seconds before", [PASS_JOE, client(60, A), queued(61, A)], {A: "Pass"}),
+    ("result older than 60 seconds", [PASS_JOE, client(61, A), queued(62, A)], {A: None}),
+    ("result of another client", [spf(0, prepend("Pass", ip="192.0.2.2"))] + MESSAGE_A, {A: None}),
+    ("nothing checked", [spf(0, skip("check N/A for local connections"))] + MESSAGE_A, {A: None}),
+    ("IPv6 client", [spf(0, prepend("Pass", ip=IP6)), client(1, A, ip=IP6), queued(2, A)], {A: "Pass"}),
+    ("null sender", [spf(0, prepend("Pass", "helo", identity="helo", sender="<>")), client(1, A), queued(2, A, "")],
      {A: "Pass"}),
-    ("sender in another case", [spf(0, received("Pass")), client(1, A), queued(2, A, "Joe@A.NET")], {A: "Pass"}),
-    ("sender is an SRS address", [spf(0, received("Pass", sender=SRS.lower())), client(1, A), queued(2, A, SRS)], {A: "Pass"}),
-    ("not checked", [spf(0, "prepend X-Comment: SPF check N/A for local connections - " + SKIPPED), client(1, A), queued(2, A)],
-     {A: None}),
-    ("debug: HELO result does not win",
-     [spf(0, "None; " + fields("helo")), spf(0, "Softfail; " + fields()), spf(0, received("Softfail")), client(1, A), queued(2, A)],
-     {A: "Softfail"}),
-    ("debug: duplicates are one result",
-     [spf(0, "Pass; " + fields()), spf(0, received("Pass")), client(1, A), queued(2, A), client(3, B), queued(4, B)],
+    ("sender in mixed case", [PASS_JOE, client(1, A), queued(2, A, "Joe@A.NET")], {A: "Pass"}),
+    ("sender is an SRS address", [spf(0, prepend("Pass", sender=SRS.lower())), client(1, A), queued(2, A, SRS)],
+     {A: "Pass"}),
+    ("queue ID in the line", [client(0, A), spf(1, A + ": " + prepend("Softfail")), queued(2, A)], {A: "Softfail"}),
+    ("Perl server", [spf(0, perl("neutral", "a.net: neutral"))] + MESSAGE_A, {A: "Neutral"}),
+    ("one result, one message", [PASS_JOE] + MESSAGE_A + MESSAGE_B, {A: "Pass", B: None}),
+    ("debug lines tell one result", [spf(0, "Pass; " + fields()), PASS_JOE] + MESSAGE_A + MESSAGE_B,
      {A: "Pass", B: None}),
-    ("Perl server", [spf(0, perl("neutral", PERL_PASS), program="postfix/policy-spf"), client(1, A), queued(2, A)],
-     {A: "Neutral"}),
-    ("queue ID in the line", [client(0, A), spf(1, A + ": " + received("Softfail")), queued(2, A)], {A: "Softfail"}),
-    ("one result, one message", [spf(0, received("Pass")), client(1, A), queued(2, A), client(3, B), queued(4, B)],
-     {A: "Pass", B: None}),
-    ("two messages of one client, one after the other",
-     [spf(0, received("Pass")), client(1, A), queued(2, A),
-      spf(3, received("Fail", sender=EVE)), client(4, B), queued(5, B, EVE)], {A: "Pass", B: "Fail"}),
-    ("two overlapping, different senders",
-     [spf(0, received("Pass"), 7), spf(0, received("Fail", sender=EVE), 8), client(1, A), client(1, B, pid=2),
-      queued(2, A), queued(2, B, EVE)], {A: "Pass", B: "Fail"}),
-    ("two overlapping, client= in the other order",
-     [spf(0, received("Pass"), 7), spf(0, received("Fail", sender=EVE), 8), client(1, B, pid=2), client(1, A),
-      queued(2, B, EVE), queued(2, A)], {A: "Pass", B: "Fail"}),
-    ("two overlapping, queued in the other order",
-     [spf(0, received("Pass"), 7), spf(0, received("Fail", sender=EVE), 8), client(1, A), client(1, B, pid=2),
-      queued(2, B, EVE), queued(2, A)], {A: "Pass", B: "Fail"}),
-    ("two overlapping, same sender",
-     [spf(0, received("Pass"), 7), spf(0, received("Pass"), 8), client(1, A), client(1, B, pid=2), queued(2, A), queued(2, B)],
+    ("debug line on the HELO does not count",
+     [spf(0, "None; " + fields("helo")), spf(0, "Pass; " + fields()), PASS_JOE] + MESSAGE_A, {A: "Pass"}),
+    ("one after the other, different senders",
+     [PASS_JOE] + MESSAGE_A + [spf(3, prepend("Fail", sender=EVE)), client(4, B), queued(5, B, EVE)],
+     {A: "Pass", B: "Fail"}),
+    ("overlapping, different senders",
+     [PASS_JOE, FAIL_EVE, client(1, A), client(1, B, pid=2), queued(2, A), queued(2, B, EVE)], {A: "Pass", B: "Fail"}),
+    ("overlapping, the second comes first",
+     [PASS_JOE, FAIL_EVE, client(1, B, pid=2), client(1, A), queued(2, B, EVE), queued(2, A)], {A: "Pass", B: "Fail"}),
+    ("overlapping, the second is queued first",
+     [PASS_JOE, FAIL_EVE, client(1, A), client(1, B, pid=2), queued(2, B, EVE), queued(2, A)], {A: "Pass", B: "Fail"}),
+    ("overlapping, only one was checked",
+     [PASS_JOE, client(1, B, pid=2), client(1, A), queued(2, B, EVE), queued(2, A)], {A: "Pass", B: None}),
+    ("overlapping, same sender",
+     [PASS_JOE, spf(0, prepend("Pass"), pid=8), client(1, A), client(1, B, pid=2), queued(2, A), queued(2, B)],
      {A: "Pass", B: "Pass"}),
     ("two clients at once",
-     [spf(0, received("Pass")), spf(0, received("Fail", ip=IP6)), client(1, A), client(1, B, ip=IP6, pid=2),
-      queued(2, A), queued(2, B)], {A: "Pass", B: "Fail"}),
-    ("rejected for its SPF result", [spf(0, FAIL), reject(0, FAIL)], {"NOQUEUE": "Fail"}),
-    ("rejected for its SPF result, policy server logs elsewhere", [reject(0, FAIL)], {"NOQUEUE": "Fail"}),
-    ("deferred for its SPF result",
-     [spf(0, "defer_if_permit 4.7.24 " + because("SPF Temporary Error: DNS Timeout", done="deferred")),
-      reject(0, "450 4.7.24 " + because("SPF Temporary Error: DNS Timeout", done="deferred"))], {"NOQUEUE": "Temperror"}),
-    ("rejected for another reason", [spf(0, received("Pass")), reject(1)], {"NOQUEUE": "Pass"}),
-    ("a reject uses up its result", [spf(0, FAIL), reject(0, FAIL), client(3, A, pid=2), queued(4, A)],
+     [PASS_JOE, spf(0, prepend("Fail", ip=IP6)), client(1, A), client(1, B, pid=2, ip=IP6), queued(2, A), queued(2, B)],
+     {A: "Pass", B: "Fail"}),
+    ("rejected by the policy server", [spf(0, REFUSED), reject(0, REFUSED)], {"NOQUEUE": "Fail"}),
+    ("rejected by a policy server that logs elsewhere", [reject(0, REFUSED)], {"NOQUEUE": "Fail"}),
+    ("deferred by the policy server", [spf(0, DEFERRED), reject(0, DEFERRED.replace("defer_if_permit", "450"))],
+     {"NOQUEUE": "Temperror"}),
+    ("rejected for another reason", [PASS_JOE, reject(1, USER_UNKNOWN)], {"NOQUEUE": "Pass"}),
+    ("a reject uses up its result", [spf(0, REFUSED), reject(0, REFUSED), client(1, A, pid=2), queued(2, A)],
      {"NOQUEUE": "Fail", A: None}),
     ("a reject leaves the result of another sender",
-     [spf(0, received("Softfail", sender=EVE), 8), spf(0, FAIL), reject(0, FAIL), client(1, A, pid=2), queued(2, A, EVE)],
-     {"NOQUEUE": "Fail", A: "Softfail"}),
-    ("first recipient rejected, second accepted", [spf(0, received("Pass")), reject(1), client(2, A), queued(3, A)],
-     {"NOQUEUE": "Pass", A: "Pass"}),
-    ("OpenDMARC's own check, policy server silent",
-     [client(1, A), (1, "opendmarc[9]: %s: SPF(mailfrom): a.net fail" % A), queued(2, A)], {A: "Fail"}),
-    ("OpenDMARC's own check, policy server wins",
-     [spf(0, received("Pass")), client(1, A), (1, "opendmarc[9]: %s: SPF(mailfrom): a.net fail" % A), queued(2, A)],
-     {A: "Pass"}),
+     [PASS_JOE, FAIL_EVE, reject(0, REFUSED, EVE), client(1, A, pid=2), queued(2, A)], {"NOQUEUE": "Fail", A: "Pass"}),
+    ("a recipient rejected, the next one accepted",
+     [connect(0), PASS_JOE, reject(1, USER_UNKNOWN), client(1, A), queued(2, A)], {"NOQUEUE": "Pass", A: "Pass"}),
+    ("OpenDMARC's own check fills in", [client(1, A), dmarc(1, A, "fail"), queued(2, A)], {A: "Fail"}),
+    ("OpenDMARC's own check does not win", [PASS_JOE, client(1, A), dmarc(1, A, "fail"), queued(2, A)], {A: "Pass"}),
 )
 
 
-def check_text(program, text):
+def check_text(text):
     """What a line says."""
-    return tracker.parser_of(program)(text)
+    return tracker.parser_of(program_of(text))(text)
 
 
 def check_log(lines):
     """The SPF results in the rows that lines of a log make, as --import would write them."""
     odd, correlator = [], tracker.Correlator(30 * tracker.SECOND, "mx")
     reader = tracker.Tracker(tracker.Calendar(tracker.epoch(2026, 12, 1, 0)), correlator, odd.append, odd.append)
-    reader.feed(["2026-11-05T09:%02d:%02d+00:00 mx %s" % (divmod(second, 60) + (line,)) for second, line in lines], 0, 0)
+    reader.feed(["2026-11-05T09:%02d:%02d+00:00 mx %s" % (*divmod(second, 60), line) for second, line in lines], 0, 0)
     correlator.close(everything=True)
     assert not odd, "lines not understood: %r" % odd
     rows = tracker.settle(correlator.harvest(), lambda names: {}, 0, tracker.DomainFilter(()))
@@ -239,10 +242,10 @@ class PolicydSpf(unittest.TestCase):
     """One test per case, in the order of the tables."""
 
 
-def method_of(check, name, *case):
-    """The test of a case: what goes into `check`, and last what must come out."""
+def method_of(check, name, given, expected):
+    """The test of a case: what goes into `check`, and what must come out."""
     def test(self):
-        self.assertEqual(check(*case[:-1]), case[-1])
+        self.assertEqual(check(given), expected)
     test.__doc__ = name
     return test
 

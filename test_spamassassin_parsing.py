@@ -164,6 +164,8 @@ LOGS = (
      ("No", -0.5, 5.0, "HTML_MESSAGE")),
     ("scan: decimals of another one are not taken", BORN + CLEAN[:1] + OTHER[:2] + CLEAN[2:] + QUEUED,
      ("No", 0.0, 5.0, "HTML_MESSAGE")),
+    ("scan: decimals that do not fit the result are not taken",
+     BORN + [judged("identified spam", "9.1")] + CLEAN[2:] + QUEUED, ("No", 0.0, 5.0, "HTML_MESSAGE")),
     ("scan: comma and blank in the Message-ID",
      born("<1,2 3@a.net>") + scan("clean message", "1.4", "X", "<1_2_3@a.net>") + QUEUED, ("No", 1.4, 5.0, "X")),
     ("scan: UTF-8 in the Message-ID, spamd 4",
