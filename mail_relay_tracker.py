@@ -507,6 +507,7 @@ YEARLESS = re.compile(r"([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + " ")
 YEAR_FIRST = re.compile(r"([0-9]{4}) ([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + " ")
 ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T" + _CLOCK + r"(Z|[+-][0-9]{2}:?[0-9]{2}) ")
 WEEKDAY = re.compile(r"[A-Z][a-z]{2} ([0-9]{4})-([0-9]{2})-([0-9]{2}) " + _CLOCK + r" ([A-Z]{3,5}|[+-][0-9]{2,4}) ")
+SECONDS = re.compile(r"[0-9]{2}\.[0-9]{6}")
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
 TAGGED = re.compile(r"([^ ]+) ([^ \[\]]+?)(?:\[([0-9]+)\])?$")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: (?:\xef\xbb\xbf)?|$)")
@@ -556,8 +557,8 @@ class Calendar:
     def __init__(self, newest: int) -> None:
         self.newest = newest
         self.last = 0
-        self._minute = ""
-        self._zone = ""
+        self._again = False
+        self._minute = self._zone = "\n"
         self._base = 0
 
     def read(self, line: str) -> Tuple[int, int]:
@@ -566,7 +567,7 @@ class Calendar:
         >>> Calendar(epoch(2026, 1, 2, 0)).read("2026-01-01T00:00:01.5Z mx x: y")
         (1767225601500000, 23)
         """
-        if line[:17] == self._minute and line[26:33] == self._zone:
+        if line[:17] == self._minute and line[26:33] == self._zone and SECONDS.match(line, 17):
             return self._base + int(line[17:19]) * SECOND + int(line[20:26]), 33
         start = 0
         if line[:1] == "<":
@@ -577,8 +578,8 @@ class Calendar:
             if found:
                 try:
                     self.last = reader(self, found)
-                except (ValueError, OverflowError):
-                    continue
+                except (KeyError, ValueError, OverflowError):
+                    continue                # looks like a stamp, is none: month Abc, day 32
                 return self.last, found.end()
         return 0, -1
 
@@ -623,11 +624,9 @@ class Calendar:
         hour, minute, second = map(int, parts[:3])
         moment = datetime.datetime(year, month, day, hour, minute, min(second, 59))
         time = round(moment.timestamp()) * SECOND + microseconds(parts[3]) + max(second - 59, 0) * SECOND
-        if HOUR >= self.last - time > HOUR // 2:
-            later = time + round(moment.replace(fold=1).timestamp() - moment.timestamp()) * SECOND
-            if later - self.last < HOUR // 2:
-                return later
-        return time
+        later = time + round(moment.replace(fold=1).timestamp() - moment.timestamp()) * SECOND
+        self._again = later > time and (self._again or self.last - time > (later - time) // 2 and later - self.last < DAY)
+        return later if self._again else time
 
 
 EPOCH_DAY = datetime.datetime(1970, 1, 1)
@@ -680,7 +679,7 @@ def split_5424(rest: str) -> Optional[Tuple[Header, str]]:
 
 LONG_ID = "[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{6,40}[0-7][0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{3}z[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-y]{1,19}"
 SHORT_ID = "(?:[0-9A-E][0-9A-F]{4}|F[0-3][0-9A-F]{3}|F4[01][0-9A-F]{2}|F42[0-3][0-9A-F])[0-9A-F]{1,59}"
-QUEUE_ID = re.compile("(?:%s|%s)$" % (SHORT_ID, LONG_ID))
+QUEUE_ID = re.compile("%s|%s" % (SHORT_ID, LONG_ID))
 
 # An address as logged between angle brackets: the local part quoted (external form, 3.5 and later), or nothing that ends it.
 ADDRESS = r'<((?:"(?:[^"\\]|\\.)*"@[^">]*|[^">]*))>'
@@ -696,7 +695,7 @@ def is_queue_id(word: str) -> bool:
     >>> is_queue_id("3854F172385"), is_queue_id("4jXSnX0bKLz1Tq"), is_queue_id("NOQUEUE"), is_queue_id("warning")
     (True, True, False, False)
     """
-    return len(word) <= 64 and QUEUE_ID.match(word) is not None
+    return len(word) <= 64 and QUEUE_ID.fullmatch(word) is not None
 
 
 def enhanced(text: str) -> Tuple[Optional[int], Optional[str]]:
@@ -1211,8 +1210,8 @@ SPF_SENDER = r'("(?:[^"\\]|\\.)*"(?:@[^;"]*)?|[^;"]*)'
 RECEIVED_SPF = re.compile(r"(?:prepend |Header field not prepended: )?(?:Received-SPF: )?([A-Za-z]+)(?: \((?:mailfrom|helo)\)|;) "
                           r"identity=(mailfrom|helo); client-ip=([^;]+); helo=[^;]*; envelope-from=(.*); receiver=[^;]*;? *$")
 EXPLAINED_SPF = re.compile(r"(?:prepend |Header field not prepended: )Received-SPF: ([A-Za-z]+) \(")
-SPF_CHAIN = re.compile(r"(?:identity=|smtp\.)(mailfrom|helo)(?:; |=[^ ]* \()client-ip=\"?([^;\" ]+)\"?; helo=[^;]*; envelope-from=" + SPF_SENDER
-                       + r"; receiver=[^;]*?\)?;? *$")
+SPF_CHAIN = re.compile(r"(?:identity=|smtp\.)(mailfrom|helo)(?:; |=[^ ]* \()client-ip=\"?([^;\" ]+)\"?; helo=[^;]*; "
+                       r"envelope-from=" + SPF_SENDER + r"; receiver=[^;]*?\)?;? *$")
 AUTH_RESULTS = re.compile(r"(?:prepend |Header field not prepended: )Authentication-Results: [^ ;]+; spf=([a-z]+) ")
 PERL_SPF = re.compile(r"Policy action=PREPEND Received-SPF: ([A-Za-z]+) .* identity=(mailfrom|helo); "
                       r'(?:envelope-from=("(?:[^"\\]|\\.)*"|[^; ]*); )?helo=[^;]*; client-ip=([^; ]+)', re.S)
@@ -4114,7 +4113,8 @@ def make_store(config: Config) -> Store:
     if config["engine"] == "sqlite":
         return SqliteStore(config["database"])
     options = {"database": config["database"], "user": config["user"], "password": read_password(config), "autocommit": True,
-               "use_pure": True, "charset": "utf8mb4", "connection_timeout": max(1, int(config["connect_timeout"]))}
+               "use_pure": True, "charset": "utf8mb4", "collation": "utf8mb4_general_ci",   # which every server and driver knows
+               "connection_timeout": max(1, int(config["connect_timeout"]))}
     for key in ("unix_socket", "ssl_ca", "ssl_cert", "ssl_key"):
         if config[key]:
             options[key] = config[key]

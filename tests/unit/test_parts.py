@@ -1,0 +1,220 @@
+"""Small parts, each by a table: time stamps, queue IDs, replies, columns, places in files, what is stored and what is new."""
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+import time
+import unittest
+
+from tests.unit.replay import PRESENT, tracker
+
+MS = 1000
+
+
+def utc(year, month, day, hour=0, minute=0, second=0, micro=0):
+    """A moment in UTC, as the module counts."""
+    return tracker.epoch(year, month, day, hour * 3600 + minute * 60 + second) + micro
+
+
+class TimeStamps(unittest.TestCase):
+    """Every form of log-writing programs."""
+
+    FORMS = (
+        ("rsyslog, RFC 3164", "Nov  5 09:03:07 mx x: y", utc(2026, 11, 5, 9, 3, 7)),
+        ("Postfix maillog_file, journalctl", "Nov 05 09:03:07 mx x: y", utc(2026, 11, 5, 9, 3, 7)),
+        ("syslog-ng with fractions", "Nov  5 09:03:07.250 mx x: y", utc(2026, 11, 5, 9, 3, 7, 250 * MS)),
+        ("rsyslog, RFC 3339", "2026-11-05T09:03:07.123456+01:00 mx x: y", utc(2026, 11, 5, 8, 3, 7, 123456)),
+        ("RFC 3339 without fraction, Z", "2026-11-05T09:03:07Z mx x: y", utc(2026, 11, 5, 9, 3, 7)),
+        ("journalctl short-iso of systemd 252", "2026-11-05T09:03:07+0100 mx x: y", utc(2026, 11, 5, 8, 3, 7)),
+        ("west of UTC", "2026-11-05T09:03:07.5-02:30 mx x: y", utc(2026, 11, 5, 11, 33, 7, 500 * MS)),
+        ("syslog-ng full", "2026 Nov  5 09:03:07.123 mx x: y", utc(2026, 11, 5, 9, 3, 7, 123 * MS)),
+        ("journalctl short-full", "Thu 2026-11-05 09:03:07 UTC mx x: y", utc(2026, 11, 5, 9, 3, 7)),
+        ("journalctl short-unix", "1793869387.123456 mx x: y", 1793869387123456),
+        ("RFC 5424", "<22>1 2026-11-05T09:03:07.123456+01:00 mx postfix/smtpd 7 - - y", utc(2026, 11, 5, 8, 3, 7, 123456)),
+        ("priority in front", "<22>Nov  5 09:03:07 mx x: y", utc(2026, 11, 5, 9, 3, 7)),
+        ("29 February", "Feb 29 00:00:00 mx x: y", utc(2024, 2, 29)),
+        ("tomorrow is within a clock's error", "Nov 23 23:59:59 mx x: y", utc(2026, 11, 23, 23, 59, 59)),
+        ("next week must be last year", "Nov 30 00:00:00 mx x: y", utc(2025, 11, 30)),
+        ("leap second", "Jun 30 23:59:60 mx x: y", utc(2026, 7, 1)),
+    )
+
+    def test_forms(self):
+        for name, line, expected in self.FORMS:
+            found, start = tracker.Calendar(PRESENT).read(line)
+            self.assertEqual(found, expected, name)
+            self.assertTrue(line[start:].startswith("mx "), name)
+
+    def test_lines_without_a_stamp(self):
+        for line in ("", "-- Journal begins at Mon --", "Nov 32 00:00:00 mx x: y", "Abc  5 09:03:07 mx x: y", "Nov  5 25:03:07 mx x: y",
+                     "2026-13-05T09:03:07Z mx x: y", "x" * 100):
+            self.assertEqual(tracker.Calendar(PRESENT).read(line), (0, -1), line)
+
+    def test_new_year_in_both_directions(self):
+        calendar = tracker.Calendar(utc(2027, 1, 1, 0, 0, 5))
+        self.assertEqual(calendar.read("Dec 31 23:59:59 mx x: y")[0], utc(2026, 12, 31, 23, 59, 59))
+        self.assertEqual(calendar.read("Jan  1 00:00:01 mx x: y")[0], utc(2027, 1, 1, 0, 0, 1))
+        self.assertEqual(calendar.read("Dec 31 23:59:59 mx x: y")[0], utc(2026, 12, 31, 23, 59, 59))
+
+    def test_the_hour_that_the_end_of_summer_time_repeats(self):
+        before = os.environ["TZ"]
+        os.environ["TZ"] = "Europe/Berlin"
+        time.tzset()
+        try:
+            calendar = tracker.Calendar(PRESENT)
+            times = [calendar.read("Oct 25 %s mx x: y" % clock)[0] for clock in ("02:59:58", "02:00:01", "02:59:59", "03:00:00")]
+            self.assertEqual(times, [utc(2026, 10, 25, 0, 59, 58), utc(2026, 10, 25, 1, 0, 1), utc(2026, 10, 25, 1, 59, 59),
+                                     utc(2026, 10, 25, 2)])
+        finally:
+            os.environ["TZ"] = before
+            time.tzset()
+
+
+class QueueIds(unittest.TestCase):
+    """What Postfix creates, and what only looks like it."""
+
+    def test_created_by_postfix(self):
+        for word in ("3854F172385", "00000A", "F423F1", "4jXSnX0bKLz1Tq", "4Zz01m1QbBz5Rk", "5000005z0000z0"):
+            self.assertTrue(tracker.is_queue_id(word), word)
+
+    def test_other_words(self):
+        for word in ("", "NOQUEUE", "warning", "statistics", "FACADE", "F42400", "12345", "3854f172385", "4jXSnX0bKLz1TqE", "a" * 65,
+                     "3854F172385 ", "3854F17238\n"):
+            self.assertFalse(tracker.is_queue_id(word), word)
+
+
+class Columns(unittest.TestCase):
+    """Values as the columns can hold them, whatever the log said."""
+
+    def row(self, **values):
+        message = tracker.Message("mx", "mx", "3854F172385", PRESENT, 0, False)
+        recipient = tracker.Recipient("a@b", "a@b", PRESENT)
+        recipient.recipient_no, recipient.relay_status = 0, "sent"
+        message.recipients.append(recipient)
+        for name, value in values.items():
+            setattr(recipient if name in tracker.RECIPIENT_COLUMNS else message, name, value)
+        return tracker.rows_of(message, tracker.DomainFilter(()))[0]
+
+    def test_text_is_clipped_by_characters(self):
+        for column in tracker.COLUMNS:
+            if column.type.startswith(("VARCHAR", "TEXT")) and column.name not in tracker.KEY:
+                row = self.row(**{column.name: "\xc3\xa4" * 70000})
+                self.assertEqual(getattr(row, column.name), "ä" * column.limit, column.name)
+
+    def test_every_byte_comes_back(self):
+        raw = "".join(map(chr, range(1, 128)))
+        self.assertEqual(self.row(relay_message=raw).relay_message, raw)
+        self.assertEqual(self.row(relay_message="\0\xff\xf0\x9f\x98\x80").relay_message, "\ufffd\ufffd😀")
+
+    def test_numbers_stay_within_range(self):
+        row = self.row(size=1 << 40, nrcpt=1 << 40, spam_score=-1e9, delay=1e30, relay_port=99999, smtp_code=550)
+        self.assertEqual((row.size, row.nrcpt, row.spam_score, row.delay, row.relay_port, row.smtp_code),
+                         (4294967295, 4294967295, -99999, 999999999, 65535, 550))
+
+    def test_nothing_can_end_a_literal(self):
+        for text in ("'; DROP TABLE mail_relay_log; --", "\\", "\\'", "a\nb", "😀", "%s", ""):
+            literal = tracker.literal(text)
+            self.assertRegex(literal, r"^_utf8mb4 X'[0-9a-f]*'$")
+            self.assertEqual(bytes.fromhex(literal[11:-1]).decode("utf-8"), text)
+
+
+class Places(unittest.TestCase):
+    """Is this the file that a saved position speaks of? Each fact fitting or not."""
+
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, str(self.folder))
+        self.path = self.folder / "mail.log"
+        line = b"Nov 22 10:00:%02d mx postfix/qmgr[1]: 3854F1723%02X: removed\n"
+        self.content = b"".join(line % (number, number) for number in range(40))
+        self.path.write_bytes(self.content)
+
+    def place(self):
+        return tracker.LogFile(str(self.path), 0).place(1000)
+
+    def fits(self, place):
+        return tracker.LogFile(str(self.path), 0).fits(place)
+
+    def test_decisions(self):
+        place = self.place()
+        strange = (256, "0" * 64)
+        for name, other, expected in (
+                ("all fits", place, True),
+                ("inode differs, content fits: a copy", place._replace(inode=1), True),
+                ("device differs, content fits", place._replace(device=1), True),
+                ("head differs: inode reused", place._replace(head=strange), False),
+                ("tail differs: truncated and grown again", place._replace(tail=strange), False),
+                ("beyond the end: truncated", place._replace(position=99999), False),
+                ("hand-written, inode fits", tracker.Place(1000, place.inode), True),
+                ("hand-written, inode differs", tracker.Place(1000, 1), False),
+                ("hand-written, without inode", tracker.Place(1000), True),
+                ("hand-written, beyond the end", tracker.Place(99999, place.inode), False)):
+            self.assertEqual(self.fits(other), expected, name)
+
+    def test_packed_copies_fit_by_content(self):
+        place = self.place()
+        for opener, name in ((tracker.gzip.open, "a.gz"), (tracker.bz2.open, "a.bz2"), (tracker.lzma.open, "a.xz")):
+            with opener(str(self.folder / name), "wb") as packed:
+                packed.write(self.content)
+            file = tracker.LogFile(str(self.folder / name), 0)
+            self.assertTrue(file.fits(place), name)
+            file.seek(place.position)
+            self.assertEqual(b"".join(line.encode() + b"\n" for batch in self.all_batches(file) for line in batch.lines),
+                             self.content[self.content.index(b"\n", 999) + 1:])
+
+    @staticmethod
+    def all_batches(file):
+        found = []
+        while not file.at_end:
+            found += file.lines()
+        return found
+
+    def test_lines_of_any_length(self):
+        long = b"x" * 300000
+        self.path.write_bytes(b"one\n" + long + b"\n\0\0\0two\n" + long)
+        batches = self.all_batches(tracker.LogFile(str(self.path), 0))
+        lines = [(batch.position, line) for batch in batches for line in batch.lines]
+        self.assertEqual([position for position, _ in lines], [0, 4, 300005, 300012])
+        self.assertEqual(max(len(line) for _, line in lines), tracker.MAX_LINE)
+
+
+class States(unittest.TestCase):
+    """What may stand in a state file."""
+
+    def test_written_by_hand(self):
+        self.assertEqual(tracker.place_from({"position": 7, "inode": 5}, 1), tracker.Place(7, 5))
+
+    def test_refused(self):
+        for state in ([], {}, {"position": -1}, {"position": "7"}, {"position": True}, {"position": 1, "version": 2},
+                      {"position": 1, "fingerprint": {"head": [1]}}, {"position": 1, "fingerprint": {"head": [999, "x"]}}, None, 7):
+            with self.assertRaises((ValueError, TypeError, KeyError), msg=json.dumps(state)):
+                tracker.place_from(state, 1)
+
+
+class Counters(unittest.TestCase):
+    """Every line is counted once, in one class."""
+
+    def test_sum_is_the_number_of_lines(self):
+        lines = ["Nov 22 10:00:00 mx postfix/qmgr[1]: 3854F172385: removed", "Nov 22 10:00:00 mx postfix/smtpd[1]: never seen before",
+                 "Nov 22 10:00:00 mx kernel: hello", "Nov 22 10:00:00 mx postfix/anvil[1]: statistics: x", "", "garbage", "\0\0",
+                 "-- Boot 1 --", "Nov 22 10:00:00 mx last message repeated 2 times", "Nov 22 10:00:00 mx",
+                 "Nov 22 10:00:00 mx postfix/qmgr[1]:"]
+        shown = []
+        reader = tracker.Tracker(tracker.Calendar(PRESENT), tracker.Correlator(30 * tracker.SECOND), shown.append, self.fail)
+        reader.feed(lines, 0, 0)
+        self.assertEqual(sum(reader.totals()), len(lines))
+        self.assertEqual(reader.totals()[tracker.FAILED], 0)
+
+    def test_an_exception_costs_one_line(self):
+        reader = tracker.Tracker(tracker.Calendar(PRESENT), tracker.Correlator(30 * tracker.SECOND), self.fail, lambda line: None)
+        before = tracker.FOLDS[tracker.Removed]
+        tracker.FOLDS[tracker.Removed] = lambda *_: 1 // 0
+        try:
+            reader.feed(["Nov 22 10:00:00 mx postfix/qmgr[1]: 3854F172385: removed", "Nov 22 10:00:00 mx kernel: x"], 0, 0)
+        finally:
+            tracker.FOLDS[tracker.Removed] = before
+        self.assertEqual((reader.totals()[tracker.FAILED], sum(reader.totals())), (1, 2))
+
+
+if __name__ == "__main__":
+    unittest.main()
