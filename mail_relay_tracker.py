@@ -272,7 +272,7 @@ class Disconnect(NamedTuple):
 class Broken(NamedTuple):
     """smtpd: the session broke off: `lost connection after DATA`, `timeout after …` (smtpd.c:smtpd_proto)."""
 
-    reason: str
+    client_ip: Optional[str]
 
 
 class ClientTls(NamedTuple):
@@ -818,7 +818,9 @@ def parse_tls(text: str) -> Event:
 
 def parse_smtpd(text: str) -> Event:
     """smtpd: sessions, births, decisions (log-formats: `QID: client=`, `NOQUEUE: reject: …`)."""
-    queue_id, colon, rest = text.partition(": ")
+    queue_id, _, rest = text.partition(": ")
+    if " " in queue_id:
+        return parse_session(text)
     if is_queue_id(queue_id):
         if rest.startswith("client="):
             return parse_client(queue_id, rest[7:])
@@ -832,11 +834,11 @@ def parse_smtpd(text: str) -> Event:
 
 def parse_session(text: str) -> Event:
     """What smtpd says of its session, without an ID in front."""
+    if text.startswith("disconnect from "):
+        return DISCONNECT
     if text.startswith("connect from "):
         found = SESSION_CLIENT.match(text, 13)
         return Connect(found.group(1), found.group(2)) if found else None
-    if text.startswith("disconnect from "):
-        return Disconnect()
     if text.startswith("proxy-accept: "):
         child = queued_as(text.partition("; from=<")[0].partition("; proto=")[0])
         return Proxied(child) if child else IGNORED
@@ -845,13 +847,15 @@ def parse_session(text: str) -> Event:
     return parse_tls(text) or parse_broken(text) or is_known(text, SMTPD_NOISE)
 
 
+DISCONNECT = Disconnect()
 SESSION_CLIENT = re.compile(CLIENT)
-BROKEN = ("lost connection after ", "timeout after ", "too many errors after ")
+BROKEN = re.compile(r"(?:lost connection|timeout|too many errors) after .*? from [^ \[\]]*\[([^ \[\]]*)\](?::[0-9]+)?$")
 
 
 def parse_broken(text: str) -> Event:
     """`lost connection after DATA (24 bytes) from …`, with the ID in front from 3.10 on (smtpd.c:smtpd_proto)."""
-    return Broken(text.partition(" from ")[0]) if text.startswith(BROKEN) else None
+    found = BROKEN.match(text)
+    return Broken(found.group(1)) if found else None
 
 
 def queued_as(reply: str) -> Optional[str]:
@@ -1409,7 +1413,7 @@ def parser_of(program: str) -> Optional[Callable[[str], Event]]:
     >>> parser_of("postfix/relay/smtp") is parse_agent, parser_of("dovecot") is None, parser_of("smtpd") is None
     (True, True, True)
     """
-    instance, slash, daemon = program.rpartition("/")
+    _, slash, daemon = program.rpartition("/")
     if slash and daemon in POSTFIX_PARSERS:
         return POSTFIX_PARSERS[daemon]
     return OTHER_PARSERS.get(daemon)
@@ -1903,6 +1907,7 @@ class Correlator:
             self._leave(message)
             self.dropped += bool(self.filter.domains) and not message.recipients and not message.probe
         self.announced = {key: one for key, one in self.announced.items() if self.now - one.time <= MINUTE}
+        self._forget_straddles(self.low_water(self.position))
         return harvest
 
     def close(self, everything: bool) -> None:
@@ -1929,9 +1934,12 @@ class Correlator:
         for first, last in reversed(self.straddles):
             if first < low <= last:
                 low = first
+        return low
+
+    def _forget_straddles(self, low: int) -> None:
+        """Positions only grow: what lies before this one binds no more."""
         while self.straddles and self.straddles[0][1] < low:
             self.straddles.popleft()
-        return low
 
     def _bind(self, message: Message, low: Optional[int]) -> None:
         """A message was made from an earlier line, too."""
@@ -1956,17 +1964,19 @@ class Correlator:
 
     def fold_connect(self, origin: Origin, event: Connect) -> None:
         """A new client: whoever this process served before is gone."""
-        self._end_session(origin, broken=False)
+        self._end_session(origin)
         self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.time)
         self._bound(self.sessions)
 
     def fold_disconnect(self, origin: Origin, event: Disconnect) -> None:
         """The client is gone, and with it a message that it never sent."""
-        self._end_session(origin, broken=False)
+        self._end_session(origin)
 
     def fold_broken(self, origin: Origin, event: Broken) -> None:
         """The session broke off: the message under way was not accepted."""
-        self._end_message(self.sessions.get(origin.prefix), broken=True)
+        session = self.sessions.get(origin.prefix)
+        if session is not None and session.client_ip in (None, event.client_ip):
+            self._end_message(session, broken=True)
 
     def fold_restarted(self, origin: Origin, event: Restarted) -> None:
         """Postfix started or stopped: no session of this host lives on."""
@@ -1974,18 +1984,21 @@ class Correlator:
             self._end_message(self.sessions[prefix], broken=True)
             self.sessions.pop(prefix).live = False
 
-    def _end_session(self, origin: Origin, broken: bool) -> None:
+    def _end_session(self, origin: Origin) -> None:
         session = self.sessions.pop(origin.prefix, None)
         if session is not None:
-            self._end_message(session, broken)
+            self._end_message(session, broken=False)
             session.live = False
 
     def _end_message(self, session: Optional[Session], broken: bool) -> None:
-        """End the message of a session when it can never reach the queue: the client left, or began another."""
+        """End the message of a session when it can never reach the queue: the session broke off, or it is thrown away anyway.
+
+        After an orderly end cleanup and qmgr may be a moment behind; a message of which they say nothing goes idle.
+        """
         message = session.message if session else None
         if message is None or message.queued or message.ended:
             return
-        if broken or message.message_id is None or message.state is not None and message.state.status == DISCARDED:
+        if broken or message.state is not None and message.state.status == DISCARDED:
             self._end(message)
 
     def fold_client_tls(self, origin: Origin, event: ClientTls) -> None:
@@ -2010,6 +2023,8 @@ class Correlator:
     def fold_client(self, origin: Origin, event: Client) -> None:
         """`client=`: a message is born; what was said of it before it had an ID is joined to it."""
         session = self._session(origin)
+        if session.client_ip is None:       # the log began, or the reading, after its `connect`
+            session.client_hostname, session.client_ip = event.client_hostname, event.client_ip
         message = origin.open.get(event.queue_id)
         if message is None or message.removed or message.peer_ip is not None or self.time - message.first_seen > MINUTE:
             message = self._open(origin, event.queue_id, False)
@@ -2533,9 +2548,10 @@ _RECIPIENT_NUMBERS = [(place, _LIMITS[name]) for place, name in enumerate(RECIPI
 def fit(values: Iterable[Any], texts: List[Tuple[int, int]], numbers: List[Tuple[int, int]]) -> List[Any]:
     """Values as their columns can hold them, in every store alike: text decoded and clipped by characters, numbers within range."""
     fitted = list(values)
-    for place, limit in texts:
-        value = fitted[place]
-        if value and (len(value) > limit or not PLAIN(value)):
+    known = [(place, limit, fitted[place]) for place, limit in texts if fitted[place]]
+    plain = PLAIN("".join([value for _, _, value in known]))
+    for place, limit, value in known:
+        if not plain or len(value) > limit:
             fitted[place] = text_of(value)[:limit]
     for place, limit in numbers:
         value = fitted[place]
@@ -3400,6 +3416,7 @@ def row_json(row: Row) -> str:
 # ============================================================================ log follower
 
 CHUNK = 1 << 18
+ROTATION_GRACE = 2.0                # seconds for which a renamed file may still be written to: rsyslog goes on until it gets its signal
 WITNESS = 256                       # bytes at a file's head, and before a position, that tell it from any other
 MAGICS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 ROTATED = re.compile(r"(?:[._-]?[0-9][0-9._-]*)?(\.log)?(?:[._-]?[0-9][0-9._-]*)?(?:\.(?:gz|bz2|xz))?$")
@@ -3596,7 +3613,7 @@ class Follower:
     def __init__(self, path: str, check_interval: float, opener: Callable[[str], IO[bytes]] = open_log) -> None:
         self.path = path
         self.check_interval = check_interval
-        self.grace = max(check_interval, 2.0)
+        self.grace = ROTATION_GRACE
         self.opener = opener
         self.files: List[LogFile] = []
         self.queue: List[str] = []

@@ -22,7 +22,8 @@ def unit():
 
 def analyze(tmp_path, *arguments):
     shutil.copy(str(UNIT), str(tmp_path))
-    return subprocess.run(["systemd-analyze", *arguments, str(tmp_path / UNIT.name)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    return subprocess.run(["systemd-analyze", *arguments, str(tmp_path / UNIT.name)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          check=False)
 
 
 def test_systemd_finds_nothing_to_say_about_the_unit(tmp_path):
