@@ -2023,8 +2023,10 @@ class Correlator:
     def fold_client(self, origin: Origin, event: Client) -> None:
         """`client=`: a message is born; what was said of it before it had an ID is joined to it."""
         session = self._session(origin)
-        if session.client_ip is None:       # the log began, or the reading, after its `connect`
+        if session.client_ip is None:       # the log, or the reading, began after its `connect`
             session.client_hostname, session.client_ip = event.client_hostname, event.client_ip
+        elif session.client_ip != event.client_ip:      # another client by now: its `connect` is missing
+            session = self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.time)
         message = origin.open.get(event.queue_id)
         if message is None or message.removed or message.peer_ip is not None or self.time - message.first_seen > MINUTE:
             message = self._open(origin, event.queue_id, False)
