@@ -688,7 +688,7 @@ SAFE_ADDRESS = r'<((?:"(?:[^"\\;]|\\.|;(?! (?:from|to)=<))*"@[^">]*|[^">]*))>'
 CLIENT = r"([^ \[\]]*)\[([^ \[\]]*)\](?::[0-9]+)?"
 
 
-@functools.lru_cache(maxsize=65536)
+@functools.lru_cache(maxsize=16384)
 def is_queue_id(word: str) -> bool:
     """Whether Postfix could have created this queue ID (mail_queue.h): hexadecimal, its first five digits below a million, or long.
 
@@ -1613,7 +1613,7 @@ class Message:
         self.requeued_as = self.mid_key = None      # type: Optional[str]
         self.spf_key: Optional[Tuple[str, str]] = None
         self.parent: Optional[Message] = None
-        self.stored: Tuple[Row, ...] = ()
+        self.stored: Dict[int, Row] = {}
 
     def sweep(self, sweep: Sweep) -> None:
         """Something happened to the message as a whole: it reaches every recipient whose fate is not decided."""
@@ -1787,6 +1787,7 @@ class Correlator:
         self.sessions: Dict[str, Session] = {}
         self.waiting: Dict[Tuple[str, str], List[Waiting]] = {}
         self.unsure: Dict[Tuple[str, str], List[Message]] = {}
+        self.unnamed: Dict[Tuple[str, str], int] = collections.Counter()
         self.by_message_id: Dict[Tuple[str, str], List[Message]] = {}
         self.relays: Dict[str, Context] = {}
         self.scans: Dict[str, Context] = {}
@@ -1852,8 +1853,7 @@ class Correlator:
             self.open_count -= 1
         if message.mid_key is not None:
             self._forget(self.by_message_id, (message.host, message.mid_key), message)
-        if message.spf_key is not None:
-            self._forget(self.unsure, message.spf_key, message)
+        self._settle_sender(message)
 
     @staticmethod
     def _forget(index: Dict[Tuple[str, str], List[Message]], key: Tuple[str, str], message: Message) -> None:
@@ -2423,21 +2423,22 @@ class Correlator:
             del self.waiting[key]
 
     def _take_spf(self, message: Message, session: Session) -> None:
-        """At `client=`: the newest result for this client, until the sender is known and may say otherwise."""
+        """At `client=`: the newest result for this client, until the sender is known and may say otherwise.
+
+        `unnamed` counts a client's messages whose sender is not known yet, `unsure` are those of them that took a result.
+        """
         key = message.spf_key = (message.host, (message.client_ip or "").lower())
-        waiting = self._fresh(key)
-        unsure = self.unsure.setdefault(key, [])
-        for other in unsure:
-            if other.spf is not None:
-                other.spf.contended = True
+        waiting, unsure = self._fresh(key), self.unsure.get(key, [])
+        for one in [other.spf for other in unsure if other.spf is not None] + (waiting if len(waiting) > 1 or self.unnamed[key] else []):
+            one.contended = True
         if waiting:
-            for one in waiting:
-                one.contended = one.contended or len(waiting) > 1 or bool(unsure)
             self._attach(message, waiting[-1])
             self._drop_waiting(key, waiting[-1])
         elif session.spf is not None and self.time - session.spf.time <= SPF_WAIT:
             self._attach(message, session.spf)
-        unsure.append(message)
+        self.unnamed[key] += 1
+        if message.spf is not None:
+            self.unsure.setdefault(key, []).append(message)
 
     def _attach(self, message: Message, one: Optional[Waiting]) -> None:
         message.spf = one
@@ -2446,19 +2447,25 @@ class Correlator:
             one.message = message
             self._bind(message, one.low)
 
+    def _settle_sender(self, message: Message) -> None:
+        """The sender of a message is known, or never will be."""
+        key, message.spf_key = message.spf_key, None
+        if key is not None:
+            self._forget(self.unsure, key, message)
+            self.unnamed[key] -= 1
+            if not self.unnamed[key]:
+                del self.unnamed[key]
+
     def _confirm_spf(self, message: Message) -> None:
         """The sender is known: keep the result that was about it, or exchange it for the one that was."""
         key = message.spf_key
-        unsure = self.unsure.get(key) if key else None
-        if key is None or unsure is None or message not in unsure:
-            return
-        self._forget(self.unsure, key, message)
+        self._settle_sender(message)
         senders = self._senders(message.envelope_from, message.original_envelope_from)
         own = message.spf
-        if own is not None and own.sender in senders:
+        if key is None or own is not None and own.sender in senders:
             return
         waiting = next((one for one in reversed(self._fresh(key)) if one.sender in senders), None)
-        other = next((one for one in unsure if one.spf is not None and one.spf.sender in senders), None)
+        other = next((one for one in self.unsure.get(key, ()) if one.spf is not None and one.spf.sender in senders), None)
         if waiting is not None:
             self._drop_waiting(key, waiting)
             self._give_back(key, own)
@@ -2638,7 +2645,7 @@ def rows_of(message: Message, tracks: DomainFilter) -> List[Row]:
     facts = fit(_message_values(message), _MESSAGE_TEXTS, _MESSAGE_NUMBERS)
     rows = [Row(*(facts + fit(_recipient_values(recipient), _RECIPIENT_TEXTS, _RECIPIENT_NUMBERS)))
             for recipient in message.recipients if recipient.recipient_no is not None]
-    return [row for row in rows if row not in message.stored] if message.stored else rows
+    return [row for row in rows if row != message.stored.get(row.recipient_no)] if message.stored else rows
 
 
 def raw_text(value: Any) -> Any:
@@ -2665,7 +2672,7 @@ def absorb(message: Message, stored: Iterable[Row]) -> None:
     rows = latest(stored, message.last_seen) if message.continued else [row for row in stored if row.first_seen == message.first_seen]
     if not rows or message.continued and contradicts(message, rows[0]):
         return
-    message.stored, message.first_seen = tuple(rows), rows[0].first_seen
+    message.stored, message.first_seen = {row.recipient_no: row for row in rows}, rows[0].first_seen
     for name in FACTS:
         known = raw_text(getattr(rows[0], name))
         if known is not None and not (name in ("envelope_from", "original_envelope_from") and message.queued):
@@ -2823,7 +2830,7 @@ def message_from(rows: List[Row]) -> Optional[Message]:
         return None
     row = rows[0]
     message = Message(row.server_hostname, row.server_hostname, row.queue_id, row.first_seen, 0, True)
-    message.stored = tuple(rows)
+    message.stored = {one.recipient_no: one for one in rows}
     for name in FACTS:
         setattr(message, name, raw_text(getattr(row, name)))
     message.peer_ip = message.client_ip
