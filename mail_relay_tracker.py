@@ -109,7 +109,8 @@ DAY = 24 * HOUR
 
 SPF_WAIT = 60 * SECOND              # a policy result older than this is not of the `client=` that follows
 PATIENCE = HOUR                     # how long an upload, or a message without recipients, may keep its place in memory
-CONTEXT_LIFE = 10 * MINUTE          # an outbound TLS line waits this long for its delivery: smtp_data_xfer_timeout is 180 s
+CONNECTION_REUSE = 10 * MINUTE      # an outbound TLS line tells of deliveries up to this later: smtp_connection_reuse_time_limit is 300 s
+DRAFT_LIFE = 10 * MINUTE            # a message of which only a Message-ID made by Postfix is known waits this long for more
 ROWS_LIFE = 8 * DAY                 # rows older than this are not continued: maximal_queue_lifetime is 5 days by default
 BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, when a birth is placed within a delivery
 
@@ -324,15 +325,20 @@ class Verdict(NamedTuple):
     protocol: Optional[str] = None
     helo: Optional[str] = None
     sasl_username: Optional[str] = None
+    spam: Optional["Spam"] = None
 
 
 class Origins(NamedTuple):
-    """cleanup: a header check that changes nothing still names HELO, protocol and sender (cleanup_message.c:cleanup_act_log)."""
+    """cleanup: a header check that changes nothing still names HELO, protocol and sender (cleanup_message.c:cleanup_act_log).
+
+    `spam`: what the header says, when it is a milter's X-Spam-Status.
+    """
 
     queue_id: str
     envelope_from: Optional[str]
     protocol: Optional[str]
     helo: Optional[str]
+    spam: Optional["Spam"] = None
 
 
 class MessageId(NamedTuple):
@@ -381,7 +387,10 @@ class Handled(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """A delivery agent's verdict on one recipient (log_adhoc.c). `relay` as logged; `relay_tls` only from Postfix 3.11 on."""
+    """A delivery agent's verdict on one recipient (log_adhoc.c). `relay` as logged; `relay_tls` only from Postfix 3.11 on.
+
+    `reused`: over a connection that an earlier delivery had opened (conn_use=).
+    """
 
     queue_id: str
     upstream_to: str
@@ -393,6 +402,7 @@ class Delivery(NamedTuple):
     dsn: Optional[str]
     status: str
     reason: str
+    reused: bool = False
 
 
 class Notification(NamedTuple):
@@ -892,11 +902,10 @@ def parse_postscreen(text: str) -> Event:
 # -- cleanup, pickup, qmgr, bounce, postsuper
 
 CHECK = re.compile(r"((?:milter-header-)?[a-z]+): (header|body) ")
-CHECK_TRAILER = re.compile(
-    r" from (?:local|unknown|" + CLIENT + r");(?: from=" + SAFE_ADDRESS + r")?(?: to=" + SAFE_ADDRESS + r")?"
-    r"(?: proto=([A-Z]+))?(?: helo=<([^<>]*)>)?(?=: |:?$)")
-MIME_ERROR = re.compile(r"reject: mime-error (.*) from (?:local|unknown|" + CLIENT + "); from=" + SAFE_ADDRESS
-                        + " to=(?:unknown|" + SAFE_ADDRESS + ")$")
+CHECK_TRAILERS = [re.compile(
+    r" from (?:local|unknown|" + CLIENT + r");(?: from=" + address + r")?(?: to=" + address + r")?"
+    r"(?: proto=([A-Z]+))?(?: helo=<([^<>]*)>)?(?=: |:?$)") for address in (ADDRESS, SAFE_ADDRESS)]
+MIME_ERROR = re.compile(r" from (?:local|unknown|" + CLIENT + "); from=" + ADDRESS + " to=(?:unknown|" + ADDRESS + ")$")
 CHECK_CONTENT = 210                 # cleanup_message.c:cleanup_act_log shows 200 bytes of a header
 PICKUP_LINE = re.compile(r"uid=[0-9]+ from=<(.*)>(?: orig_id=([0-9A-Za-z]+))?$")
 QUEUED_LINE = re.compile(r"from=<(.*)>, size=([0-9]+), nrcpt=([0-9]+) \(queue active\)$")
@@ -944,29 +953,33 @@ def parse_cleanup_warning(text: str) -> Event:
 
 
 def parse_check(queue_id: str, what: str, content: str) -> Event:
-    """`hold: header Subject: … from client; from=<…> to=<…> proto=… helo=<…>: text` (cleanup_message.c:cleanup_act_log).
-
-    The header's content may imitate all that follows, addresses may too, so trailers are found one after the other, none
-    within another, and the last that begins where the content can end is the true one.
-    """
+    """`hold: header Subject: … from client; from=<…> to=<…> proto=… helo=<…>: text` (cleanup_message.c:cleanup_act_log)."""
     action = what[14:] if what.startswith("milter-header-") else what
-    trailer = None
-    for found in CHECK_TRAILER.finditer(content, 0, CHECK_CONTENT + TRAILER):
-        if found.start() > CHECK_CONTENT:
-            break
-        trailer = found
+    trailer = find_trailer(content)
     if trailer is None:
         return IGNORED
     hostname, address, sender, recipient, protocol, helo = trailer.groups()
-    if action != what:
-        spam = parse_spam_header(queue_id, content[:trailer.start()])
-        if spam:
-            return spam
+    spam = parse_spam_header(queue_id, content[:trailer.start()]) if action != what else None
     if action in QUIET_ACTIONS:
-        return Origins(queue_id, sender, protocol, helo)
+        return Origins(queue_id, sender, protocol, helo, spam)
     text = content[trailer.end() + 2:].strip(" ") or content[:trailer.start()]
     dsn = enhanced(text)[1] if action == "reject" else None
-    return Verdict(queue_id, "check", action, "END-OF-MESSAGE", text, None, dsn, hostname, address, sender, recipient, protocol, helo)
+    return Verdict(queue_id, "check", action, "END-OF-MESSAGE", text, None, dsn, hostname, address, sender, recipient, protocol, helo,
+                   None, spam)
+
+
+def find_trailer(content: str) -> Optional[Match[str]]:
+    """The fields behind the content of a header or body line.
+
+    The content may imitate them, and so may a quoted address within them. They are found one after the other, none within
+    another, the last that begins where the content can end counts; read once with any quoted address and once without
+    those that hold such an imitation, the reading that reaches furthest is the true one.
+    """
+    readings = []
+    for pattern in CHECK_TRAILERS:
+        found = [one for one in pattern.finditer(content, 0, CHECK_CONTENT + TRAILER) if one.start() <= CHECK_CONTENT]
+        readings += found[-1:]
+    return max(readings, key=lambda one: one.end(), default=None)
 
 
 def parse_spam_header(queue_id: str, content: str) -> Optional[Spam]:
@@ -981,11 +994,12 @@ def parse_spam_header(queue_id: str, content: str) -> Optional[Spam]:
 
 def parse_mime_error(queue_id: str, text: str) -> Event:
     """`reject: mime-error why: text from …` (cleanup_message.c:cleanup_mime_error_callback)."""
-    found = MIME_ERROR.match(text)
+    found = MIME_ERROR.search(text, max(len(text) - TRAILER, 0))
     if not found:
         return None
-    why, hostname, address, sender, recipient = found.groups()
-    return Verdict(queue_id, "check", "reject", "END-OF-MESSAGE", "mime-error " + why, None, None, hostname, address, sender, recipient)
+    hostname, address, sender, recipient = found.groups()
+    why = text[len("reject: "):found.start()]
+    return Verdict(queue_id, "check", "reject", "END-OF-MESSAGE", why, None, None, hostname, address, sender, recipient)
 
 
 def parse_pickup(text: str) -> Event:
@@ -1078,7 +1092,7 @@ def parse_delivery(text: str) -> Event:
         upstream_to, _, orig_to = rest[4:found.start()].partition(">, orig_to=<")
     fields = dict(FIELD.findall(middle))
     return Delivery(queue_id, upstream_to, orig_to or None, fields["relay"], fields.get("delay"), fields.get("delays"),
-                    fields.get("tls"), fields.get("dsn"), status, closed(reason or ""))
+                    fields.get("tls"), fields.get("dsn"), status, closed(reason or ""), "conn_use" in fields)
 
 
 def closed(reason: str) -> str:
@@ -1189,7 +1203,9 @@ def parse_dkimpy(text: str) -> Event:
     if not found or not is_queue_id(queue_id):
         return IGNORED
     algorithm, verb, selector, domain = found.groups()
-    return Dkim(queue_id, 1, "pass" if verb == "verified" else "signed", domain, selector, algorithm)
+    if verb == "added":
+        return Dkim(queue_id, 0, "signed", domain, selector, algorithm)
+    return Dkim(queue_id, 1, "pass", domain, selector, algorithm)
 
 
 def parse_opendmarc(text: str) -> Event:
@@ -1221,7 +1237,8 @@ PERL_SPF = re.compile(r"Policy action=PREPEND Received-SPF: ([A-Za-z]+) .* ident
                       r'(?:envelope-from=("(?:[^"\\]|\\.)*"|[^; ]*); )?helo=[^;]*; client-ip=([^; ]+)', re.S)
 PERL_REFUSED = re.compile(r"Policy action=550 (.*)$", re.S)
 SPF_REFUSED = re.compile(r"(?:550|defer_if_permit|451)(?: ([45]\.7\.2[34]))? (.*)$", re.S)
-WHY = re.compile(r"[?;&]s=(mfrom|mailfrom|helo);id=([^ ]*);ip=([0-9A-Fa-f.:]+);r=")
+WHY_BEGINS = re.compile(r"[?;&]s=(?:mfrom|mailfrom|helo);id=")
+WHY = re.compile(r"[?;&]s=(mfrom|mailfrom|helo);id=((?:\"(?:[^\"\\]|\\.)*\"@)?[^ \";]*);ip=([0-9A-Fa-f.:]+);r=")
 SPF_TEXTS = (("SPF fail", "Fail"), ("domain owner discourages", "Softfail"), ("access neither permitted", "Neutral"),
              ("SPF Permanent Error", "Permerror"), ("SPF Temporary Error", "Temperror"))
 RECEIVER_POLICY = re.compile(r"Receiver policy for SPF ([A-Z][a-z]+)")
@@ -1274,10 +1291,10 @@ def spf_event(result: str, identity: str, client_ip: str, sender: str, answered:
 
 def parse_spf_refusal(dsn: Optional[str], said: str) -> Event:
     """`550 5.7.23 Message rejected due to: … Please see http://…?s=mfrom;id=a@b;ip=1.2.3.4;r=…` (spf_engine defaults)."""
-    reasons = list(WHY.finditer(said, max(len(said) - TRAILER, 0)))
-    if not reasons:
+    reasons = list(WHY_BEGINS.finditer(said, max(len(said) - TRAILER, 0)))
+    why = WHY.match(said, reasons[-1].start()) if reasons else None     # the last is the server's own, after the domain's words
+    if why is None:
         return IGNORED
-    why = reasons[-1]
     return Spf(why.group(3).lower(), why.group(2) if why.group(1) != "helo" else None, spf_of_refusal(dsn, said))
 
 
@@ -1308,19 +1325,21 @@ def parse_policy_spf(text: str) -> Event:
 # -- spam filters, SRS
 
 SPAMD_SCORE = re.compile(r"(identified spam|clean message) \((-?[0-9.]+)/(-?[0-9.]+)\) for ")
-SPAMD_START = re.compile(r"(?:processing|checking) message (.*?)(?: aka .*)? for [^ ]*:[0-9]+$")
+SPAMD_USER = re.compile(r"[^ ]*:[0-9]+$")
 SPAMD_RESULT = re.compile(r"result: ([Y.]) +(-?[0-9]+) - ([^ ]*) ")
 SPAMD_MID = re.compile(r",mid=([^,]*)(?=,|$)")
 SPAMD_REQUIRED = re.compile(r"[, ]required_score=(-?[0-9.]+)")
 AMAVIS = re.compile(r"\([^ )]*\) (?:Passed|Blocked) ([A-Z-]+)")
-AMAVIS_MAIL = re.compile(ADDRESS + " -> " + ADDRESS + "(?:," + ADDRESS + r")*(?:, quarantine: [^ ,]+)?(?:, Queue-ID: ([0-9A-Za-z]+))?"
-                         r"(?:, Message-ID: <([^>]*)>)?")
-AMAVIS_HITS = re.compile(r", Hits: (-?[0-9.]+)")
+AMAVIS_ADDRESS = r'<(?:"(?:[^"\\]|\\.)*"@[^"<>]*|[^"<>]*)>'
+AMAVIS_MAIL = re.compile(AMAVIS_ADDRESS + " -> " + AMAVIS_ADDRESS + "(?:," + AMAVIS_ADDRESS + r")*(?:, quarantine: [^ ,]+)?"
+                         r"(?:, Queue-ID: ([0-9A-Za-z]+))?(?:, Message-ID: <([^>]*)>)?(?:, Resent-Message-ID: <[^>]*>)?"
+                         r"(?:, mail_id: [^ ,]+)?, Hits: (-?[0-9.]+)")
 AMAVIS_TESTS = re.compile(r", Tests: \[([^\]]*)\]")
 RSPAMD = re.compile(r"(?:<[^>]*>; task; )?(?:rspamd_task_write_log: )?id: <([^>]*)>(?:, qid: <([^>]*)>)?(?:, ip: [^,]*)?(?:, user: [^,]*)?"
-                    r"(?:, from: " + ADDRESS + r")?,? \(default: ([TFS]) \(([a-z ]+)\): \[(-?[0-9.]+)/(-?[0-9.]+)\] \[(.*)\]\)", re.S)
+                    r"(?:, from: " + ADDRESS + r")?,? \(default: ([TFS]) \(([a-z ]+)\): \[(-?[0-9.]+)/(-?[0-9.]+)\] "
+                    r"\[((?:(?!\(default: ).)*)\]\)", re.S)
 RSPAMD_SYMBOL = re.compile(r"(?:^|,)([A-Z][A-Z0-9_]*)\(")
-SRS_FORWARD = re.compile(r"(?:[0-9A-Za-z]+: )?(?:srs_forward: )?<(.*)> (?:rewritten|forwarded) as <(.*)>$")
+SRS_OPENING = re.compile(r"(?:[0-9A-Za-z]+: )?(?:srs_forward: )?<")
 
 
 def parse_spamd(text: str) -> Event:
@@ -1331,8 +1350,8 @@ def parse_spamd(text: str) -> Event:
     if text.startswith("result: "):
         return parse_spamd_result(text)
     if text.startswith(("processing message ", "checking message ")):
-        found = SPAMD_START.match(text)
-        return SpamStart(found.group(1)) if found else None
+        mid, _, user = text.partition(" message ")[2].rpartition(" for ")
+        return SpamStart(mid.partition(" aka ")[0]) if SPAMD_USER.match(user) else None
     found = SPAMD_SCORE.match(text)
     if found:
         status, score, required = found.groups()
@@ -1355,18 +1374,16 @@ def parse_spamd_result(text: str) -> Event:
 def parse_amavis(text: str) -> Event:
     """amavis, default template: `(id) Passed SPAMMY {…}, … <from> -> <to>, Queue-ID: …, Message-ID: …, …, Hits: 6.3, …`.
 
-    Sender and Message-ID are a stranger's: the ID is taken from behind the addresses, the hits from behind the Message-ID.
+    Sender, Message-ID and the names of attachments, which stand before, are a stranger's: only a whole chain counts, the last.
     """
     found = AMAVIS.match(text)
-    mail = AMAVIS_MAIL.search(text)
-    at = text.rfind(", Hits: ")
-    hits = AMAVIS_HITS.match(text, at) if at >= 0 else None
-    if not found or not hits or not mail or not any(mail.groups()[3:]):
+    chains = list(AMAVIS_MAIL.finditer(text)) if found else []
+    if not found or not chains or not any(chains[-1].groups()[:2]):
         return IGNORED
-    tests = AMAVIS_TESTS.search(text, at)
+    queue_id, mid, hits = chains[-1].groups()
+    tests = AMAVIS_TESTS.search(text, chains[-1].end())
     names = ",".join(one.partition("=")[0].strip(" ") for one in tests.group(1).split(",")) if tests else None
-    status = "Yes" if found.group(1).startswith("SPAM") else "No"
-    return Spam(mail.group(4), mail.group(5), status, number(hits.group(1)), None, names)
+    return Spam(queue_id, mid, "Yes" if found.group(1).startswith("SPAM") else "No", number(hits), None, names)
 
 
 def parse_rspamd(text: str) -> Event:
@@ -1382,9 +1399,11 @@ def parse_rspamd(text: str) -> Event:
 
 def parse_postsrsd(text: str) -> Event:
     """postsrsd 1 and 2: `<a> rewritten as <b>`, `<a> forwarded as <b>` (trap 27); the way back is not needed."""
-    found = SRS_FORWARD.match(text.replace("socketmap: ", "", 1))
-    if found and found.group(1) != '""':
-        return Rewritten(found.group(1), found.group(2))
+    text = text.replace("socketmap: ", "", 1)
+    opening = SRS_OPENING.match(text)
+    sender, verb, srs = text.rpartition("> rewritten as <" if "> rewritten as <" in text else "> forwarded as <")
+    if opening and verb and srs.endswith(">") and sender[opening.end():] != '""':
+        return Rewritten(sender[opening.end():], srs[:-1])
     return IGNORED
 
 
@@ -1584,7 +1603,7 @@ class Message:
     __slots__ = MESSAGE_COLUMNS + (
         "host", "low", "last_seen", "recipients", "next_no", "state", "sweeps", "continued", "queued", "ended", "removed", "finished",
         "probe", "generated", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender", "peer_ip", "orig_queue_id",
-        "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named")
+        "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending")
 
     def __init__(self, host: str, server_hostname: str, queue_id: str, time: int, low: int, continued: bool) -> None:
         self.host, self.server_hostname, self.queue_id = host, server_hostname, queue_id
@@ -1601,6 +1620,7 @@ class Message:
         self.recipients: List[Recipient] = []
         self.by_address: Dict[Tuple[Optional[str], Optional[str]], Recipient] = {}
         self.named: List[Recipient] = []
+        self.pending: List[Verdict] = []
         self.next_no = 0
         self.state: Optional[Sweep] = None
         self.sweeps: List[Sweep] = []
@@ -1651,8 +1671,18 @@ class Waiting:
         self.contended = False
 
 
+class Connection:
+    """An outbound TLS connection of a process, and the queue ID that used it last."""
+
+    __slots__ = ("relay", "relay_tls", "time", "low", "user")
+
+    def __init__(self, relay: str, relay_tls: str, time: int, low: int) -> None:
+        self.relay, self.relay_tls, self.time, self.low = relay, relay_tls, time, low
+        self.user: Optional[str] = None
+
+
 class Context(NamedTuple):
-    """Something said by a process that its next lines refer to: an outbound TLS connection, a spamd scan, a rewritten sender."""
+    """Something said that later lines refer to: a spamd scan by its process, a rewritten sender, a notification to come."""
 
     value: Any
     time: int
@@ -1789,9 +1819,9 @@ class Correlator:
         self.unsure: Dict[Tuple[str, str], List[Message]] = {}
         self.unnamed: Dict[Tuple[str, str], int] = collections.Counter()
         self.by_message_id: Dict[Tuple[str, str], List[Message]] = {}
-        self.relays: Dict[str, Context] = {}
+        self.relays: Dict[str, Connection] = {}
         self.scans: Dict[str, Context] = {}
-        self.rewritten: Dict[str, str] = {}
+        self.rewritten: Dict[str, Context] = {}
         self.announced: Dict[Tuple[str, str], Context] = {}
         self.due: List[Tuple[int, int, Message]] = []
         self.serial = 0
@@ -1835,6 +1865,8 @@ class Correlator:
 
     def _finish(self, message: Message) -> None:
         """Give a message to the next harvest; until then late lines still find it."""
+        if message.pending:
+            self._judge_pending(message)
         if not message.finished:
             message.finished = True
             self.finished.append(message)
@@ -1890,7 +1922,7 @@ class Correlator:
         age = self.now - message.first_seen
         if age >= PATIENCE or message.ended:
             return False
-        if message.generated and message.envelope_from is None and age < CONTEXT_LIFE:
+        if message.generated and message.envelope_from is None and age < DRAFT_LIFE:
             return True
         return self._is_coming_in(message) or (bool(self.filter.domains) and not message.recipients and not message.continued)
 
@@ -1928,8 +1960,8 @@ class Correlator:
         lows += [message.low for message in self.finished]
         lows += [session.low for session in self.sessions.values() if session.low is not None and self.now - session.started < PATIENCE]
         lows += [one.low for waiting in self.waiting.values() for one in waiting if self.now - one.time <= SPF_WAIT]
-        lows += [one.low for one in self.announced.values() if self.now - one.time <= MINUTE]
-        lows += [relay.low for relay in self.relays.values() if relay.low >= 0 and self.now - relay.time < CONTEXT_LIFE]
+        lows += [one.low for known in (self.announced, self.rewritten) for one in known.values() if self.now - one.time <= MINUTE]
+        lows += [relay.low for relay in self.relays.values() if self.now - relay.time <= CONNECTION_REUSE]
         low = min(lows)
         for first, last in reversed(self.straddles):
             if first < low <= last:
@@ -2043,9 +2075,10 @@ class Correlator:
             self._take_origin(origin, message, event)
         if not event.orig_queue_id:
             self._take_spf(message, session)
-        for verdict in session.pending:
-            self._judge(message, verdict)
-        session.pending = [verdict for verdict in session.pending if verdict.recipient is None and verdict.envelope_from is None]
+        message.pending = [verdict for verdict in session.pending if verdict.envelope_from is not None]
+        session.pending = [verdict for verdict in session.pending if verdict.envelope_from is None]
+        for verdict in session.pending:     # of the connection: it concerns every message of the session
+            self._judge(message, verdict, self.time)
 
     def _take_origin(self, origin: Origin, message: Message, event: Client) -> None:
         """What a content filter told by XFORWARD: the client and the queue ID that the message had before."""
@@ -2093,16 +2126,29 @@ class Correlator:
     def _set_sender(self, message: Message, sender: str) -> None:
         message.envelope_from = sender
         message.original_envelope_from = original_sender(sender, self._rewritten_from)
+        if is_srs(sender) and sender.lower() in self.rewritten:
+            self._bind(message, self.rewritten[sender.lower()].low)
         if message.spf_key is not None:
             self._confirm_spf(message)
+        if message.pending:
+            self._judge_pending(message)
+
+    def _judge_pending(self, message: Message) -> None:
+        """Decisions taken before there was an ID, now that the sender is known: those on another sender's mail came to nothing."""
+        pending, message.pending = message.pending, []
+        senders = self._senders(message.envelope_from, message.original_envelope_from)
+        for verdict in pending:
+            if message.envelope_from is None or bare(verdict.envelope_from or "") in senders:
+                self._judge(message, verdict, message.last_seen)
 
     def _rewritten_from(self, address: str) -> Optional[str]:
-        return self.rewritten.get(address.lower())
+        known = self.rewritten.get(address.lower())
+        return known.value if known else None
 
     def fold_rewritten(self, origin: Origin, event: Rewritten) -> None:
         """postsrsd: who is behind an SRS address, should its syntax not tell."""
         if is_srs(event.srs) and not is_srs(event.sender):
-            self.rewritten[event.srs.lower()] = event.sender
+            self.rewritten[event.srs.lower()] = Context(event.sender, self.time, self.position)
             self._bound(self.rewritten)
 
     # -- verdicts
@@ -2113,11 +2159,13 @@ class Correlator:
             self._fold_noqueue(origin, event)
             return
         message = self._find(origin, event.queue_id)
+        if event.spam is not None:
+            self.fold_spam(origin, event.spam)
         if event.action == "reject" and event.stage == "RCPT" and event.recipient is not None and origin.daemon == "smtpd":
             self._learn(message, event)
             self._refuse(message, event)
         else:
-            self._judge(message, event)
+            self._judge(message, event, self.time)
             if event.action == "reject" or event.action == "discard" and origin.daemon == "cleanup":
                 self._end(message)
 
@@ -2132,6 +2180,7 @@ class Correlator:
         queue_id = "NOQUEUE-%s%06d" % (moment.strftime("%Y%m%d%H%M%S"), (self.position - self.file_start) % 1000000)
         message = Message(origin.host, self.server_hostname or origin.host, queue_id, self.time, self.position, False)
         message.client_hostname, message.client_ip = event.client_hostname, event.client_ip
+        session.pending = [one for one in session.pending if (one.envelope_from, one.recipient) != (event.envelope_from, event.recipient)]
         message.client_tls = session.client_tls
         self._bind(message, session.low)
         self._learn(message, event)
@@ -2143,7 +2192,7 @@ class Correlator:
     def _learn(self, message: Message, event: Any) -> None:
         """What a decision says of the message by the way; the first to say it is believed."""
         message.helo = message.helo or event.helo
-        message.protocol = message.protocol or event.protocol
+        message.protocol = event.protocol or message.protocol       # before EHLO it is but a guess
         if message.envelope_from is None and event.envelope_from is not None:
             self._set_sender(message, event.envelope_from)
         if isinstance(event, Verdict):
@@ -2171,7 +2220,7 @@ class Correlator:
         recipient.relay_status, recipient.relay_message = REJECTED, event.text
         recipient.smtp_code, recipient.dsn = event.code, event.dsn
 
-    def _judge(self, message: Message, event: Verdict) -> None:
+    def _judge(self, message: Message, event: Verdict, time: int) -> None:
         """A decision on the whole message. It names one recipient, the last, whose fate it tells as that of all."""
         self._learn(message, event)
         status = SWEPT.get(event.action)
@@ -2180,7 +2229,7 @@ class Correlator:
         if event.recipient is not None and (event.recipient, event.recipient) not in message.by_address \
                 and self._named(message, event.recipient) is None:
             message.named.append(self._add(message, event.recipient, None))
-        message.sweep(Sweep(status, self.time, event.text, event.code, event.dsn))
+        message.sweep(Sweep(status, time, event.text, event.code, event.dsn))
 
     @staticmethod
     def _named(message: Message, orig_to: str) -> Optional[Recipient]:
@@ -2189,6 +2238,8 @@ class Correlator:
     def fold_origins(self, origin: Origin, event: Origins) -> None:
         """A header check that changed nothing, but told HELO and protocol."""
         message = self._find(origin, event.queue_id)
+        if event.spam is not None:
+            self.fold_spam(origin, event.spam)
         if message.helo is None:
             self._learn(message, event)
 
@@ -2265,16 +2316,17 @@ class Correlator:
             plain = event.relay_tls == "none" or event.relay_tls.endswith(":none")
             return None if plain else event.relay_tls
         known = self.relays.get(origin.prefix)
-        if known is None or known.value.relay != event.relay:
+        if known is None or known.relay != event.relay or self.time - known.time > CONNECTION_REUSE:
             return None
-        if known.low >= 0:
-            self.relays[origin.prefix] = known._replace(low=-1)
-        return cast(str, known.value.relay_tls)
+        if known.user not in (None, event.queue_id) and not event.reused:
+            return None                     # a new connection, of which nothing was said: in the clear
+        known.user = event.queue_id
+        return known.relay_tls
 
     def fold_relay_tls(self, origin: Origin, event: RelayTls) -> None:
         """TLS of an outbound connection, for the deliveries of the same process over it."""
         self.relays.pop(origin.prefix, None)
-        self.relays[origin.prefix] = Context(event, self.time, self.position)
+        self.relays[origin.prefix] = Connection(event.relay, event.relay_tls, self.time, self.position)
         self._bound(self.relays)
 
     def _fold_sent(self, origin: Origin, message: Message, recipient: Recipient, reason: str) -> None:
@@ -2487,7 +2539,7 @@ class Correlator:
     def _senders(self, *addresses: Optional[str]) -> Set[Optional[str]]:
         """An envelope sender as a policy server may have seen it: as it is, unwrapped, as postsrsd knew it. None fits any."""
         known = [address for address in addresses if address is not None]
-        known += [self.rewritten[address.lower()] for address in known if address.lower() in self.rewritten]
+        known += [self.rewritten[address.lower()].value for address in known if address.lower() in self.rewritten]
         found: Set[Optional[str]] = {bare(address) for address in known}
         return found | {None}
 
@@ -2675,9 +2727,20 @@ def absorb(message: Message, stored: Iterable[Row]) -> None:
     message.stored, message.first_seen = {row.recipient_no: row for row in rows}, rows[0].first_seen
     for name in FACTS:
         known = raw_text(getattr(rows[0], name))
-        if known is not None and not (name in ("envelope_from", "original_envelope_from") and message.queued):
+        if known is not None and name not in ("envelope_from", "original_envelope_from"):
             setattr(message, name, better(name, known, getattr(message, name)))
+    absorb_sender(message, raw_text(rows[0].envelope_from), raw_text(rows[0].original_envelope_from))
     unite(message, [recipient_from(row) for row in rows])
+
+
+def absorb_sender(message: Message, sender: Optional[str], original: Optional[str]) -> None:
+    """Unite what is known of the sender: qmgr's word replaces a local submitter's; a sender seen behind another stays known."""
+    learnt = message.original_envelope_from != message.envelope_from
+    if message.envelope_from is None or sender is not None and not message.queued and message.pickup_sender is None:
+        message.envelope_from = sender if sender is not None else message.envelope_from
+    if original is not None and not learnt and (original != sender or message.original_envelope_from is None or not message.queued
+                                                and message.pickup_sender is None):
+        message.original_envelope_from = original
 
 
 def latest(rows: Iterable[Row], now: int) -> List[Row]:
@@ -2706,7 +2769,7 @@ def unite(message: Message, known: List[Recipient]) -> None:
     """Put the stored recipients of a message and those of its continuation together; what the sweep missed reaches the others."""
     fresh, message.recipients = message.recipients, known
     message.next_no = max(one.recipient_no or 0 for one in known) + 1
-    free = Stored(known)
+    free = Stored(known, inherited=message.parent_queue_id is not None)
     for recipient in fresh:
         same = free.take(recipient)
         if same is not None:
@@ -2724,7 +2787,8 @@ def unite(message: Message, known: List[Recipient]) -> None:
 class Stored:
     """The stored recipients of a message, each to be matched once by one of its continuation: found without a search, mostly."""
 
-    def __init__(self, known: List[Recipient]) -> None:
+    def __init__(self, known: List[Recipient], inherited: bool) -> None:
+        self.inherited = inherited
         self.known = {id(one): one for one in known}
         delivered = [one for one in known if one.upstream_to is not None]
         self.loose = [one for one in known if one.upstream_to is None]
@@ -2751,7 +2815,9 @@ class Stored:
         if new.upstream_to is None:
             return self.by_orig.get(new.orig_to.lower()) if new.orig_to is not None else None
         same = self.by_address.get((new.orig_to, new.upstream_to))
-        return same or (self.by_upstream.get(new.upstream_to) if new.orig_to == new.upstream_to else None)
+        if same is None and (self.inherited or new.orig_to == new.upstream_to):
+            same = self.by_upstream.get(new.upstream_to)
+        return same
 
     def left(self) -> List[Recipient]:
         """Those that nobody took."""
@@ -2763,6 +2829,7 @@ LOOSE_MATCHES: Tuple[Callable[[Recipient, Recipient], bool], ...] = (
     and new.orig_to == old.orig_to and new.last_seen == old.last_seen,
     lambda new, old: not new.refused and not old.refused and old.orig_to is not None and old.orig_to.lower() == (new.orig_to or "").lower(),
     lambda new, old: old.orig_to is None,
+    lambda new, old: not new.refused and new.relay_host == "none" and old.relay_status == REJECTED and old.orig_to == new.orig_to,
 )
 OUTCOME = tuple(name for name in RECIPIENT_COLUMNS if name not in ("recipient_no", "orig_to", "upstream_to"))
 
@@ -2772,9 +2839,9 @@ def take_outcome(known: Recipient, new: Recipient) -> None:
 
     A line read again tells what is stored already, perhaps less: the links to other messages may have come later.
     """
+    undecided = known.relay_status in UNDECIDED or known.upstream_to is None and new.upstream_to is not None
     if known.upstream_to is None:
         known.orig_to, known.upstream_to = new.orig_to or known.orig_to, new.upstream_to
-    undecided = known.relay_status in UNDECIDED
     newer = new.last_seen > known.last_seen or new.last_seen == known.last_seen and undecided
     if new.relay_status not in (None, INCOMPLETE) and (newer or known.relay_status == INCOMPLETE):
         if known.relay_status == REQUEUED and new.relay_status == SENT:
