@@ -292,7 +292,8 @@ class RelayTls(NamedTuple):
 class Client(NamedTuple):
     """smtpd: the queue file is open, the message is born (smtpd.c:mail_open_stream).
 
-    `orig_…` are what a content filter told by XFORWARD of the message as it came in.
+    `queue_id` is empty (NOQUEUE) when a before-queue filter will give it an ID. `orig_…` are what a content filter told by
+    XFORWARD of the message as it came in.
     """
 
     queue_id: str
@@ -416,6 +417,8 @@ class Proxied(NamedTuple):
     """smtpd: a before-queue filter accepted, and said under which ID (smtpd.c:common_post_message_handling)."""
 
     child: str
+    protocol: Optional[str]
+    helo: Optional[str]
 
 
 class Restarted(NamedTuple):
@@ -763,7 +766,7 @@ SMTPD_NOISE = (
     "initializing the server-side TLS engine", "before ", "send attr", "idle timeout", "subject_CN=", "using ", "NOQUEUE: warning",
     "issuing session ticket", "reloading session", "replacing command ", "TLS ", "Host offered ", "xsasl_", "name_", "match_", "smtpd_",
     "generic_checks", "reject_invalid", "permit_", "input attribute", "rewrite_clnt", "watchdog", "private/", "process ",
-    "proxy-reject: ", "auto_clnt", "mail_stream", "maps_", "dict_", "send: ", "> ", "< ", "address_", "ctable_", "vstream", "event_",
+    "auto_clnt", "mail_stream", "maps_", "dict_", "send: ", "> ", "< ", "address_", "ctable_", "vstream", "event_",
 )
 
 
@@ -837,7 +840,7 @@ def parse_smtpd(text: str) -> Event:
         return parse_broken(rest) or parse_decision(queue_id, rest)
     if queue_id == "NOQUEUE":
         if rest.startswith("client="):
-            return IGNORED
+            return parse_client("", rest[7:])
         return parse_broken(rest) or parse_decision(None, rest)
     return parse_session(text)
 
@@ -849,12 +852,22 @@ def parse_session(text: str) -> Event:
     if text.startswith("connect from "):
         found = SESSION_CLIENT.match(text, 13)
         return Connect(found.group(1), found.group(2)) if found else None
-    if text.startswith("proxy-accept: "):
-        child = queued_as(text.partition("; from=<")[0].partition("; proto=")[0])
-        return Proxied(child) if child else IGNORED
+    if text.startswith(("proxy-accept: ", "proxy-reject: ")):
+        return parse_proxy(text)
     if text.startswith("warning: "):
         return parse_cleanup_warning(text)
     return parse_tls(text) or parse_broken(text) or is_known(text, SMTPD_NOISE)
+
+
+def parse_proxy(text: str) -> Event:
+    """`proxy-accept: END-OF-MESSAGE: 250 … queued as ID; from=<…> …`: the answer of a before-queue filter, without ID and client."""
+    verb, stage, said = text.split(": ", 2)
+    said, (sender, recipient, protocol, helo, username) = split_trailer(said, SMTPD_TRAILER)
+    if verb == "proxy-accept":
+        child = queued_as(said)
+        return Proxied(child, protocol, helo) if child else IGNORED
+    code, dsn = enhanced(said)
+    return Verdict(None, "access", "reject", stage, said, code, dsn, None, None, sender, recipient, protocol, helo, username or None)
 
 
 DISCONNECT = Disconnect()
@@ -1647,11 +1660,12 @@ class Message:
 class Session:
     """An smtpd process while it serves one client. `low`: position of the first line that told something worth keeping."""
 
-    __slots__ = ("client_hostname", "client_ip", "client_tls", "started", "low", "pending", "spf", "message", "live")
+    __slots__ = ("client_hostname", "client_ip", "client_tls", "started", "low", "pending", "spf", "message", "live", "sasl_username")
 
     def __init__(self, client_hostname: Optional[str], client_ip: Optional[str], started: int) -> None:
         self.client_hostname, self.client_ip, self.started = client_hostname, client_ip, started
         self.client_tls: Optional[str] = None
+        self.sasl_username: Optional[str] = None
         self.low: Optional[int] = None
         self.pending: List[Verdict] = []
         self.spf: Optional[Waiting] = None
@@ -2048,6 +2062,8 @@ class Correlator:
             return
         child.client_hostname, child.client_ip = session.client_hostname, session.client_ip
         child.client_tls = child.client_tls or session.client_tls
+        child.sasl_username = child.sasl_username or session.sasl_username
+        child.protocol, child.helo = event.protocol, event.helo
         self._bind(child, session.low)
 
     # -- births
@@ -2059,6 +2075,10 @@ class Correlator:
             session.client_hostname, session.client_ip = event.client_hostname, event.client_ip
         elif session.client_ip != event.client_ip:      # another client by now: its `connect` is missing
             session = self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.time)
+        if not event.queue_id:              # a before-queue filter will tell the ID, maybe of a message that is born by then
+            session.sasl_username = event.sasl_username
+            session.low = self.position if session.low is None else session.low
+            return
         message = origin.open.get(event.queue_id)
         if message is None or message.removed or message.peer_ip is not None or self.time - message.first_seen > MINUTE:
             message = self._open(origin, event.queue_id, False)
@@ -2179,7 +2199,8 @@ class Correlator:
         moment = EPOCH_DAY + datetime.timedelta(seconds=self.time // SECOND)
         queue_id = "NOQUEUE-%s%06d" % (moment.strftime("%Y%m%d%H%M%S"), (self.position - self.file_start) % 1000000)
         message = Message(origin.host, self.server_hostname or origin.host, queue_id, self.time, self.position, False)
-        message.client_hostname, message.client_ip = event.client_hostname, event.client_ip
+        message.client_hostname = event.client_hostname or session.client_hostname
+        message.client_ip = event.client_ip or session.client_ip
         session.pending = [one for one in session.pending if (one.envelope_from, one.recipient) != (event.envelope_from, event.recipient)]
         message.client_tls = session.client_tls
         self._bind(message, session.low)
