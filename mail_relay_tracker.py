@@ -2746,9 +2746,12 @@ def absorb(message: Message, stored: Iterable[Row]) -> None:
     if not rows or message.continued and contradicts(message, rows[0]):
         return
     message.stored, message.first_seen = {row.recipient_no: row for row in rows}, rows[0].first_seen
+    own = {"envelope_from", "original_envelope_from"}
+    if is_loopback(rows[0].client_ip or "") and not is_loopback(message.client_ip or "127.0.0.1"):
+        own |= {"client_hostname", "client_ip"}     # stored before the filter in front told whom it speaks for
     for name in FACTS:
         known = raw_text(getattr(rows[0], name))
-        if known is not None and name not in ("envelope_from", "original_envelope_from"):
+        if known is not None and name not in own:
             setattr(message, name, better(name, known, getattr(message, name)))
     absorb_sender(message, raw_text(rows[0].envelope_from), raw_text(rows[0].original_envelope_from))
     unite(message, [recipient_from(row) for row in rows])
