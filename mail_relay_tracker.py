@@ -3534,7 +3534,7 @@ class Place(NamedTuple):
     """A position that outlives the process: an offset, and what tells its file from every other.
 
     `head` and `tail` are (length, SHA-256) of the file's first bytes and of those before the offset; None in a state file
-    written by hand.
+    written by hand. `mtime`: when the file had last been written to, in microseconds.
     """
 
     position: int
@@ -3542,6 +3542,7 @@ class Place(NamedTuple):
     device: Optional[int] = None
     head: Optional[Tuple[int, str]] = None
     tail: Optional[Tuple[int, str]] = None
+    mtime: int = 0
 
 
 def open_log(path: str) -> IO[bytes]:
@@ -3578,6 +3579,7 @@ class LogFile:
         self.skipping = self.at_end = False
         status = os.fstat(self.handle.fileno())
         self.device, self.inode = status.st_dev, status.st_ino
+        self.first = b"" if self.packed else self.peek(0, WITNESS)
 
     def size(self) -> int:
         """Bytes in the file now; of a packed one, those read so far."""
@@ -3592,7 +3594,7 @@ class LogFile:
         before = self.peek(max(offset - WITNESS, 0), min(offset, WITNESS))
         self.handle.seek(offset)
         self.offset, self.rest, self.seen = offset, b"", before
-        self.skipping = offset > 0 and not before.endswith(b"\n")
+        self.skipping = offset > 0 and not before.endswith((b"\n", b"\0"))
 
     def peek(self, offset: int, length: int) -> bytes:
         """Bytes somewhere in the file; the reading goes on where it was."""
@@ -3609,7 +3611,7 @@ class LogFile:
     def place(self, offset: int) -> Place:
         """This file and this offset, to be found again."""
         tail = self.peek(max(offset - WITNESS, 0), min(offset, WITNESS))
-        return Place(offset, self.inode, self.device, witness(self.peek(0, WITNESS)), witness(tail))
+        return Place(offset, self.inode, self.device, witness(self.peek(0, WITNESS)), witness(tail), self.mtime())
 
     def fits(self, place: Place) -> bool:
         """Whether this is the file that a place speaks of: by its content; by inode when there is too little of that to tell."""
@@ -3628,6 +3630,8 @@ class LogFile:
         if self.packed:
             return False
         here = self.offset + len(self.rest)
+        if not here:
+            return self.peek(0, len(self.first)) != self.first
         return self.size() < here or self.peek(here - len(self.seen), len(self.seen)) != self.seen
 
     def lines(self) -> List[Batch]:
@@ -3664,11 +3668,12 @@ class LogFile:
         lines = data.decode("latin-1").split("\n")
         position = self.start + self.offset
         self.offset += len(data) + 1
-        if max(map(len, lines)) <= MAX_LINE:
+        if max(map(len, lines)) <= MAX_LINE and data[:1] != b"\0" and b"\n\0" not in data:
             return [Batch(lines, position, self.start)]
         batches: List[Batch] = []
         for line in lines:
-            batches.append(Batch([line[:MAX_LINE]], position, self.start))
+            told = line.lstrip("\0")
+            batches.append(Batch([told[:MAX_LINE]], position + len(line) - len(told), self.start))
             position += len(line) + 1
         return batches
 
@@ -3688,14 +3693,23 @@ class LogFile:
 
 
 def siblings(path: str) -> List[str]:
-    """The rotated files of a log, oldest first, as logrotate and savelog name them: `.1`, `.0`, `-20261122`, `.2.gz`, `-20261122.log`…"""
+    """The rotated files of a log, oldest first, as logrotate and savelog name them: `.1`, `.0`, `-20261122`, `.2.gz`…"""
     folder, name = os.path.split(path)
     stem = name[:-4] if name.endswith(".log") else name
     found: List[Tuple[int, str]] = []
-    for other in os.listdir(folder or "."):
-        full = os.path.join(folder, other)
-        if other != name and other.startswith(stem) and ROTATED.match(other, len(stem)) and os.path.isfile(full):
-            found.append((os.stat(full).st_mtime_ns, full))
+    try:
+        names = os.listdir(folder or ".")
+    except OSError as error:
+        raise LogError("log folder %s: %s: user %s needs to read it" % (folder or ".", error.strerror, getpass.getuser())) from error
+    for other in names:
+        if other != name and other.startswith(stem) and ROTATED.match(other, len(stem)):
+            full = os.path.join(folder, other)
+            try:
+                status = os.stat(full)
+            except OSError:
+                continue                    # gone in this moment: compressed, or deleted
+            if stat.S_ISREG(status.st_mode):
+                found.append((status.st_mtime_ns, full))
     return [full for _, full in sorted(found)]
 
 
@@ -3706,8 +3720,8 @@ class Follower:
     """Reads a log and whatever it is rotated into, every line once and in order.
 
     `files` are those that a saved position may still point into, the last one is being read; `queue` are rotated files to be
-    read before the live one. Limits: lines written between a copytruncate's copy and its truncation are lost to every
-    reader, and so are files deleted before they were read.
+    read before the live one, open, for their names may be given to others meanwhile. Limits: lines written between a
+    copytruncate's copy and its truncation are lost to every reader, and so are files deleted before they were read.
     """
 
     def __init__(self, path: str, check_interval: float, opener: Callable[[str], IO[bytes]] = open_log) -> None:
@@ -3716,7 +3730,7 @@ class Follower:
         self.grace = ROTATION_GRACE
         self.opener = opener
         self.files: List[LogFile] = []
-        self.queue: List[str] = []
+        self.queue: List[LogFile] = []
         self.ready: Deque[Batch] = collections.deque()
         self.base = 0
         self.next_check = 0.0
@@ -3772,9 +3786,9 @@ class Follower:
         """
         while len(self.files) > 1 and self.files[1].start <= position:
             self.files.pop(0).close()
-        if not self.files or self.files[0].packed:
+        if not self.files or self.files[0].packed or self.files[0].is_truncated():
             return None
-        return self.files[0].place(position - self.files[0].start)
+        return self.files[0].place(max(position - self.files[0].start, 0))
 
     def close(self) -> None:
         """Let go of all descriptors."""
@@ -3811,10 +3825,11 @@ class Follower:
             truncated = live is not None and live.inode == place.inode and live.size() < place.position
             LOG.warning("%s; reading %s from its beginning", "the log was truncated" if truncated
                         else "the file that the saved position belongs to is gone", self.path)
+            self.queue = self._since(place.mtime, set(), (0, 0)) if place.mtime else []
         if live is not None:
             live.close()
         if not self.files:
-            self._open(self.path)
+            self._open_next()
 
     def _fits(self, place: Place) -> bool:
         try:
@@ -3823,31 +3838,33 @@ class Follower:
             LOG.warning("cannot read rotated log %s: %s; passed over", self.current.path, error)
             return False
 
-    def _newer(self) -> List[str]:
-        """The rotated files that were written after the one being read, without its own copies."""
-        found: List[str] = []
-        heads = {self.current.peek(0, WITNESS)}
+    def _newer(self) -> List[LogFile]:
+        """The rotated files that were written to after the one being read, without its own copies."""
+        return self._since(self.current.mtime(), {self.current.peek(0, WITNESS)}, (self.current.device, self.current.inode))
+
+    def _since(self, mtime: int, heads: Set[bytes], but: Tuple[int, int]) -> List[LogFile]:
+        """The rotated files that were written to since then, oldest first: none that is `but`, none whose head is known."""
+        found: List[LogFile] = []
         for name in siblings(self.path):
             try:
                 other = LogFile(name, 0, self.opener)
                 head = other.peek(0, WITNESS)
-                newer = other.mtime() >= self.current.mtime() and (other.device, other.inode) != (self.current.device, self.current.inode)
-                other.close()
             except BAD_FILE as error:
                 LOG.warning("cannot read rotated log %s: %s; passed over", name, error)
                 continue
-            if newer and head and head not in heads:
+            if other.mtime() >= mtime and (other.device, other.inode) != but and head and head not in heads:
                 heads.add(head)
-                found.append(name)
+                found.append(other)
+            else:
+                other.close()
         return found
 
     def _recover(self) -> None:
         """The file was truncated: what was not read of it is in the copy, if there is one."""
         self.truncations += 1
         lost = self.current
-        tail = witness(lost.seen[:len(lost.seen) - len(lost.rest)] if lost.rest else lost.seen)
         for name in reversed(siblings(self.path)):
-            copy = self._copy_of(name, lost, tail)
+            copy = self._copy_of(name, lost)
             if copy is not None:
                 LOG.warning("%s was truncated at byte %d; reading the rest of its copy %s", self.path, lost.offset, name)
                 self.files[-1] = copy
@@ -3859,12 +3876,12 @@ class Follower:
         self.files, self.base = [], lost.start + lost.offset
         lost.close()
 
-    def _copy_of(self, name: str, lost: LogFile, tail: Tuple[int, str]) -> Optional[LogFile]:
-        """The copy that a copytruncate made: the bytes before the offset are the same."""
+    def _copy_of(self, name: str, lost: LogFile) -> Optional[LogFile]:
+        """The copy that a copytruncate made: the bytes read last are in it, at their place."""
         try:
             copy = LogFile(name, lost.start, self.opener)
-            found = copy.peek(max(lost.offset - tail[0], 0), tail[0])
-            if lost.offset and witness(found) == tail:
+            seen, here = (lost.seen, lost.offset + len(lost.rest)) if lost.seen else (lost.first, len(lost.first))
+            if seen and copy.peek(here - len(seen), len(seen)) == seen:
                 copy.seek(lost.offset)
                 return copy
             copy.close()
@@ -3874,7 +3891,7 @@ class Follower:
 
     def _move_on(self, now: float, once: bool) -> bool:
         """At the end of a file: go on with the next, if there is one and nobody can still be writing to this one."""
-        if self.current.path != self.path:
+        if self.queue:
             return self._open_next()
         if not once and now < self.next_check:
             return False
@@ -3883,9 +3900,14 @@ class Follower:
             status = os.stat(self.path)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise LogError("log file %s: %s: check the rights of user %s on its folder"
+                           % (self.path, error.strerror, getpass.getuser())) from error
         if (status.st_dev, status.st_ino) == (self.current.device, self.current.inode):
             self.rotated_at = None
             return False
+        if self.current.packed:
+            return self._open_next()        # nobody writes to it any more
         if self.rotated_at is None:
             self.rotated_at, self.next_check = now, now + min(self.grace, self.check_interval)
         if not once and (now - self.rotated_at < self.grace or not status.st_size):
@@ -3896,13 +3918,17 @@ class Follower:
         return self._open_next()
 
     def _open_next(self) -> bool:
-        """Finish the file at hand and open the one that comes after it."""
-        last = self.current.last_line()
-        self.ready.extend(last)
-        while self.queue:
-            if self._open(self.queue.pop(0)):
-                return True
-        return self._open(self.path) or bool(last)
+        """Finish the file at hand, and open the one that comes after it; while there is none, the file is not finished."""
+        before = self.files[-1] if self.files else None
+        if self.queue:
+            self.queue[0].start = self._end() + len(before.rest if before else b"")
+            self.files.append(self.queue.pop(0))
+        elif not self._open(self.path):
+            return False
+        elif before is not None:
+            self.current.start += len(before.rest)
+        self.ready.extend(before.last_line() if before else [])
+        return True
 
 
 # ============================================================================ state file
@@ -3965,10 +3991,10 @@ class StateFile:
 
     def save(self, place: Place) -> None:
         """Make `place` the saved one, unless it is. The caller has committed all that comes before it."""
-        if place == self.saved:
+        if self.saved is not None and place._replace(mtime=0) == self.saved._replace(mtime=0):
             return
         state = {"version": self.FORMAT, "position": place.position, "inode": place.inode, "device": place.device,
-                 "fingerprint": {"head": place.head, "tail": place.tail}}
+                 "fingerprint": {"head": place.head, "tail": place.tail}, "mtime": place.mtime}
         temporary = self.path + ".tmp"
         try:
             with open(temporary, "w", encoding="ascii") as handle:
@@ -3994,18 +4020,18 @@ def place_from(state: Any, version: int) -> Place:
     """A saved place from what JSON held; raises ValueError, TypeError or KeyError when that is not one.
 
     >>> place_from({"position": 7, "inode": 5}, 1)
-    Place(position=7, inode=5, device=None, head=None, tail=None)
+    Place(position=7, inode=5, device=None, head=None, tail=None, mtime=0)
     """
     if not isinstance(state, dict):
         raise ValueError("not a JSON object")
     if not isinstance(state.get("version", version), int) or state.get("version", version) > version:
         raise ValueError("written by a newer version")
-    position, inode, device = state["position"], state.get("inode"), state.get("device")
-    for value in (position, inode or 0, device or 0):
+    position, inode, device, mtime = state["position"], state.get("inode"), state.get("device"), state.get("mtime", 0)
+    for value in (position, inode or 0, device or 0, mtime):
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ValueError("position, inode and device are to be numbers")
     prints = state.get("fingerprint") or {}
-    return Place(position, inode, device, _witness_from(prints.get("head")), _witness_from(prints.get("tail")))
+    return Place(position, inode, device, _witness_from(prints.get("head")), _witness_from(prints.get("tail")), mtime)
 
 
 def _witness_from(value: Any) -> Optional[Tuple[int, str]]:
