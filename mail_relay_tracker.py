@@ -3906,8 +3906,9 @@ class Follower:
         if (status.st_dev, status.st_ino) == (self.current.device, self.current.inode):
             self.rotated_at = None
             return False
-        if self.current.packed:
-            return self._open_next()        # nobody writes to it any more
+        if self.current.packed:             # nobody writes to it any more, but the log may have been rotated meanwhile
+            self.queue = self._newer()
+            return self._open_next()
         if self.rotated_at is None:
             self.rotated_at, self.next_check = now, now + min(self.grace, self.check_interval)
         if not once and (now - self.rotated_at < self.grace or not status.st_size):
