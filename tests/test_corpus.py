@@ -96,3 +96,11 @@ def test_dry_run_prints_the_rows_that_the_database_would_hold(command, corpus):
     (command.folder / "dry.json").write_text(done.stdout, encoding="utf-8")
     assert truth_says(corpus, command.folder / "dry.json")[0] == 0
     assert "messages" in done.stderr and not (command.folder / "mail_relay_tracker.db").exists()
+
+
+@pytest.mark.parametrize("first, queue_timeout", [(0, 30), (4000, 1), (8600, 0.05)])
+def test_restarted_before_every_line_of_a_stretch_gives_the_same_table(corpus, first, queue_timeout):
+    from tests.unit.replay import Replay
+    lines = (corpus / "mail-rfc3339.log").read_bytes().decode("latin-1").splitlines()[first:first + 800]
+    replay = Replay(lines, queue_timeout)
+    assert replay.cut(*range(1, len(lines))) == replay.whole()
