@@ -110,7 +110,7 @@ DAY = 24 * HOUR
 SPF_WAIT = 60 * SECOND              # a policy result older than this is not of the `client=` that follows
 PATIENCE = HOUR                     # how long an upload, or a message without recipients, may keep its place in memory
 CONNECTION_REUSE = 10 * MINUTE      # an outbound TLS line tells of deliveries up to this later: smtp_connection_reuse_time_limit is 300 s
-DRAFT_LIFE = 10 * MINUTE            # a message of which only a Message-ID made by Postfix is known waits this long for more
+DRAFT_LIFE = 10 * MINUTE            # a message of which nobody can say yet whether it makes a row waits this long for more
 ROWS_LIFE = 8 * DAY                 # rows older than this are not continued: maximal_queue_lifetime is 5 days by default
 BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, when a birth is placed within a delivery
 
@@ -1936,9 +1936,16 @@ class Correlator:
         age = self.now - message.first_seen
         if age >= PATIENCE or message.ended:
             return False
-        if message.generated and message.envelope_from is None and age < DRAFT_LIFE:
+        if age < DRAFT_LIFE and self._is_draft(message):
             return True
         return self._is_coming_in(message) or (bool(self.filter.domains) and not message.recipients and not message.continued)
+
+    @staticmethod
+    def _is_draft(message: Message) -> bool:
+        """A bounce that was only begun, or local mail that has named no recipient: that may be a probe, `sendmail -bv`."""
+        if message.pickup_sender is not None:
+            return not message.recipients and message.state is None
+        return message.generated and message.envelope_from is None
 
     @staticmethod
     def _is_coming_in(message: Message) -> bool:
