@@ -36,7 +36,7 @@ NAMINGS = ("numbers", "savelog", "date", "date and epoch", "date before the exte
 # its name stands here. Whoever repairs one takes it out.
 KNOWN = frozenset((
     "packed, then held",        # behind a packed file, one that is still empty is left at once, its writer or not
-    "no copy",                  # truncated without a copy: what is copied or renamed before the next look is passed over
+    "no copy",                  # truncated without a copy: what is copied or renamed before the next look is lost
     "short place",              # a place at the beginning of an empty file is taken for one in any file of that inode
 ))
 
@@ -212,8 +212,6 @@ class World:
 
     def pack(self, kind="gz", number=0):
         """Compress a rotated file that nobody writes to any more."""
-        if not self.avoid("packed, then rotated"):
-            return
         files = [file for file in self.rotated if file is not self.file and not file.path.endswith(tuple(PACKERS))]
         if files:
             file = files[number % len(files)]
@@ -232,7 +230,6 @@ class World:
             return
         self.reopen()
         self.lossy = True
-        self.avoid("packed, then rotated")
         name = self.shift()
         data = pathlib.Path(self.path).read_bytes()
         if self.rest is not None:
@@ -299,7 +296,7 @@ class World:
         """Start at the saved place, as the daemon does; it does not run when there is nothing to read."""
         if self.reader is not None:
             return
-        if "packed, then rotated" in self.known:
+        if "packed, then held" in self.known:
             self.reopen()
         self.reader = tracker.Follower(self.path, 1.0)
         self.reader.begin(self.saved, False)
@@ -405,13 +402,11 @@ class World:
     # -- around known bugs
 
     def avoid(self, bug):
-        """Have the reader read all there is before something happens that it could not bear; False when it cannot."""
+        """Have the reader read all there is before something happens that it could not bear."""
         if bug in self.known and self.reader is not None:
             for _ in range(2 + len(self.rotated)):
                 self.read()
                 self.time()
-            return self.reader.files and self.reader.current.path == self.path
-        return True
 
     # -- the end
 
