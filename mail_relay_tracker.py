@@ -3587,6 +3587,7 @@ class LogFile:
         status = os.fstat(self.handle.fileno())
         self.device, self.inode = status.st_dev, status.st_ino
         self.first = b"" if self.packed else self.peek(0, WITNESS)
+        self.touched = self.mtime()
 
     def size(self) -> int:
         """Bytes in the file now; of a packed one, those read so far."""
@@ -3627,7 +3628,7 @@ class LogFile:
         same = not self.packed and self.inode == place.inode and place.device in (None, self.device)
         if place.head is None or place.tail is None:
             return same or place.inode is None
-        if not same and place.head[0] + place.tail[0] < WITNESS // 8:
+        if place.head[0] + place.tail[0] < WITNESS // 8 and not (same and place.position):
             return False
         tail = self.peek(max(place.position - place.tail[0], 0), place.tail[0])
         return witness(self.peek(0, place.head[0])) == place.head and witness(tail) == place.tail
@@ -3647,7 +3648,7 @@ class LogFile:
         self.at_end = not data
         if not data:
             return []
-        self.seen = (self.seen + data)[-WITNESS:]
+        self.seen, self.touched = (self.seen + data)[-WITNESS:], self.mtime()
         return self._split(self.rest + data)
 
     def last_line(self) -> List[Batch]:
@@ -3830,8 +3831,9 @@ class Follower:
                 self.files.pop().close()
         else:
             truncated = live is not None and live.inode == place.inode and live.size() < place.position
-            LOG.warning("%s; reading %s from its beginning", "the log was truncated" if truncated
-                        else "the file that the saved position belongs to is gone", self.path)
+            if place.position:              # of an empty file nothing can be missed, and nothing tells it from another
+                LOG.warning("%s; reading %s from its beginning", "the log was truncated" if truncated
+                            else "the file that the saved position belongs to is gone", self.path)
             self.queue = self._since(place.mtime, set(), (0, 0)) if place.mtime else []
         if live is not None:
             live.close()
@@ -3881,7 +3883,12 @@ class Follower:
         LOG.warning("%s was truncated at byte %d and has no copy; reading it from its beginning", self.path, lost.offset)
         self.ready.extend(lost.last_line())
         self.files, self.base = [], lost.start + lost.offset
-        lost.close()
+        self.queue = self._since(lost.touched, set(), (0, 0))
+        if self.queue:
+            lost.close()
+            self._open_next()
+        else:
+            self.files.append(LogFile(lost.path, self.base, lambda _: lost.handle))
 
     def _copy_of(self, name: str, lost: LogFile) -> Optional[LogFile]:
         """The copy that a copytruncate made: the bytes read last are in it, at their place."""
@@ -3913,9 +3920,6 @@ class Follower:
         if (status.st_dev, status.st_ino) == (self.current.device, self.current.inode):
             self.rotated_at = None
             return False
-        if self.current.packed:             # nobody writes to it any more, but the log may have been rotated meanwhile
-            self.queue = self._newer()
-            return self._open_next()
         if self.rotated_at is None:
             self.rotated_at, self.next_check = now, now + min(self.grace, self.check_interval)
         if not once and (now - self.rotated_at < self.grace or not status.st_size):

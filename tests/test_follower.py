@@ -34,11 +34,7 @@ NAMINGS = ("numbers", "savelog", "date", "date and epoch", "date before the exte
 
 # Bugs of the module that the random lives keep clear of; each has a life of its own below, expected to fail while
 # its name stands here. Whoever repairs one takes it out.
-KNOWN = frozenset((
-    "packed, then held",        # behind a packed file, one that is still empty is left at once, its writer or not
-    "no copy",                  # truncated without a copy: what is copied or renamed before the next look is lost
-    "short place",              # a place at the beginning of an empty file is taken for one in any file of that inode
-))
+KNOWN = frozenset()
 
 
 def text(number, filler=0):
