@@ -2767,10 +2767,10 @@ def absorb(message: Message, stored: Iterable[Row]) -> None:
 def absorb_sender(message: Message, sender: Optional[str], original: Optional[str]) -> None:
     """Unite what is known of the sender: qmgr's word replaces a local submitter's; a sender seen behind another stays known."""
     learnt = message.original_envelope_from != message.envelope_from
-    if message.envelope_from is None or sender is not None and not message.queued and message.pickup_sender is None:
-        message.envelope_from = sender if sender is not None else message.envelope_from
-    if original is not None and not learnt and (original != sender or message.original_envelope_from is None or not message.queued
-                                                and message.pickup_sender is None):
+    first_hand = message.queued or message.pickup_sender is not None
+    if sender is not None and (message.envelope_from is None or not first_hand):
+        message.envelope_from = sender
+    if original is not None and not learnt and (original != sender or message.original_envelope_from is None or not first_hand):
         message.original_envelope_from = original
 
 
@@ -2900,21 +2900,30 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
     """
     messages, links = list(harvest.messages), list(harvest.links)
     names = {name_of(message) for message in messages if message.continued or message.first_seen <= known_until}
-    names |= {(message.server_hostname, message.parent_queue_id or "") for message in messages if lost_parent(message)}
-    names |= {(link.parent.server_hostname, link.child) for link in links}
+    names |= {parent_name(message) for message in messages if lost_parent(message)}
+    names |= {child_name(link) for link in links}
     stored = recall(names) if names else {}
     for message in messages:
         if not message.stored:              # else this is a second try, after trouble with the store
             absorb(message, stored.get(name_of(message), ()))
         if lost_parent(message):
-            parent = (message.server_hostname, message.parent_queue_id or "")
-            message.parent = message_from(latest(stored.get(parent, ()), message.last_seen))
+            message.parent = message_from(latest(stored.get(parent_name(message), ()), message.last_seen))
     return [row for message in messages + follow_links(messages, links, stored, recall) for row in rows_of(message, tracks)]
 
 
 def name_of(message: Message) -> Tuple[str, str]:
     """Under which name the store knows a message."""
     return message.server_hostname, message.queue_id
+
+
+def parent_name(message: Message) -> Tuple[str, str]:
+    """Under which name the store knows the message that this one came from."""
+    return message.server_hostname, message.parent_queue_id or ""
+
+
+def child_name(link: Link) -> Tuple[str, str]:
+    """Under which name the store knows the message that a link leads to."""
+    return link.parent.server_hostname, link.child
 
 
 def lost_parent(message: Message) -> bool:
@@ -2941,13 +2950,13 @@ def follow_links(messages: List[Message], links: List[Link], stored: Dict[Tuple[
     """The messages out of memory that turned out to come from others, tied to these; and what came from them in turn."""
     found: List[Message] = []
     for _ in range(10):
-        missing = {(link.parent.server_hostname, link.child) for link in links} - set(stored)
+        missing = {child_name(link) for link in links} - set(stored)
         if missing:
             stored.update({name: [] for name in missing})
             stored.update(recall(missing))
         further: List[Link] = []
         for link in links:
-            child = message_from(latest(stored.get((link.parent.server_hostname, link.child), ()), link.parent.last_seen))
+            child = message_from(latest(stored.get(child_name(link), ()), link.parent.last_seen))
             if child is None:
                 continue
             before = child.parent_queue_id
@@ -4641,7 +4650,7 @@ def run_import(config: Config, paths: List[str], dry_run: bool) -> int:
     for _, _, path in files:
         file = open_import(path)
         file.start = position
-        tracker.calendar.newest = file_time(file)
+        tracker.calendar.newest = file.mtime()
         broken += not import_file(file, recorder, progress)
         position = file.start + file.offset
         file.close()
@@ -4677,14 +4686,9 @@ def spooled_input() -> IO[bytes]:
     return open_log(input_copy())
 
 
-def file_time(file: LogFile) -> int:
-    """The time after which a file holds nothing, but for a day's error of clocks."""
-    return file.mtime()
-
-
 def first_time(file: LogFile, tracker: Tracker) -> int:
     """The first time stamp of a file, for putting files in order; 0 when it holds none."""
-    dates = Calendar(file_time(file))
+    dates = Calendar(file.mtime())
     try:
         for line in file.peek(0, MAX_LINE).decode("latin-1").split("\n"):
             time, start = dates.read(line)
