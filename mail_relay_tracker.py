@@ -559,6 +559,9 @@ def zone_offset(zone: str) -> int:
     return -seconds if zone[0] == "-" else seconds
 
 
+LATEST = epoch(2038, 1, 19, 0)      # what a TIMESTAMP holds on every server
+
+
 class Calendar:
     """Reads time stamps: the forms of rsyslog, syslog-ng, journalctl, Postfix and RFC 5424, mixed as they come.
 
@@ -593,7 +596,7 @@ class Calendar:
                     self.last = reader(self, found)
                 except (KeyError, ValueError, OverflowError):
                     continue                # looks like a stamp, is none: month Abc, day 32
-                return self.last, found.end()
+                return (self.last, found.end()) if 0 < self.last < LATEST else (0, -1)
         return 0, -1
 
     def _read_iso(self, found: Match[str]) -> int:
@@ -1609,18 +1612,19 @@ class Sweep(NamedTuple):
 class Message:
     """All that is known of a message: its columns, its recipients, and where it stands.
 
-    `low` is the position of the first line it was made from. `continued`: it was not born here, the store may know its rows.
-    `by_address` and `named` find recipients again: those of delivery lines, and those only named so far.
+    `low` is the position of the first line it was made from; `opened` and `heard` tell by the log's clock when it came into memory
+    and when it was spoken of last. `continued`: it was not born here, the store may know its rows. `by_address` and `named` find recipients again: those of delivery lines, and those only named so far.
     """
 
     __slots__ = MESSAGE_COLUMNS + (
-        "host", "low", "last_seen", "recipients", "next_no", "state", "sweeps", "continued", "queued", "ended", "removed", "finished",
+        "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "state", "sweeps", "continued", "queued", "ended", "removed", "finished",
         "probe", "generated", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender", "peer_ip", "orig_queue_id",
         "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending")
 
-    def __init__(self, host: str, server_hostname: str, queue_id: str, time: int, low: int, continued: bool) -> None:
+    def __init__(self, host: str, server_hostname: str, queue_id: str, time: int, low: int, continued: bool, now: int = 0) -> None:
         self.host, self.server_hostname, self.queue_id = host, server_hostname, queue_id
         self.first_seen = self.last_seen = time
+        self.opened = self.heard = now
         self.low, self.continued = low, continued
         self.client_hostname = self.client_ip = self.helo = self.protocol = None        # type: Optional[str]
         self.sasl_username = self.client_tls = self.message_id = None                   # type: Optional[str]
@@ -1647,6 +1651,12 @@ class Message:
         self.spf_key: Optional[Tuple[str, str]] = None
         self.parent: Optional[Message] = None
         self.stored: Dict[int, Row] = {}
+
+    def hear(self, time: int, now: int) -> None:
+        """A line spoke of this message. A clock that steps back does not make it younger."""
+        self.heard = now
+        if time > self.last_seen:
+            self.last_seen = time
 
     def sweep(self, sweep: Sweep) -> None:
         """Something happened to the message as a whole: it reaches every recipient whose fate is not decided."""
@@ -1723,9 +1733,19 @@ class Harvest(NamedTuple):
     links: List[Link]
 
 
+def outranks(status: Optional[str], time: int, known: Recipient) -> bool:
+    """Whether an outcome replaces the one known of a recipient: the newer stamp does; of equal ones the first decision.
+
+    What was only waiting gives way to a decision whatever their stamps: between the two a clock may have been set back.
+    """
+    if known.relay_status in (None, INCOMPLETE) or time > known.last_seen:
+        return True
+    return known.relay_status in UNDECIDED and (time == known.last_seen or status not in UNDECIDED)
+
+
 def sweep_recipient(recipient: Recipient, sweep: Sweep) -> None:
     """Let an event of the whole message reach one recipient, unless that one's fate is decided."""
-    if recipient.relay_status not in UNDECIDED:
+    if recipient.relay_status not in UNDECIDED or not outranks(sweep.status, sweep.time, recipient):
         return
     if sweep.status is None:
         if recipient.relay_status == HELD:
@@ -1735,7 +1755,7 @@ def sweep_recipient(recipient: Recipient, sweep: Sweep) -> None:
         return
     if sweep.status == HELD and recipient.relay_status != HELD:
         recipient.before_hold = recipient.relay_status
-    recipient.relay_status, recipient.last_seen = sweep.status, sweep.time
+    recipient.relay_status, recipient.last_seen = sweep.status, max(recipient.last_seen, sweep.time)
     if sweep.text is not None:
         recipient.relay_message, recipient.smtp_code, recipient.dsn = sweep.text, sweep.code, sweep.dsn
 
@@ -1814,8 +1834,9 @@ def is_loopback(address: str) -> bool:
 class Correlator:
     """Folds events into messages, messages into rows. Knows no clock but the log's, no file, no database.
 
-    `now` is the newest time stamp; `position` and `file_start` are where the line at hand stands. Messages, sessions and
-    results are found again by host and queue ID, by process, by client address, by Message-ID.
+    `time` is the stamp of the line at hand, for the rows; `now` is the newest stamp of all, and never steps back: whatever waits is
+    measured by it, so a host whose clock is behind loses nothing. `position` and `file_start` are where the line stands. Messages,
+    sessions and results are found again by host and queue ID, by process, by client address, by Message-ID.
     """
 
     def __init__(self, queue_timeout: int, server_hostname: str = "", tracks: Optional[DomainFilter] = None) -> None:
@@ -1856,11 +1877,11 @@ class Correlator:
         if before is not None:
             self._finish(before)
             self._leave(before)
-        message = Message(origin.host, self.server_hostname or origin.host, queue_id, self.time, self.position, continued)
+        message = Message(origin.host, self.server_hostname or origin.host, queue_id, self.time, self.position, continued, self.now)
         origin.open[queue_id] = message
         self.open_count += 1
         self.serial += 1
-        heapq.heappush(self.due, (self.time + self.queue_timeout, self.serial, message))
+        heapq.heappush(self.due, (self.now + self.queue_timeout, self.serial, message))
         announced = self.announced.pop((origin.host, queue_id), None) if self.announced else None
         if announced:
             message.parent_queue_id = announced.value
@@ -1874,7 +1895,7 @@ class Correlator:
         message = origin.open.get(queue_id)
         if message is None:
             message = self._open(origin, queue_id, True)
-        message.last_seen = self.time
+        message.hear(self.time, self.now)
         return message
 
     def _finish(self, message: Message) -> None:
@@ -1923,7 +1944,7 @@ class Correlator:
             _, serial, message = heapq.heappop(self.due)
             if message.finished:
                 continue
-            due = message.last_seen + self.queue_timeout
+            due = message.heard + self.queue_timeout
             if due <= self.now and self._may_wait(message):
                 due = self.now + min(self.queue_timeout, MINUTE) + 1
             if due > self.now:
@@ -1933,7 +1954,7 @@ class Correlator:
 
     def _may_wait(self, message: Message) -> bool:
         """A silent message that is not idle: its client is still sending it, or nobody can say yet whether it makes a row."""
-        age = self.now - message.first_seen
+        age = self.now - message.opened
         if age >= PATIENCE or message.ended:
             return False
         if age < DRAFT_LIFE and self._is_draft(message):
@@ -2004,7 +2025,7 @@ class Correlator:
 
     def _session(self, origin: Origin) -> Session:
         if origin.prefix not in self.sessions:
-            self.sessions[origin.prefix] = Session(None, None, self.time)
+            self.sessions[origin.prefix] = Session(None, None, self.now)
             self._bound(self.sessions)
         return self.sessions[origin.prefix]
 
@@ -2018,7 +2039,7 @@ class Correlator:
     def fold_connect(self, origin: Origin, event: Connect) -> None:
         """A new client: whoever this process served before is gone."""
         self._end_session(origin)
-        self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.time)
+        self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.now)
         self._bound(self.sessions)
 
     def fold_disconnect(self, origin: Origin, event: Disconnect) -> None:
@@ -2081,16 +2102,16 @@ class Correlator:
         if session.client_ip is None:       # the log, or the reading, began after its `connect`
             session.client_hostname, session.client_ip = event.client_hostname, event.client_ip
         elif session.client_ip != event.client_ip:      # another client by now: its `connect` is missing
-            session = self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.time)
+            session = self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.now)
         if not event.queue_id:              # a before-queue filter will tell the ID, maybe of a message that is born by then
             session.sasl_username = event.sasl_username
             session.low = self.position if session.low is None else session.low
             return
         message = origin.open.get(event.queue_id)
-        if message is None or message.removed or message.peer_ip is not None or self.time - message.first_seen > MINUTE:
+        if message is None or message.removed or message.peer_ip is not None or self.now - message.opened > MINUTE:
             message = self._open(origin, event.queue_id, False)
         message.continued = False
-        message.last_seen = self.time
+        message.hear(self.time, self.now)
         if session.message is not None and session.message is not message:
             self._end_message(session, broken=False)
         message.session, session.message = session, message
@@ -2120,7 +2141,7 @@ class Correlator:
         message = origin.open.get(event.queue_id)
         if message is None or message.removed:
             message = self._open(origin, event.queue_id, True)
-        message.last_seen = self.time
+        message.hear(self.time, self.now)
         if message.message_id is not None:
             return
         message.message_id = message_id_content(event.message_id)
@@ -2175,7 +2196,7 @@ class Correlator:
     def fold_rewritten(self, origin: Origin, event: Rewritten) -> None:
         """postsrsd: who is behind an SRS address, should its syntax not tell."""
         if is_srs(event.srs) and not is_srs(event.sender):
-            self.rewritten[event.srs.lower()] = Context(event.sender, self.time, self.position)
+            self.rewritten[event.srs.lower()] = Context(event.sender, self.now, self.position)
             self._bound(self.rewritten)
 
     # -- verdicts
@@ -2243,7 +2264,7 @@ class Correlator:
 
     def _refuse(self, message: Message, event: Verdict) -> None:
         """One recipient was turned away."""
-        recipient = self._add(message, event.recipient, None)
+        recipient = self._add(message, event.recipient, None, self.time)
         recipient.refused = True
         recipient.relay_status, recipient.relay_message = REJECTED, event.text
         recipient.smtp_code, recipient.dsn = event.code, event.dsn
@@ -2256,7 +2277,7 @@ class Correlator:
             return
         if event.recipient is not None and (event.recipient, event.recipient) not in message.by_address \
                 and self._named(message, event.recipient) is None:
-            message.named.append(self._add(message, event.recipient, None))
+            message.named.append(self._add(message, event.recipient, None, time))
         message.sweep(Sweep(status, time, event.text, event.code, event.dsn))
 
     @staticmethod
@@ -2298,9 +2319,9 @@ class Correlator:
 
     # -- deliveries
 
-    def _add(self, message: Message, orig_to: Optional[str], upstream_to: Optional[str]) -> Recipient:
+    def _add(self, message: Message, orig_to: Optional[str], upstream_to: Optional[str], time: int) -> Recipient:
         """A further recipient of a message; only a tracked one gets a number, and so a row."""
-        recipient = Recipient(orig_to, upstream_to, self.time)
+        recipient = Recipient(orig_to, upstream_to, time)
         if (orig_to is None and upstream_to is None) or self.filter.tracks(orig_to, upstream_to):
             recipient.recipient_no = message.next_no
             message.next_no += 1
@@ -2315,7 +2336,7 @@ class Correlator:
         if recipient is None:
             recipient = self._named(message, orig_to)
             if recipient is None:
-                recipient = self._add(message, orig_to, upstream_to)
+                recipient = self._add(message, orig_to, upstream_to, self.time)
             else:
                 message.named.remove(recipient)
                 recipient.orig_to, recipient.upstream_to = orig_to, upstream_to
@@ -2329,10 +2350,13 @@ class Correlator:
             message.probe = True
             return
         recipient = self._recipient(message, event.orig_to or event.upstream_to, event.upstream_to)
-        recipient.last_seen = self.time
+        status = DEFERRED if event.status == "SOFTBOUNCE" else event.status.lower()
+        if self.time < recipient.last_seen and not outranks(status, self.time, recipient):
+            return                          # a late, older line
+        recipient.last_seen = max(recipient.last_seen, self.time)
         recipient.relay_host, recipient.relay_ip, recipient.relay_port = split_relay(event.relay)
         recipient.relay_tls = self._relay_tls(origin, event)
-        recipient.relay_status = DEFERRED if event.status == "SOFTBOUNCE" else event.status.lower()
+        recipient.relay_status = status
         recipient.smtp_code, recipient.dsn, recipient.relay_message = reply_code(event.reason), event.dsn, event.reason
         recipient.delay, recipient.delays, recipient.next_queue_id = number(event.delay), event.delays, None
         if recipient.relay_status == SENT:
@@ -2344,7 +2368,7 @@ class Correlator:
             plain = event.relay_tls == "none" or event.relay_tls.endswith(":none")
             return None if plain else event.relay_tls
         known = self.relays.get(origin.prefix)
-        if known is None or known.relay != event.relay or self.time - known.time > CONNECTION_REUSE:
+        if known is None or known.relay != event.relay or self.now - known.time > CONNECTION_REUSE:
             return None
         if known.user not in (None, event.queue_id) and not event.reused:
             return None                     # a new connection, of which nothing was said: in the clear
@@ -2354,7 +2378,7 @@ class Correlator:
     def fold_relay_tls(self, origin: Origin, event: RelayTls) -> None:
         """TLS of an outbound connection, for the deliveries of the same process over it."""
         self.relays.pop(origin.prefix, None)
-        self.relays[origin.prefix] = Connection(event.relay, event.relay_tls, self.time, self.position)
+        self.relays[origin.prefix] = Connection(event.relay, event.relay_tls, self.now, self.position)
         self._bound(self.relays)
 
     def _fold_sent(self, origin: Origin, message: Message, recipient: Recipient, reason: str) -> None:
@@ -2384,7 +2408,7 @@ class Correlator:
         if child is not None:
             child.parent_queue_id = child.parent_queue_id or event.queue_id
         else:
-            self.announced[origin.host, event.child] = Context(event.queue_id, self.time, self.position)
+            self.announced[origin.host, event.child] = Context(event.queue_id, self.now, self.position)
             self._bound(self.announced)
             self.links.append(Link(event.child, parent))
 
@@ -2418,13 +2442,13 @@ class Correlator:
         """spamd begins a scan: the score comes without a Message-ID, from the same process. A message being scanned is not idle."""
         message = self._by_message_id(origin, event.message_id)
         if message is not None:
-            message.last_seen = self.time
-        self.scans[origin.prefix] = Context(None, self.time, self.position)
+            message.hear(self.time, self.now)
+        self.scans[origin.prefix] = Context(None, self.now, self.position)
         self._bound(self.scans)
 
     def fold_spam_score(self, origin: Origin, event: SpamScore) -> None:
         """The score with its decimals; the result line follows."""
-        self.scans[origin.prefix] = Context(event, self.time, self.position)
+        self.scans[origin.prefix] = Context(event, self.now, self.position)
 
     def fold_spam_result(self, origin: Origin, event: SpamResult) -> None:
         """spamd's result, for the message of this Message-ID."""
@@ -2467,9 +2491,9 @@ class Correlator:
         """A policy server's result. A later line of the same process on the same sender tells the same transaction again."""
         if event.queue_id is not None and event.queue_id in origin.open:
             message = self._find(origin, event.queue_id)
-            message.spf, message.spf_result = Waiting(event, origin.prefix, self.time, self.position), event.result
+            message.spf, message.spf_result = Waiting(event, origin.prefix, self.now, self.position), event.result
             return
-        new = Waiting(event, origin.prefix, self.time, self.position)
+        new = Waiting(event, origin.prefix, self.now, self.position)
         waiting = self._fresh((origin.host, event.client_ip))
         for place, old in enumerate(waiting):
             if old.prefix == new.prefix and (old.sender == new.sender or new.sender is None):
@@ -2487,9 +2511,9 @@ class Correlator:
         waiting = self.waiting.get(key)
         if waiting is None:
             if len(self.waiting) > MAX_CONTEXTS:
-                self.waiting = {one: kept for one, kept in self.waiting.items() if self.time - kept[-1].time <= SPF_WAIT}
+                self.waiting = {one: kept for one, kept in self.waiting.items() if self.now - kept[-1].time <= SPF_WAIT}
             return []
-        fresh = [one for one in waiting if self.time - one.time <= SPF_WAIT]
+        fresh = [one for one in waiting if self.now - one.time <= SPF_WAIT]
         if fresh:
             self.waiting[key] = fresh
         else:
@@ -2514,7 +2538,7 @@ class Correlator:
         if waiting:
             self._attach(message, waiting[-1])
             self._drop_waiting(key, waiting[-1])
-        elif session.spf is not None and self.time - session.spf.time <= SPF_WAIT:
+        elif session.spf is not None and self.now - session.spf.time <= SPF_WAIT:
             self._attach(message, session.spf)
         self.unnamed[key] += 1
         if message.spf is not None:
@@ -2559,7 +2583,7 @@ class Correlator:
             self._attach(message, None)
 
     def _give_back(self, key: Tuple[str, str], one: Optional[Waiting]) -> None:
-        if one is not None and self.time - one.time <= SPF_WAIT:
+        if one is not None and self.now - one.time <= SPF_WAIT:
             one.message = None
             self.waiting.setdefault(key, []).append(one)
             self.waiting[key].sort(key=lambda waiting: waiting.low)
@@ -2580,7 +2604,7 @@ class Correlator:
         one = next((one for one in reversed(self._fresh(key)) if one.sender in senders), None)
         if one is not None:
             self._drop_waiting(key, one)
-        elif session.spf is not None and session.spf.sender in senders and self.time - session.spf.time <= SPF_WAIT:
+        elif session.spf is not None and session.spf.sender in senders and self.now - session.spf.time <= SPF_WAIT:
             one = session.spf
         if one is None:
             return
@@ -2811,8 +2835,7 @@ def unite(message: Message, known: List[Recipient]) -> None:
             message.recipients.append(recipient)
     for recipient in free.left():
         for sweep in message.sweeps:
-            if sweep.time >= recipient.last_seen:
-                sweep_recipient(recipient, sweep)
+            sweep_recipient(recipient, sweep)
 
 
 class Stored:
@@ -2870,18 +2893,19 @@ def take_outcome(known: Recipient, new: Recipient) -> None:
 
     A line read again tells what is stored already, perhaps less: the links to other messages may have come later.
     """
-    undecided = known.relay_status in UNDECIDED or known.upstream_to is None and new.upstream_to is not None
+    later = outranks(new.relay_status, new.last_seen, known) \
+        or new.last_seen == known.last_seen and known.upstream_to is None and new.upstream_to is not None
     if known.upstream_to is None:
         known.orig_to, known.upstream_to = new.orig_to or known.orig_to, new.upstream_to
-    newer = new.last_seen > known.last_seen or new.last_seen == known.last_seen and undecided
-    if new.relay_status not in (None, INCOMPLETE) and (newer or known.relay_status == INCOMPLETE):
+    if new.relay_status not in (None, INCOMPLETE) and later:
         if known.relay_status == REQUEUED and new.relay_status == SENT:
             return
+        newest = max(known.last_seen, new.last_seen)
         for name in OUTCOME:
             value = getattr(new, name)
-            if value is not None or name not in ("relay_tls",) or new.last_seen > known.last_seen:
+            if value is not None or name != "relay_tls" or new.last_seen > known.last_seen:
                 setattr(known, name, value)
-        known.refused = new.refused
+        known.refused, known.last_seen = new.refused, newest
         return
     for name in OUTCOME:
         if getattr(known, name) is None and new.last_seen == known.last_seen:
@@ -2911,19 +2935,25 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
     return [row for message in messages + follow_links(messages, links, stored, recall) for row in rows_of(message, tracks)]
 
 
+@functools.lru_cache(maxsize=256)
+def stored_host(server_hostname: str) -> str:
+    """A host's name as its rows have it."""
+    return text_of(server_hostname)[:_LIMITS["server_hostname"]]
+
+
 def name_of(message: Message) -> Tuple[str, str]:
     """Under which name the store knows a message."""
-    return message.server_hostname, message.queue_id
+    return stored_host(message.server_hostname), message.queue_id
 
 
 def parent_name(message: Message) -> Tuple[str, str]:
     """Under which name the store knows the message that this one came from."""
-    return message.server_hostname, message.parent_queue_id or ""
+    return stored_host(message.server_hostname), message.parent_queue_id or ""
 
 
 def child_name(link: Link) -> Tuple[str, str]:
     """Under which name the store knows the message that a link leads to."""
-    return link.parent.server_hostname, link.child
+    return stored_host(link.parent.server_hostname), link.child
 
 
 def lost_parent(message: Message) -> bool:
@@ -2936,7 +2966,8 @@ def message_from(rows: List[Row]) -> Optional[Message]:
     if not rows:
         return None
     row = rows[0]
-    message = Message(row.server_hostname, row.server_hostname, row.queue_id, row.first_seen, 0, True)
+    host = raw_text(row.server_hostname)
+    message = Message(host, host, row.queue_id, row.first_seen, 0, True)
     message.stored = {one.recipient_no: one for one in rows}
     for name in FACTS:
         setattr(message, name, raw_text(getattr(row, name)))
@@ -2989,6 +3020,7 @@ class Tracker:
         """Read complete lines, one character per byte, without their newline. `position` is that of the first, `file_start` its file's."""
         correlator, calendar, origins = self.correlator, self.calendar, self.origins
         correlator.file_start = file_start
+        limit = calendar.newest + DAY       # a stamp from a far future does not make everything else idle
         stamp, time = "\n", 0
         for line in lines:
             try:
@@ -2998,7 +3030,7 @@ class Tracker:
                     time, start = calendar.read(line)
                     stamp = line[:16] if start == 16 else "\n"
                     if time > correlator.now:
-                        correlator.advance(time)
+                        correlator.advance(time if time < limit else limit)
                 end = line.find(": ", start)
                 origin = origins.get(line[start:end])
                 if origin is None or start < 0:
@@ -3137,7 +3169,8 @@ DECIMALS = frozenset(column.name for column in COLUMNS if column.type.startswith
 # What the server's error numbers ask for (measured: class and SQLSTATE tell too little).
 OPERATOR_ERRORS = frozenset((1044, 1045, 1130, 1142, 1143, 1227, 1698, 1820, 1862, 3118, 4151, 1251, 2059))
 SCHEMA_ERRORS = frozenset((1049, 1054, 1064, 1136, 1146, 1273, 1364))
-ROW_ERRORS = frozenset((1048, 1153, 1264, 1265, 1292, 1300, 1366, 1367, 1406, 1411, 3140, 3988, 4025))
+ROW_ERRORS = frozenset((1048, 1264, 1265, 1292, 1300, 1366, 1367, 1406, 1411, 3140, 3819, 3988, 4025))
+ROW_STATES = frozenset(("22", "23", "45"))      # classes of SQLSTATE: wrong data, violated constraint, a trigger's SIGNAL
 
 
 def time_text(time: int) -> str:
@@ -3452,10 +3485,12 @@ class MysqlStore(Store):
     def write(self, rows: List[Row]) -> None:
         """One transaction per statement; a caller's batch may take several: each is repeatable."""
         values: List[str] = []
-        size = 0
+        size, room = 0, self.batch_bytes - len(MYSQL_UPSERT)
         for row in rows:
             text = row_literal(row)
-            if values and size + len(text) > self.batch_bytes - len(MYSQL_UPSERT):
+            if len(text) > room:            # sent all the same it would cost the connection
+                raise RowRefused("%s: %d bytes are more than max_allowed_packet" % (self.name, len(text)))
+            if values and size + len(text) > room:
                 self._execute(MYSQL_UPSERT % ",".join(values))
                 values, size = [], 0
             values.append(text)
@@ -3495,7 +3530,7 @@ class MysqlStore(Store):
             return error
         errno = getattr(error, "errno", None)
         text = "%s: %s" % (self.name, str(error).strip())
-        if errno in ROW_ERRORS:
+        if errno in ROW_ERRORS or str(getattr(error, "sqlstate", None))[:2] in ROW_STATES:
             return RowRefused(text)
         if errno in SCHEMA_ERRORS:
             return ConfigError("%s: create the database and the table with schema.sql" % text)
@@ -3550,7 +3585,7 @@ class Place(NamedTuple):
     """A position that outlives the process: an offset, and what tells its file from every other.
 
     `head` and `tail` are (length, SHA-256) of the file's first bytes and of those before the offset; None in a state file
-    written by hand. `mtime`: when the file had last been written to, in microseconds.
+    written by hand. `mtime`: when the file had last been written to; `time`: of a line shortly before the offset; in microseconds.
     """
 
     position: int
@@ -3559,6 +3594,7 @@ class Place(NamedTuple):
     head: Optional[Tuple[int, str]] = None
     tail: Optional[Tuple[int, str]] = None
     mtime: int = 0
+    time: int = 0
 
 
 def open_log(path: str) -> IO[bytes]:
@@ -3624,6 +3660,11 @@ class LogFile:
             data += more
         self.handle.seek(self.offset + len(self.rest))
         return data
+
+    def line_before(self) -> str:
+        """The line that ends where the reading stands; empty at the file's beginning."""
+        data = self.peek(max(self.offset - MAX_LINE, 0), min(self.offset, MAX_LINE))
+        return data[:-1].rpartition(b"\n")[2].decode("latin-1") if data.endswith(b"\n") else ""
 
     def place(self, offset: int) -> Place:
         """This file and this offset, to be found again."""
@@ -3851,7 +3892,7 @@ class Follower:
 
     def _fits(self, place: Place) -> bool:
         try:
-            return self.current.fits(place)
+            return (place.inode is not None or place.head is not None) and self.current.fits(place)
         except BAD_FILE as error:
             LOG.warning("cannot read rotated log %s: %s; passed over", self.current.path, error)
             return False
@@ -3991,6 +4032,8 @@ class StateFile:
     def look(self) -> Optional[Place]:
         """The saved place, None when there is none; nothing is changed. Raises ValueError when the file is damaged."""
         try:
+            if not stat.S_ISREG(os.stat(self.path).st_mode):
+                raise OutputError("state file %s: is no regular file: set [state] state_file to a path of its own" % self.path)
             with open(self.path, "rb") as handle:
                 data = handle.read(1 << 20)
         except FileNotFoundError:
@@ -4012,10 +4055,10 @@ class StateFile:
 
     def save(self, place: Place) -> None:
         """Make `place` the saved one, unless it is. The caller has committed all that comes before it."""
-        if self.saved is not None and place._replace(mtime=0) == self.saved._replace(mtime=0):
+        if self.saved is not None and place._replace(mtime=0, time=0) == self.saved._replace(mtime=0, time=0):
             return
         state = {"version": self.FORMAT, "position": place.position, "inode": place.inode, "device": place.device,
-                 "fingerprint": {"head": place.head, "tail": place.tail}, "mtime": place.mtime}
+                 "fingerprint": {"head": place.head, "tail": place.tail}, "mtime": place.mtime, "time": place.time}
         temporary = self.path + ".tmp"
         try:
             with open(temporary, "w", encoding="ascii") as handle:
@@ -4041,18 +4084,21 @@ def place_from(state: Any, version: int) -> Place:
     """A saved place from what JSON held; raises ValueError, TypeError or KeyError when that is not one.
 
     >>> place_from({"position": 7, "inode": 5}, 1)
-    Place(position=7, inode=5, device=None, head=None, tail=None, mtime=0)
+    Place(position=7, inode=5, device=None, head=None, tail=None, mtime=0, time=0)
     """
     if not isinstance(state, dict):
         raise ValueError("not a JSON object")
     if not isinstance(state.get("version", version), int) or state.get("version", version) > version:
         raise ValueError("written by a newer version")
-    position, inode, device, mtime = state["position"], state.get("inode"), state.get("device"), state.get("mtime", 0)
-    for value in (position, inode or 0, device or 0, mtime):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    position, inode, device = state["position"], state.get("inode"), state.get("device")
+    mtime, time = state.get("mtime", 0), state.get("time", 0)
+    for value in (position, 0 if inode is None else inode, 0 if device is None else device, mtime, time):
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
             raise ValueError("position, inode and device are to be numbers")
     prints = state.get("fingerprint") or {}
-    return Place(position, inode, device, _witness_from(prints.get("head")), _witness_from(prints.get("tail")), mtime)
+    if not isinstance(prints, dict):
+        raise ValueError("fingerprint")
+    return Place(position, inode, device, _witness_from(prints.get("head")), _witness_from(prints.get("tail")), mtime, time)
 
 
 def _witness_from(value: Any) -> Optional[Tuple[int, str]]:
@@ -4410,7 +4456,7 @@ class Recorder:
         self._try(lambda: write_rows(self.store, rows, self.rejects.add), ANY_TROUBLE)
         for message in harvest.messages:
             self.first, self.last = min(self.first, message.first_seen), max(self.last, message.first_seen)
-            self.hosts.add(message.server_hostname)
+            self.hosts.add(name_of(message)[0])
         self.rows += len(rows)
         if rows:
             LOG.debug("%d rows written", len(rows))
@@ -4452,12 +4498,17 @@ class Daemon:
         self.trouble, self.state_trouble = Trouble(), Trouble()
         self.next_flush = self.quiet_since = clock.monotonic()
         self.log_time = 0
+        self.marks: Deque[Tuple[int, int]] = collections.deque()
 
     def begin(self) -> None:
         """Find the place where the reading stopped last time."""
-        self.follower.begin(self.state.load(), self.config["start"] == "end")
+        place = self.state.load()
+        self.follower.begin(place, self.config["start"] == "end")
         if not self.follower.files:
             raise LogError("log file %s: no such file: check [logging] log_file, or start Postfix first" % self.follower.path)
+        self.tracker.previous = self.follower.current.line_before()      # a classic syslogd may say that it was repeated
+        self.tracker.calendar.last = place.time if place is not None else 0
+        self.marks.append((self.follower.position, self.tracker.calendar.last))
         LOG.info("following %s from byte %d", self.follower.current.path, self.follower.current.offset)
 
     def follow(self) -> None:
@@ -4502,7 +4553,16 @@ class Daemon:
     def flush(self) -> None:
         """Write what is finished, then save the position before the first line that is still needed."""
         self.recorder.flush()
-        self.save(self.follower.place(self.tracker.correlator.low_water(self.follower.position)))
+        self.save(self.place())
+
+    def place(self) -> Optional[Place]:
+        """Where the next run is to begin, and what time it was there: in the hour that the end of summer time repeats, no stamp tells."""
+        low = self.tracker.correlator.low_water(self.follower.position)
+        self.marks.append((self.follower.position, self.tracker.calendar.last))
+        while len(self.marks) > 1 and self.marks[1][0] <= low:
+            self.marks.popleft()
+        place = self.follower.place(low)
+        return place._replace(time=self.marks[0][1]) if place is not None else None
 
     def save(self, place: Optional[Place]) -> None:
         """Save a position. While that fails, everything goes on: the next run would only read more again."""
@@ -4520,7 +4580,7 @@ class Daemon:
             if len(self.tracker.correlator.finished) >= 4 * BATCH_ROWS:
                 self.flush()
         self.flush()
-        place = self.follower.place(self.tracker.correlator.low_water(self.follower.position))
+        place = self.place()
         self.tracker.correlator.close(everything=False)
         self.recorder.flush()
         if place is not None:
@@ -4580,7 +4640,7 @@ class Progress:
 
 def make_tracker(config: Config) -> Tracker:
     """The pure part, set up as configured."""
-    correlator = Correlator(int(config["queue_timeout"] * SECOND), config["server_hostname"], DomainFilter(config["track_domains"]))
+    correlator = Correlator(int(config["queue_timeout"] * SECOND), raw_text(config["server_hostname"]), DomainFilter(config["track_domains"]))
     shown = {"unsupported": 0, "failed": 0}
 
     def show(kind: str, line: str) -> None:
@@ -4779,12 +4839,8 @@ def check_log(config: Config) -> str:
 def check_state(config: Config) -> str:
     """The state file can be written, and what it says."""
     state = StateFile(config["state_file"])
-    if os.path.exists(state.path + ".lock"):
-        with open(state.path + ".lock", encoding="ascii") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return "%s, in use by a running tracker" % state.path
+    if is_locked(state.path + ".lock"):
+        return "%s, in use by a running tracker" % state.path
     folder = os.path.dirname(state.path) or "."
     if not os.access(folder, os.W_OK):
         raise OutputError("state file %s: cannot write to %s: create it, writable for user %s" % (state.path, folder, getpass.getuser()))
@@ -4794,6 +4850,20 @@ def check_state(config: Config) -> str:
         raise OutputError("state file %s: %s: it would be moved aside, and [logging] start decide where to begin"
                           % (state.path, error)) from error
     return "%s, %s" % (state.path, "position %d" % place.position if place else "no position saved yet")
+
+
+def is_locked(path: str) -> bool:
+    """Whether a tracker holds this lock file."""
+    try:
+        with open(path, encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        raise OutputError("lock file %s: %s: make it readable for user %s" % (path, error.strerror, getpass.getuser())) from error
+    return False
 
 
 def check_database(config: Config) -> str:
