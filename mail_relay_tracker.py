@@ -65,6 +65,7 @@ import collections
 import configparser
 import datetime
 import difflib
+import errno
 import fcntl
 import functools
 import getpass
@@ -559,6 +560,8 @@ def zone_offset(zone: str) -> int:
     return -seconds if zone[0] == "-" else seconds
 
 
+STEP_BACK = 2 * MINUTE              # a stamp so much older than the one before: the clock was put back
+DISORDER = 10 * SECOND              # by so much, lines of several processes may come out of turn
 LATEST = epoch(2038, 1, 19, 0)      # what a TIMESTAMP holds on every server
 
 
@@ -567,13 +570,15 @@ class Calendar:
 
     A stamp without a year gets the year that brings it nearest below `newest` + 1 day; `newest` is what the caller knows
     of the present: the wall clock when following, the file's mtime when importing. A stamp without a zone is local time
-    (TZ); in the hour that the end of summer time repeats, the reading goes on where the line before left off.
+    (TZ); in the hour that the end of summer time repeats, the reading goes on where the line before left off. `position` is that
+    of the line at hand: which lines are of the repeated hour, a restart in their midst has to know.
     """
 
     def __init__(self, newest: int) -> None:
         self.newest = newest
-        self.last = 0
+        self.last = self.position = 0
         self._again = False
+        self._repeated = (0, 0)
         self._minute = self._zone = "\n"
         self._base = 0
 
@@ -641,8 +646,23 @@ class Calendar:
         moment = datetime.datetime(year, month, day, hour, minute, min(second, 59))
         time = round(moment.timestamp()) * SECOND + microseconds(parts[3]) + max(second - 59, 0) * SECOND
         later = time + round(moment.replace(fold=1).timestamp() - moment.timestamp()) * SECOND
-        self._again = later > time and (self._again or self.last - time > (later - time) // 2 and later - self.last < DAY)
-        return later if self._again else time
+        if self._again or later > time:
+            self._turn(later > time and (self._again or self.last - time > STEP_BACK and later - self.last < DAY))
+        return later if self._again and abs(self.last - time) > DISORDER else time
+
+    def _turn(self, again: bool) -> None:
+        if again != self._again:
+            self._again = again
+            self._repeated = (self.position, 1 << 62) if again else (self._repeated[0], self.position)
+
+    def is_repeated(self, position: int) -> bool:
+        """Whether the line at a position is of an hour that the end of summer time repeats."""
+        return self._repeated[0] <= position < self._repeated[1]
+
+    def go_on(self, position: int, repeated: bool) -> None:
+        """Begin at a position, in an hour that is the repeated one, or is not."""
+        self.position = position
+        self._turn(repeated)
 
 
 EPOCH_DAY = datetime.datetime(1970, 1, 1)
@@ -1613,13 +1633,14 @@ class Message:
     """All that is known of a message: its columns, its recipients, and where it stands.
 
     `low` is the position of the first line it was made from; `opened` and `heard` tell by the log's clock when it came into memory
-    and when it was spoken of last. `continued`: it was not born here, the store may know its rows. `by_address` and `named` find recipients again: those of delivery lines, and those only named so far.
+    and when it was spoken of last. `continued`: it was not born here, the store may know its rows. `by_address` and `named` find
+    recipients again: those of delivery lines, and those only named so far.
     """
 
     __slots__ = MESSAGE_COLUMNS + (
-        "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "state", "sweeps", "continued", "queued", "ended", "removed", "finished",
-        "probe", "generated", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender", "peer_ip", "orig_queue_id",
-        "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending")
+        "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "state", "sweeps", "continued", "queued", "ended",
+        "removed", "finished", "probe", "generated", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender",
+        "peer_ip", "orig_queue_id", "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending")
 
     def __init__(self, host: str, server_hostname: str, queue_id: str, time: int, low: int, continued: bool, now: int = 0) -> None:
         self.host, self.server_hostname, self.queue_id = host, server_hostname, queue_id
@@ -1655,8 +1676,7 @@ class Message:
     def hear(self, time: int, now: int) -> None:
         """A line spoke of this message. A clock that steps back does not make it younger."""
         self.heard = now
-        if time > self.last_seen:
-            self.last_seen = time
+        self.last_seen = max(self.last_seen, time)
 
     def sweep(self, sweep: Sweep) -> None:
         """Something happened to the message as a whole: it reaches every recipient whose fate is not decided."""
@@ -1733,14 +1753,25 @@ class Harvest(NamedTuple):
     links: List[Link]
 
 
+def is_older(time: int, other: int) -> bool:
+    """Whether a stamp is older than another; one without a fraction stands for any moment of its second.
+
+    >>> is_older(3 * SECOND, 3 * SECOND + 5), is_older(3 * SECOND + 1, 3 * SECOND + 5)
+    (False, True)
+    """
+    if time % SECOND == 0 or other % SECOND == 0:
+        return time // SECOND < other // SECOND
+    return time < other
+
+
 def outranks(status: Optional[str], time: int, known: Recipient) -> bool:
     """Whether an outcome replaces the one known of a recipient: the newer stamp does; of equal ones the first decision.
 
     What was only waiting gives way to a decision whatever their stamps: between the two a clock may have been set back.
     """
-    if known.relay_status in (None, INCOMPLETE) or time > known.last_seen:
+    if known.relay_status in (None, INCOMPLETE) or is_older(known.last_seen, time):
         return True
-    return known.relay_status in UNDECIDED and (time == known.last_seen or status not in UNDECIDED)
+    return known.relay_status in UNDECIDED and (not is_older(time, known.last_seen) or status not in UNDECIDED)
 
 
 def sweep_recipient(recipient: Recipient, sweep: Sweep) -> None:
@@ -1951,6 +1982,8 @@ class Correlator:
                 heapq.heappush(self.due, (due, serial, message))
             else:
                 self._finish(message)
+                if not message.recipients and nameless(message) is None:
+                    self._leave(message)    # it makes no row: nothing is to find it any more, whenever the next harvest is
 
     def _may_wait(self, message: Message) -> bool:
         """A silent message that is not idle: its client is still sending it, or nobody can say yet whether it makes a row."""
@@ -2321,7 +2354,7 @@ class Correlator:
 
     def _add(self, message: Message, orig_to: Optional[str], upstream_to: Optional[str], time: int) -> Recipient:
         """A further recipient of a message; only a tracked one gets a number, and so a row."""
-        recipient = Recipient(orig_to, upstream_to, time)
+        recipient = Recipient(orig_to, upstream_to, max(time, message.first_seen))
         if (orig_to is None and upstream_to is None) or self.filter.tracks(orig_to, upstream_to):
             recipient.recipient_no = message.next_no
             message.next_no += 1
@@ -2351,7 +2384,7 @@ class Correlator:
             return
         recipient = self._recipient(message, event.orig_to or event.upstream_to, event.upstream_to)
         status = DEFERRED if event.status == "SOFTBOUNCE" else event.status.lower()
-        if self.time < recipient.last_seen and not outranks(status, self.time, recipient):
+        if is_older(self.time, recipient.last_seen) and not outranks(status, self.time, recipient):
             return                          # a late, older line
         recipient.last_seen = max(recipient.last_seen, self.time)
         recipient.relay_host, recipient.relay_ip, recipient.relay_port = split_relay(event.relay)
@@ -2726,7 +2759,7 @@ def nameless(message: Message) -> Optional[Recipient]:
     told = message.client_ip or message.envelope_from is not None or message.state or message.pickup_sender is not None
     if not told and (message.message_id is None or message.generated):
         return None
-    recipient = Recipient(None, None, message.last_seen)
+    recipient = Recipient(None, None, message.first_seen)
     recipient.recipient_no = message.next_no
     if message.state is not None:
         sweep_recipient(recipient, message.state)
@@ -2773,7 +2806,7 @@ def absorb(message: Message, stored: Iterable[Row]) -> None:
     each other, for short queue IDs come back. What is stored stays, what was unknown is filled in, a newer outcome replaces
     an older one, never the other way round.
     """
-    rows = latest(stored, message.last_seen) if message.continued else [row for row in stored if row.first_seen == message.first_seen]
+    rows = latest(stored, message.first_seen) if message.continued else [row for row in stored if row.first_seen == message.first_seen]
     if not rows or message.continued and contradicts(message, rows[0]):
         return
     message.stored, message.first_seen = {row.recipient_no: row for row in rows}, rows[0].first_seen
@@ -2785,6 +2818,8 @@ def absorb(message: Message, stored: Iterable[Row]) -> None:
         if known is not None and name not in own:
             setattr(message, name, better(name, known, getattr(message, name)))
     absorb_sender(message, raw_text(rows[0].envelope_from), raw_text(rows[0].original_envelope_from))
+    for recipient in message.recipients:
+        recipient.last_seen = max(recipient.last_seen, message.first_seen)
     unite(message, [recipient_from(row) for row in rows])
 
 
@@ -2798,19 +2833,21 @@ def absorb_sender(message: Message, sender: Optional[str], original: Optional[st
         message.original_envelope_from = original
 
 
-def latest(rows: Iterable[Row], now: int) -> List[Row]:
-    """The rows of the newest message among those that bore this queue ID, unless that is too long ago for a mail to wait."""
-    rows = [row for row in rows if row.first_seen >= now - ROWS_LIFE]
-    newest = max((row.first_seen for row in rows), default=0)
-    return [row for row in rows if row.first_seen == newest]
+def latest(rows: Iterable[Row], moment: int) -> List[Row]:
+    """The rows of the message that bore this queue ID at a moment: the newest born by then, unless that is too long ago for a mail to wait.
+
+    When there is none, those of the first one born later: the clock may have been set back, or the lines come in disorder.
+    """
+    young = [row for row in rows if row.first_seen >= moment - ROWS_LIFE]
+    born = [row.first_seen for row in young if row.first_seen <= moment]
+    chosen = max(born) if born else min((row.first_seen for row in young), default=0)
+    return [row for row in young if row.first_seen == chosen]
 
 
 def contradicts(message: Message, row: Row) -> bool:
     """Whether a continuation cannot be of the message in the store: then its ID was given out anew, unseen."""
     pairs = ((message.message_id, row.message_id), (message.size, row.size), (message.peer_ip, row.client_ip))
-    if any(own is not None and known is not None and own != raw_text(known) for own, known in pairs):
-        return True
-    return bool(message.sweeps and row.first_seen > message.last_seen)
+    return any(own is not None and known is not None and own != raw_text(known) for own, known in pairs)
 
 
 def better(name: str, known: Any, new: Any) -> Any:
@@ -2931,7 +2968,7 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
         if not message.stored:              # else this is a second try, after trouble with the store
             absorb(message, stored.get(name_of(message), ()))
         if lost_parent(message):
-            message.parent = message_from(latest(stored.get(parent_name(message), ()), message.last_seen))
+            message.parent = message_from(latest(stored.get(parent_name(message), ()), message.first_seen))
     return [row for message in messages + follow_links(messages, links, stored, recall) for row in rows_of(message, tracks)]
 
 
@@ -2987,7 +3024,7 @@ def follow_links(messages: List[Message], links: List[Link], stored: Dict[Tuple[
             stored.update(recall(missing))
         further: List[Link] = []
         for link in links:
-            child = message_from(latest(stored.get(child_name(link), ()), link.parent.last_seen))
+            child = message_from(latest(stored.get(child_name(link), ()), link.delivery[1] or link.parent.last_seen))
             if child is None:
                 continue
             before = child.parent_queue_id
@@ -3027,6 +3064,7 @@ class Tracker:
                 if line[:16] == stamp:
                     start = 16
                 else:
+                    calendar.position = position
                     time, start = calendar.read(line)
                     stamp = line[:16] if start == 16 else "\n"
                     if time > correlator.now:
@@ -3168,6 +3206,7 @@ DECIMALS = frozenset(column.name for column in COLUMNS if column.type.startswith
 
 # What the server's error numbers ask for (measured: class and SQLSTATE tell too little).
 OPERATOR_ERRORS = frozenset((1044, 1045, 1130, 1142, 1143, 1227, 1698, 1820, 1862, 3118, 4151, 1251, 2059))
+CONFLICTS = frozenset((1205, 1213))             # of two transactions: the host is sound
 SCHEMA_ERRORS = frozenset((1049, 1054, 1064, 1136, 1146, 1273, 1364))
 ROW_ERRORS = frozenset((1048, 1264, 1265, 1292, 1300, 1366, 1367, 1406, 1411, 3140, 3819, 3988, 4025))
 ROW_STATES = frozenset(("22", "23", "45"))      # classes of SQLSTATE: wrong data, violated constraint, a trigger's SIGNAL
@@ -3454,6 +3493,9 @@ class MysqlStore(Store):
     def _greet(self) -> None:
         """Set the session up, and find out whether this server takes statements, and has the table."""
         self.cursor.execute("SET SESSION time_zone = '+00:00', SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'")
+        self.cursor.execute("SHOW VARIABLES LIKE 'wsrep_sync_wait'")
+        if self.cursor.fetchall():          # a cluster: what another node took is to be read on this one, too
+            self.cursor.execute("SET SESSION wsrep_sync_wait = 1")
         self.cursor.execute("SELECT @@max_allowed_packet, @@read_only")
         packet, read_only = self.cursor.fetchone()
         self.batch_bytes = min(BATCH_BYTES, int(packet) - 4096)
@@ -3516,20 +3558,26 @@ class MysqlStore(Store):
             self.cursor.execute(statement)
             return cast(List[Any], self.cursor.fetchall())
         except Exception as error:
-            raise self._meaning(error) from error
+            raise self._blame(error) from error
 
     def _execute(self, statement: str) -> None:
         try:
             self.cursor.execute(statement)
         except Exception as error:
-            raise self._meaning(error) from error
+            raise self._blame(error) from error
+
+    def _blame(self, error: Exception) -> Exception:
+        """What a failed statement means. A host that takes connections but no statements is left for the next one."""
+        meaning = self._meaning(error)
+        self.turn += isinstance(meaning, StoreGone) and getattr(error, "errno", None) not in CONFLICTS
+        return meaning
 
     def _meaning(self, error: Exception) -> Exception:
         """What an exception of the driver asks for. Unknown ones count as a lost connection: nothing is given up for them."""
         if isinstance(error, TrackerError):
             return error
         errno = getattr(error, "errno", None)
-        text = "%s: %s" % (self.name, str(error).strip())
+        text = "%s: %s" % (self.name, " ".join(str(error).split()))
         if errno in ROW_ERRORS or str(getattr(error, "sqlstate", None))[:2] in ROW_STATES:
             return RowRefused(text)
         if errno in SCHEMA_ERRORS:
@@ -3570,7 +3618,9 @@ CHUNK = 1 << 18
 ROTATION_GRACE = 2.0                # seconds for which a renamed file may still be written to: rsyslog goes on until it gets its signal
 WITNESS = 256                       # bytes at a file's head, and before a position, that tell it from any other
 MAGICS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
-ROTATED = re.compile(r"(?:[._-]?[0-9][0-9._-]*)?(\.log)?(?:[._-]?[0-9][0-9._-]*)?(?:\.(?:gz|bz2|xz))?$")
+_PACKED = r"(?:\.(?:gz|bz2|xz))?$"
+ROTATED = re.compile(r"[._-][0-9][0-9._-]*" + _PACKED)
+ROTATED_LOG = re.compile(r"(?:\.[0-9]+|[._-]?[0-9]{4}[._-]?[0-9]{2}[._-]?[0-9]{2}[0-9._-]*)?\.log(?:[._-][0-9][0-9._-]*)?" + _PACKED)
 
 
 class Batch(NamedTuple):
@@ -3585,7 +3635,7 @@ class Place(NamedTuple):
     """A position that outlives the process: an offset, and what tells its file from every other.
 
     `head` and `tail` are (length, SHA-256) of the file's first bytes and of those before the offset; None in a state file
-    written by hand. `mtime`: when the file had last been written to; `time`: of a line shortly before the offset; in microseconds.
+    written by hand. `mtime`: when the file had last been written to, in microseconds. `repeated`: Calendar.is_repeated.
     """
 
     position: int
@@ -3594,7 +3644,7 @@ class Place(NamedTuple):
     head: Optional[Tuple[int, str]] = None
     tail: Optional[Tuple[int, str]] = None
     mtime: int = 0
-    time: int = 0
+    repeated: bool = False
 
 
 def open_log(path: str) -> IO[bytes]:
@@ -3628,7 +3678,7 @@ class LogFile:
         self.packed = not isinstance(self.handle, io.FileIO)
         self.offset = 0
         self.rest = self.seen = b""
-        self.skipping = self.at_end = False
+        self.skipping = self.at_end = self.damaged = False
         status = os.fstat(self.handle.fileno())
         self.device, self.inode = status.st_dev, status.st_ino
         self.first = b"" if self.packed else self.peek(0, WITNESS)
@@ -3651,6 +3701,7 @@ class LogFile:
 
     def peek(self, offset: int, length: int) -> bytes:
         """Bytes somewhere in the file; the reading goes on where it was."""
+        here = self.handle.tell()
         self.handle.seek(offset)
         data = b""
         while len(data) < length:
@@ -3658,7 +3709,7 @@ class LogFile:
             if not more:
                 break
             data += more
-        self.handle.seek(self.offset + len(self.rest))
+        self.handle.seek(here)
         return data
 
     def line_before(self) -> str:
@@ -3694,7 +3745,14 @@ class LogFile:
 
     def lines(self) -> List[Batch]:
         """The next complete lines; none, and `at_end`, when all is read for now."""
-        data = self.handle.read(CHUNK)
+        return self.take(self.fetch())
+
+    def fetch(self) -> bytes:
+        """The next bytes; whether they are still this file's is to be asked before they are taken."""
+        return b"" if self.damaged else self.handle.read(CHUNK)
+
+    def take(self, data: bytes) -> List[Batch]:
+        """The lines that are complete with these bytes."""
         self.at_end = not data
         if not data:
             return []
@@ -3750,25 +3808,37 @@ class LogFile:
         self.handle.close()
 
 
+PACKED = (".gz", ".bz2", ".xz")
+
+
 def siblings(path: str) -> List[str]:
-    """The rotated files of a log, oldest first, as logrotate and savelog name them: `.1`, `.0`, `-20261122`, `.2.gz`…"""
-    folder, name = os.path.split(path)
-    stem = name[:-4] if name.endswith(".log") else name
-    found: List[Tuple[int, str]] = []
+    """The rotated files of a log, oldest first, as logrotate and savelog name them: `.1`, `.0`, `-20261122`, `.2.gz`…
+
+    Those of a symbolic link lie beside the link, or beside what it leads to. One that is just being packed counts once, as it was.
+    """
+    found: Dict[str, int] = {}
+    for one in {path, os.path.realpath(path)}:
+        folder, name = os.path.split(one)
+        stem, form = (name[:-4], ROTATED_LOG) if name.endswith(".log") else (name, ROTATED)
+        for other in names_in(folder or "."):
+            if other != name and other.startswith(stem) and form.match(other, len(stem)):
+                full = os.path.join(folder, other)
+                try:
+                    status = os.stat(full)
+                except OSError:
+                    continue                # gone in this moment: compressed, or deleted
+                if stat.S_ISREG(status.st_mode):
+                    found[full] = status.st_mtime_ns
+    whole = [full for full in found if not (full.endswith(PACKED) and full.rpartition(".")[0] in found)]
+    return sorted(whole, key=lambda full: (found[full], full))
+
+
+def names_in(folder: str) -> List[str]:
+    """What a folder holds."""
     try:
-        names = os.listdir(folder or ".")
+        return os.listdir(folder)
     except OSError as error:
-        raise LogError("log folder %s: %s: user %s needs to read it" % (folder or ".", error.strerror, getpass.getuser())) from error
-    for other in names:
-        if other != name and other.startswith(stem) and ROTATED.match(other, len(stem)):
-            full = os.path.join(folder, other)
-            try:
-                status = os.stat(full)
-            except OSError:
-                continue                    # gone in this moment: compressed, or deleted
-            if stat.S_ISREG(status.st_mode):
-                found.append((status.st_mtime_ns, full))
-    return [full for _, full in sorted(found)]
+        raise LogError("log folder %s: %s: user %s needs to read it" % (folder, error.strerror, getpass.getuser())) from error
 
 
 BAD_FILE = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
@@ -3811,25 +3881,28 @@ class Follower:
 
     def begin(self, place: Optional[Place], at_end: bool) -> None:
         """Take up the reading: at a saved place, wherever its file is by now, else at the live file's beginning or its end."""
-        there = self._open(self.path)
-        if place is not None and not (there and self.current.fits(place)):
-            self._find(place)
-        elif there and (place is not None or at_end):
-            self.current.seek(place.position if place is not None else self.current.size())
+        live = self._live()
+        if place is not None and not (live and live.fits(place)):
+            self._find(place, live)
+        elif live is not None:
+            self.files.append(live)
+            if place is not None or at_end:
+                live.seek(place.position if place is not None else live.size())
 
     def read(self, now: float, once: bool = False) -> Optional[Batch]:
         """The next lines; None when there are none for now. `now` never steps; `once`: nobody is given time to write on."""
         while not self.ready:
-            if not self.files and not self._open(self.path):
+            if not self.files and not self._go_live(self._live()):
                 return None
             try:
+                data = self.current.fetch()
                 if self.current.is_truncated():
                     self._recover()
                     continue
-                self.ready.extend(self.current.lines())
+                self.ready.extend(self.current.take(data))
             except BAD_FILE as error:
                 LOG.warning("cannot read on in %s: %s; passed over", self.current.path, error)
-                self.current.at_end = True
+                self.current.at_end = self.current.damaged = True
             if self.current.at_end and not self._move_on(now, once):
                 break
         return self.ready.popleft() if self.ready else None
@@ -3853,70 +3926,88 @@ class Follower:
         for file in self.files:
             file.close()
 
-    def _open(self, path: str) -> bool:
-        """Open the next file to read. The live one may be missing for a moment."""
+    def _live(self) -> Optional[LogFile]:
+        """The live log, open. It may be missing for a moment."""
         try:
-            self.files.append(LogFile(path, self._end(), self.opener))
+            return LogFile(self.path, 0, self.opener)
         except FileNotFoundError:
-            return False
+            return None
         except BAD_FILE as error:
-            if path != self.path:
-                LOG.warning("cannot read rotated log %s: %s; passed over", path, error)
-                return False
             raise LogError("log file %s: %s: check [logging] log_file and the rights of user %s (group adm on Debian)"
-                           % (path, getattr(error, "strerror", None) or error, getpass.getuser())) from error
-        self.rotated_at = None
-        return True
+                           % (self.path, getattr(error, "strerror", None) or error, getpass.getuser())) from error
 
-    def _find(self, place: Place) -> None:
-        """The file of a saved place was rotated while nobody looked: read its rest, then all that came after it."""
-        live = self.files.pop() if self.files else None
+    def _rotated(self) -> Iterator[LogFile]:
+        """The rotated files, oldest first, open; what cannot be read is named and passed over."""
         for name in siblings(self.path):
-            if self._open(name):
-                if self._fits(place):
-                    LOG.info("the log was rotated meanwhile: going on in %s at byte %d", name, place.position)
-                    self.current.seek(place.position)
-                    self.queue = self._newer()
-                    break
-                self.files.pop().close()
+            try:
+                yield self._open_rotated(name, 0)
+            except BAD_FILE as error:
+                LOG.warning("cannot read rotated log %s: %s; passed over", name, error)
+
+    def _open_rotated(self, name: str, start: int) -> LogFile:
+        """A rotated file; one that was packed in this moment has another name by now."""
+        for ending in ("",) + PACKED:
+            try:
+                return LogFile(name + ending, start, self.opener)
+            except FileNotFoundError as error:
+                gone = error
+        raise gone
+
+    def _find(self, place: Place, live: Optional[LogFile]) -> None:
+        """The file of a saved place was rotated while nobody looked: read its rest, then all that came after it."""
+        for file in self._rotated():
+            if self._fits(file, place):
+                LOG.info("the log was rotated meanwhile: going on in %s at byte %d", file.path, place.position)
+                file.seek(place.position)
+                self.files.append(file)
+                self.queue = self._newer(live)
+                break
+            file.close()
         else:
             truncated = live is not None and live.inode == place.inode and live.size() < place.position
             if place.position:              # of an empty file nothing can be missed, and nothing tells it from another
                 LOG.warning("%s; reading %s from its beginning", "the log was truncated" if truncated
                             else "the file that the saved position belongs to is gone", self.path)
-            self.queue = self._since(place.mtime, set(), (0, 0)) if place.mtime else []
-        if live is not None:
-            live.close()
+            self.queue = self._since(place.mtime, live) if place.mtime else []
         if not self.files:
-            self._open_next()
+            self._go_live(live)
+        elif live is not None:
+            live.close()
 
-    def _fits(self, place: Place) -> bool:
+    @staticmethod
+    def _fits(file: LogFile, place: Place) -> bool:
         try:
-            return (place.inode is not None or place.head is not None) and self.current.fits(place)
+            return (place.inode is not None or place.head is not None) and file.fits(place)
         except BAD_FILE as error:
-            LOG.warning("cannot read rotated log %s: %s; passed over", self.current.path, error)
+            LOG.warning("cannot read rotated log %s: %s; passed over", file.path, error)
             return False
 
-    def _newer(self) -> List[LogFile]:
-        """The rotated files that were written to after the one being read, without its own copies."""
-        return self._since(self.current.mtime(), {self.current.peek(0, WITNESS)}, (self.current.device, self.current.inode))
+    def _newer(self, live: Optional[LogFile]) -> List[LogFile]:
+        """The rotated files that were written to after the one being read."""
+        return self._since(self.current.mtime(), self.current, live)
 
-    def _since(self, mtime: int, heads: Set[bytes], but: Tuple[int, int]) -> List[LogFile]:
-        """The rotated files that were written to since then, oldest first: none that is `but`, none whose head is known."""
+    def _since(self, mtime: int, *known: Optional[LogFile]) -> List[LogFile]:
+        """The rotated files that were written to since then, oldest first, without the known ones and copies of these."""
+        known_files = [file for file in known if file is not None]
+        inodes = {(file.device, file.inode) for file in known_files}
+        heads = {file.peek(0, WITNESS) for file in known_files}
         found: List[LogFile] = []
-        for name in siblings(self.path):
-            try:
-                other = LogFile(name, 0, self.opener)
-                head = other.peek(0, WITNESS)
-            except BAD_FILE as error:
-                LOG.warning("cannot read rotated log %s: %s; passed over", name, error)
-                continue
-            if other.mtime() >= mtime and (other.device, other.inode) != but and head and head not in heads:
+        for file in self._rotated():
+            head = self._head(file)
+            if file.mtime() >= mtime and (file.device, file.inode) not in inodes and head and head not in heads:
                 heads.add(head)
-                found.append(other)
+                found.append(file)
             else:
-                other.close()
+                file.close()
         return found
+
+    @staticmethod
+    def _head(file: LogFile) -> bytes:
+        try:
+            return file.peek(0, WITNESS)
+        except BAD_FILE as error:
+            LOG.warning("cannot read rotated log %s: %s; passed over", file.path, error)
+            return b""
 
     def _recover(self) -> None:
         """The file was truncated: what was not read of it is in the copy, if there is one."""
@@ -3928,22 +4019,20 @@ class Follower:
                 LOG.warning("%s was truncated at byte %d; reading the rest of its copy %s", self.path, lost.offset, name)
                 self.files[-1] = copy
                 lost.close()
-                self.queue = self._newer()
+                self.queue = self._newer(None)
                 return
         LOG.warning("%s was truncated at byte %d and has no copy; reading it from its beginning", self.path, lost.offset)
         self.ready.extend(lost.last_line())
         self.files, self.base = [], lost.start + lost.offset
-        self.queue = self._since(lost.touched, set(), (0, 0))
-        if self.queue:
-            lost.close()
-            self._open_next()
-        else:
-            self.files.append(LogFile(lost.path, self.base, lambda _: lost.handle))
+        lost.handle.seek(0)
+        again = LogFile(lost.path, 0, lambda _: lost.handle)
+        self.queue = self._since(lost.touched)
+        self._go_live(again)
 
     def _copy_of(self, name: str, lost: LogFile) -> Optional[LogFile]:
         """The copy that a copytruncate made: the bytes read last are in it, at their place."""
         try:
-            copy = LogFile(name, lost.start, self.opener)
+            copy = self._open_rotated(name, lost.start)
             seen, here = (lost.seen, lost.offset + len(lost.rest)) if lost.seen else (lost.first, len(lost.first))
             if seen and copy.peek(here - len(seen), len(seen)) == seen:
                 copy.seek(lost.offset)
@@ -3972,23 +4061,32 @@ class Follower:
             return False
         if self.rotated_at is None:
             self.rotated_at, self.next_check = now, now + min(self.grace, self.check_interval)
-        if not once and (now - self.rotated_at < self.grace or not status.st_size):
+        if not status.st_size or not once and now - self.rotated_at < self.grace:
+            return False
+        live = self._live()                 # opened before the others are listed: should it be rotated just now, it is in hand
+        self.queue = self._newer(live) if live is not None else []
+        if not self._go_live(live):
             return False
         self.rotations += 1
         LOG.info("%s was rotated", self.path)
-        self.queue = self._newer()
+        return True
+
+    def _go_live(self, live: Optional[LogFile]) -> bool:
+        """Go on with the live file, unless there are others to be read before it; while there is none, nothing is finished."""
+        if self.queue and live is not None:
+            live.close()
+        elif live is not None:
+            self.queue = [live]
         return self._open_next()
 
     def _open_next(self) -> bool:
-        """Finish the file at hand, and open the one that comes after it; while there is none, the file is not finished."""
-        before = self.files[-1] if self.files else None
-        if self.queue:
-            self.queue[0].start = self._end() + len(before.rest if before else b"")
-            self.files.append(self.queue.pop(0))
-        elif not self._open(self.path):
+        """Finish the file at hand, and go on with the one queued next."""
+        if not self.queue:
             return False
-        elif before is not None:
-            self.current.start += len(before.rest)
+        before = self.files[-1] if self.files else None
+        self.queue[0].start = self._end() + len(before.rest if before else b"")
+        self.files.append(self.queue.pop(0))
+        self.rotated_at = None
         self.ready.extend(before.last_line() if before else [])
         return True
 
@@ -4004,17 +4102,19 @@ class StateFile:
     FORMAT = 1
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.path = os.path.realpath(path)
         self.lock: Optional[IO[str]] = None
         self.saved: Optional[Place] = None
 
     def acquire(self) -> None:
         """Lock the state, and make sure that it can be written, before anything is read."""
         try:
-            self.lock = open(self.path + ".lock", "w", encoding="ascii")
+            self.lock = open(os.open(self.path + ".lock", os.O_RDONLY | os.O_CREAT, 0o644), encoding="ascii")
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with open(self.path + ".tmp", "w", encoding="ascii"):
                 os.unlink(self.path + ".tmp")
+            if os.path.exists(self.path) and not os.access(self.path, os.W_OK):
+                raise PermissionError(errno.EACCES, "is not writable")
         except BlockingIOError as error:
             raise OutputError("state file %s: another tracker is using it: stop that one, or set [state] state_file" % self.path) from error
         except OSError as error:
@@ -4047,18 +4147,18 @@ class StateFile:
 
     def _move_aside(self, why: str) -> None:
         aside = "%s.damaged-%d" % (self.path, int(clock.time()))
-        LOG.error("state file %s cannot be used (%s): moved to %s; [logging] start decides where to begin", self.path, why, aside)
         try:
             os.rename(self.path, aside)
         except OSError as error:
-            raise OutputError("state file %s: cannot move it aside: %s" % (self.path, error.strerror)) from error
+            raise OutputError("state file %s: cannot be used (%s), nor moved aside: %s" % (self.path, why, error.strerror)) from error
+        LOG.error("state file %s cannot be used (%s): moved to %s; [logging] start decides where to begin", self.path, why, aside)
 
     def save(self, place: Place) -> None:
         """Make `place` the saved one, unless it is. The caller has committed all that comes before it."""
-        if self.saved is not None and place._replace(mtime=0, time=0) == self.saved._replace(mtime=0, time=0):
+        if self.saved is not None and place._replace(mtime=0) == self.saved._replace(mtime=0):
             return
         state = {"version": self.FORMAT, "position": place.position, "inode": place.inode, "device": place.device,
-                 "fingerprint": {"head": place.head, "tail": place.tail}, "mtime": place.mtime, "time": place.time}
+                 "fingerprint": {"head": place.head, "tail": place.tail}, "mtime": place.mtime, "repeated": place.repeated}
         temporary = self.path + ".tmp"
         try:
             with open(temporary, "w", encoding="ascii") as handle:
@@ -4084,21 +4184,21 @@ def place_from(state: Any, version: int) -> Place:
     """A saved place from what JSON held; raises ValueError, TypeError or KeyError when that is not one.
 
     >>> place_from({"position": 7, "inode": 5}, 1)
-    Place(position=7, inode=5, device=None, head=None, tail=None, mtime=0, time=0)
+    Place(position=7, inode=5, device=None, head=None, tail=None, mtime=0, repeated=False)
     """
     if not isinstance(state, dict):
         raise ValueError("not a JSON object")
     if not isinstance(state.get("version", version), int) or state.get("version", version) > version:
         raise ValueError("written by a newer version")
     position, inode, device = state["position"], state.get("inode"), state.get("device")
-    mtime, time = state.get("mtime", 0), state.get("time", 0)
-    for value in (position, 0 if inode is None else inode, 0 if device is None else device, mtime, time):
+    mtime, repeated = state.get("mtime", 0), bool(state.get("repeated"))
+    for value in (position, 0 if inode is None else inode, 0 if device is None else device, mtime):
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
             raise ValueError("position, inode and device are to be numbers")
     prints = state.get("fingerprint") or {}
     if not isinstance(prints, dict):
         raise ValueError("fingerprint")
-    return Place(position, inode, device, _witness_from(prints.get("head")), _witness_from(prints.get("tail")), mtime, time)
+    return Place(position, inode, device, _witness_from(prints.get("head")), _witness_from(prints.get("tail")), mtime, repeated)
 
 
 def _witness_from(value: Any) -> Optional[Tuple[int, str]]:
@@ -4339,6 +4439,8 @@ def make_store(config: Config) -> Store:
 # ============================================================================ daemon loop
 
 REPORT_AGAIN = 600                  # seconds between two reports of the same trouble
+SAME_TROUBLE = 60                   # seconds within which one that was over is still the same
+LONG_TROUBLE = 10                   # seconds after which that one is told of all the same
 ONE_SHOT_TRIES = 4                  # how often a command that is no daemon asks for a database that is away
 STOP_GRACE = 1.5                    # seconds that a call to the database may still take when the daemon is told to stop
 
@@ -4395,28 +4497,33 @@ class Waiter:
 
 
 class Trouble:
-    """Says once what is wrong, again after a while, and once when it is over."""
+    """Says once what is wrong, again after a while, and once when it is over. What comes back within a minute is the same trouble."""
 
     def __init__(self) -> None:
-        self.text = ""
-        self.since = self.reported = 0.0
+        self.kind: Optional[Type[TrackerError]] = None
+        self.since = self.reported = self.ended = 0.0
+        self.said = False
         self.count = 0
 
-    def report(self, text: str, consequence: str) -> None:
-        """Log a trouble, unless it was logged just now."""
+    def report(self, error: TrackerError, consequence: str) -> None:
+        """Log a trouble, unless this kind of it was logged just now."""
         now = clock.monotonic()
         self.count += 1
         if not self.since:
             self.since = now
-        if text != self.text or now - self.reported >= REPORT_AGAIN:
-            LOG.error("%s; %s", text, consequence)
-            self.text, self.reported = text, now
+            self.kind = self.kind if now - self.ended < SAME_TROUBLE else None
+        lasts = not self.said and now - self.since > LONG_TROUBLE
+        if lasts or type(error) is not self.kind or now - self.reported >= REPORT_AGAIN:
+            LOG.error("%s; %s", error, consequence)
+            self.kind, self.reported, self.said = type(error), now, True
 
     def over(self, what: str) -> None:
         """The trouble is over, if there was any."""
         if self.since:
-            LOG.warning("%s after %.0f seconds", what, clock.monotonic() - self.since)
-        self.text, self.since, self.reported = "", 0.0, 0.0
+            now = clock.monotonic()
+            if self.said:
+                LOG.warning("%s after %.0f seconds", what, now - self.since)
+            self.since, self.ended, self.said = 0.0, now, False
 
 
 class Recorder:
@@ -4463,20 +4570,26 @@ class Recorder:
         return len(rows)
 
     def _try(self, act: Callable[[], Any], bearable: Tuple[Type[TrackerError], ...]) -> Any:
-        """Do something with the store; when that fails, connect anew and do it again: every act may be repeated."""
-        wait, tried, broken = 1.0, 0, False
+        """Do something with the store; when that fails, connect anew and do it again: every act may be repeated.
+
+        A lost connection, a deadlock are mended by the first new connection, at once; what that one meets is the trouble.
+        """
+        wait, tried = 1.0, 0
         while True:
             try:
-                if broken:
+                if tried:
                     self._connect()
                 result = act()
                 self.trouble.over("%s is back" % self.store.name)
                 return result
             except bearable as error:
-                broken, tried = True, tried + 1
+                tried += 1
                 if self.tries and tried >= self.tries:
                     raise
-                self.trouble.report(str(error), "reading pauses, trying again until it works")
+                if tried == 1:
+                    LOG.info("%s; connecting anew", error)
+                    continue
+                self.trouble.report(error, "reading pauses, trying again until it works")
                 if not self.sleep(wait * random.uniform(0.8, 1.2)):
                     raise Stopped() from error
                 wait = min(wait * 2, 60.0)
@@ -4498,7 +4611,6 @@ class Daemon:
         self.trouble, self.state_trouble = Trouble(), Trouble()
         self.next_flush = self.quiet_since = clock.monotonic()
         self.log_time = 0
-        self.marks: Deque[Tuple[int, int]] = collections.deque()
 
     def begin(self) -> None:
         """Find the place where the reading stopped last time."""
@@ -4507,8 +4619,7 @@ class Daemon:
         if not self.follower.files:
             raise LogError("log file %s: no such file: check [logging] log_file, or start Postfix first" % self.follower.path)
         self.tracker.previous = self.follower.current.line_before()      # a classic syslogd may say that it was repeated
-        self.tracker.calendar.last = place.time if place is not None else 0
-        self.marks.append((self.follower.position, self.tracker.calendar.last))
+        self.tracker.calendar.go_on(self.follower.position, place is not None and place.repeated)
         LOG.info("following %s from byte %d", self.follower.current.path, self.follower.current.offset)
 
     def follow(self) -> None:
@@ -4536,7 +4647,7 @@ class Daemon:
         except LogError as error:
             if once:
                 raise
-            self.trouble.report(str(error), "trying again until it works")
+            self.trouble.report(error, "trying again until it works")
             return False
         if batch is None:
             return False
@@ -4556,33 +4667,34 @@ class Daemon:
         self.save(self.place())
 
     def place(self) -> Optional[Place]:
-        """Where the next run is to begin, and what time it was there: in the hour that the end of summer time repeats, no stamp tells."""
+        """Where the next run is to begin."""
         low = self.tracker.correlator.low_water(self.follower.position)
-        self.marks.append((self.follower.position, self.tracker.calendar.last))
-        while len(self.marks) > 1 and self.marks[1][0] <= low:
-            self.marks.popleft()
         place = self.follower.place(low)
-        return place._replace(time=self.marks[0][1]) if place is not None else None
+        return place._replace(repeated=self.tracker.calendar.is_repeated(low)) if place is not None else None
 
     def save(self, place: Optional[Place]) -> None:
         """Save a position. While that fails, everything goes on: the next run would only read more again."""
         try:
-            if place is not None:
-                self.state.save(place)
+            self.keep(place)
             self.state_trouble.over("the position is saved again")
         except OutputError as error:
-            self.state_trouble.report(str(error), "going on, the position is saved when that is possible")
+            self.state_trouble.report(error, "going on, the position is saved when that is possible")
 
     def once(self, progress: "Progress") -> None:
         """Read to the end of the log and write all that is known. What may still change is read again by the next run."""
         while self.read_some(once=True):
             progress.show(self.follower.position, self.tracker, self.recorder)
             if len(self.tracker.correlator.finished) >= 4 * BATCH_ROWS:
-                self.flush()
-        self.flush()
+                self.recorder.flush()
+                self.keep(self.place())
+        self.recorder.flush()
         place = self.place()
         self.tracker.correlator.close(everything=False)
         self.recorder.flush()
+        self.keep(place)
+
+    def keep(self, place: Optional[Place]) -> None:
+        """Save a position, if there is one that can be found again."""
         if place is not None:
             self.state.save(place)
 
@@ -4640,7 +4752,8 @@ class Progress:
 
 def make_tracker(config: Config) -> Tracker:
     """The pure part, set up as configured."""
-    correlator = Correlator(int(config["queue_timeout"] * SECOND), raw_text(config["server_hostname"]), DomainFilter(config["track_domains"]))
+    correlator = Correlator(int(config["queue_timeout"] * SECOND), raw_text(config["server_hostname"]),
+                            DomainFilter(config["track_domains"]))
     shown = {"unsupported": 0, "failed": 0}
 
     def show(kind: str, line: str) -> None:
@@ -4703,14 +4816,14 @@ def run_import(config: Config, paths: List[str], dry_run: bool) -> int:
     """Read historical logs, oldest first, as one stream."""
     store = SqliteStore("") if dry_run else make_store(config)
     tracker = make_tracker(config)
-    files = sorted((first_time(open_import(path), tracker), number, path) for number, path in enumerate(paths))
+    files = sorted(span_of(open_import(path)) + (path,) for path in paths)
     recorder = Recorder(store, tracker, RejectFile("./mail_relay_tracker.rejected.jsonl"), pause, ONE_SHOT_TRIES)
     recorder.begin()
     progress, position, broken = Progress(), 0, 0
-    for _, _, path in files:
+    for _, present, path in files:
         file = open_import(path)
         file.start = position
-        tracker.calendar.newest = file.mtime()
+        tracker.calendar.newest = present
         broken += not import_file(file, recorder, progress)
         position = file.start + file.offset
         file.close()
@@ -4746,19 +4859,38 @@ def spooled_input() -> IO[bytes]:
     return open_log(input_copy())
 
 
-def first_time(file: LogFile, tracker: Tracker) -> int:
-    """The first time stamp of a file, for putting files in order; 0 when it holds none."""
-    dates = Calendar(file.mtime())
+def span_of(file: LogFile) -> Tuple[int, int]:
+    """The first time stamp of a file, for putting files in order, and its present, for years; the file is closed.
+
+    Its present is when it was last written to. A copy may have lost that: what its last line says, read as of then, is nearer.
+    """
+    first, present = 0, file.mtime()
     try:
-        for line in file.peek(0, MAX_LINE).decode("latin-1").split("\n"):
-            time, start = dates.read(line)
-            if start >= 0:
-                return time
+        head = file.peek(0, MAX_LINE).decode("latin-1").split("\n")
+        if any(map(YEARLESS.match, head)):
+            present = max(times_in(end_of(file), present), default=present)
+        first = next(iter(times_in(head, present)), 0)
     except BAD_FILE as error:
         LOG.debug("cannot read %s: %s", file.path, error)
-    finally:
-        file.close()
-    return 0
+    file.close()
+    return first, present
+
+
+def times_in(lines: Iterable[str], present: int) -> List[int]:
+    """The times that lines are stamped with."""
+    dates = Calendar(present)
+    found = [dates.read(line) for line in lines]
+    return [time for time, start in found if start >= 0]
+
+
+def end_of(file: LogFile) -> List[str]:
+    """The last lines of a file; a packed one is read through for that."""
+    if not file.packed:
+        file.handle.seek(max(file.size() - MAX_LINE, 0))
+    data = b""
+    for more in iter(lambda: file.handle.read(CHUNK), b""):
+        data = (data + more)[-MAX_LINE:]
+    return data.decode("latin-1").split("\n")[-100:]
 
 
 def import_file(file: LogFile, recorder: Recorder, progress: Progress) -> bool:
@@ -4919,7 +5051,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     try:
         found = parse_arguments(arguments)
         level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(found.verbose, 2)]
-        logging.basicConfig(level=level, stream=sys.stderr, format="mail_relay_tracker: %(levelname)s: %(message)s")
+        logging.basicConfig(stream=sys.stderr, format="mail_relay_tracker: %(levelname)s: %(message)s")
+        LOG.setLevel(level)                 # not the driver's
         logging.addLevelName(STATISTICS, "STATISTICS")
         return run(found)
     except TrackerError as error:

@@ -62,8 +62,10 @@ class TimeStamps(unittest.TestCase):
         time.tzset()
         try:
             calendar = tracker.Calendar(PRESENT)
-            times = [calendar.read("Oct 25 %s mx x: y" % clock)[0] for clock in ("02:59:58", "02:00:01", "02:59:59", "03:00:00")]
-            self.assertEqual(times, [utc(2026, 10, 25, 0, 59, 58), utc(2026, 10, 25, 1, 0, 1), utc(2026, 10, 25, 1, 59, 59),
+            clocks = ("02:59:58", "02:00:01", "02:59:59", "02:00:01", "02:31:00", "02:59:59", "03:00:00")
+            times = [calendar.read("Oct 25 %s mx x: y" % clock)[0] for clock in clocks]
+            self.assertEqual(times, [utc(2026, 10, 25, 0, 59, 58), utc(2026, 10, 25, 1, 0, 1), utc(2026, 10, 25, 0, 59, 59),
+                                     utc(2026, 10, 25, 1, 0, 1), utc(2026, 10, 25, 1, 31), utc(2026, 10, 25, 1, 59, 59),
                                      utc(2026, 10, 25, 2)])
         finally:
             os.environ["TZ"] = before
