@@ -88,6 +88,7 @@ import signal
 import socket
 import sqlite3
 import stat
+import struct
 import sys
 import tempfile
 import time as clock
@@ -598,17 +599,19 @@ class Calendar:
             found = form.match(line, start)
             if found:
                 try:
-                    self.last = reader(self, found)
+                    time = reader(self, found)
                 except (KeyError, ValueError, OverflowError):
                     continue                # looks like a stamp, is none: month Abc, day 32
-                return (self.last, found.end()) if 0 < self.last < LATEST else (0, -1)
+                if 0 < time < LATEST:
+                    self.last = time
+                    return time, found.end()
         return 0, -1
 
     def _read_iso(self, found: Match[str]) -> int:
         year, month, day, hour, minute, second, fraction, zone = found.groups()
         seconds = int(hour) * 3600 + int(minute) * 60
         base = epoch(int(year), int(month), int(day), seconds, zone_offset(zone))
-        if found.end() - found.start() == 33 and not found.start():
+        if found.end() - found.start() == 33 and not found.start() and 0 < base < LATEST - MINUTE:
             self._minute, self._zone, self._base = found.string[:17], zone + " ", base
         return base + int(second) * SECOND + microseconds(fraction)
 
@@ -1726,7 +1729,10 @@ class Connection:
 
 
 class Context(NamedTuple):
-    """Something said that later lines refer to: a spamd scan by its process, a rewritten sender, a notification to come."""
+    """Something said that later lines refer to: a spamd scan by its process, a rewritten sender, a notification to come.
+
+    Of a straddle, `low` and `value` are the positions that are not to be read one without the other.
+    """
 
     value: Any
     time: int
@@ -1893,7 +1899,7 @@ class Correlator:
         self.serial = 0
         self.finished: List[Message] = []
         self.links: List[Link] = []
-        self.straddles: Deque[Tuple[int, int]] = collections.deque()
+        self.straddles: Deque[Context] = collections.deque(maxlen=MAX_CONTEXTS)
         self.dropped = 0
 
     # -- messages come and go
@@ -2014,7 +2020,11 @@ class Correlator:
             self._leave(message)
             self.dropped += bool(self.filter.domains) and not message.recipients and not message.probe
         self.announced = {key: one for key, one in self.announced.items() if self.now - one.time <= MINUTE}
-        self._forget_straddles(self.low_water(self.position))
+        while self.straddles and self.now - self.straddles[0].time > 2 * SPF_WAIT:
+            self.straddles.popleft()
+        if len(self.due) > 2 * self.open_count + BATCH_ROWS:
+            self.due = [one for one in self.due if not one[2].finished]
+            heapq.heapify(self.due)
         return harvest
 
     def close(self, everything: bool) -> None:
@@ -2027,8 +2037,8 @@ class Correlator:
     def low_water(self, position: int) -> int:
         """The position from which all that is in memory and not yet written can be read again; `position`: all is read to there.
 
-        Facts that a birth has used up bind their lines together: reading again must not begin between them, or the fact
-        would go to a stranger.
+        A result that a birth took from among several binds their lines together: reading again must not begin between them,
+        or that birth would take another's.
         """
         lows = [position]
         lows += [message.low for table in self.tables.values() for message in table.values()]
@@ -2038,21 +2048,15 @@ class Correlator:
         lows += [one.low for known in (self.announced, self.rewritten) for one in known.values() if self.now - one.time <= MINUTE]
         lows += [relay.low for relay in self.relays.values() if self.now - relay.time <= CONNECTION_REUSE]
         low = min(lows)
-        for first, last in reversed(self.straddles):
-            if first < low <= last:
-                low = first
+        for one in reversed(self.straddles):
+            if one.low < low <= one.value:
+                low = one.low
         return low
-
-    def _forget_straddles(self, low: int) -> None:
-        """Positions only grow: what lies before this one binds no more."""
-        while self.straddles and self.straddles[0][1] < low:
-            self.straddles.popleft()
 
     def _bind(self, message: Message, low: Optional[int]) -> None:
         """A message was made from an earlier line, too."""
         if low is not None and low < message.low:
             message.low = low
-            self.straddles.append((low, self.position))
 
     # -- smtpd: sessions
 
@@ -2165,6 +2169,7 @@ class Correlator:
         """What a content filter told by XFORWARD: the client and the queue ID that the message had before."""
         if event.orig_hostname and event.orig_ip and event.orig_ip != "unknown":
             message.client_hostname, message.client_ip = event.orig_hostname, event.orig_ip
+            message.client_tls = None       # that was the filter's
         if event.orig_queue_id:
             message.orig_queue_id = message.parent_queue_id = event.orig_queue_id
             message.parent = origin.open.get(event.orig_queue_id)
@@ -2538,13 +2543,12 @@ class Correlator:
             old.contended = True
         waiting.append(new)
         self.waiting[origin.host, event.client_ip] = waiting
+        self._bound(self.waiting)
 
     def _fresh(self, key: Tuple[str, str]) -> List[Waiting]:
         """The results that wait for messages of a client, without those that have waited too long."""
         waiting = self.waiting.get(key)
         if waiting is None:
-            if len(self.waiting) > MAX_CONTEXTS:
-                self.waiting = {one: kept for one, kept in self.waiting.items() if self.now - kept[-1].time <= SPF_WAIT}
             return []
         fresh = [one for one in waiting if self.now - one.time <= SPF_WAIT]
         if fresh:
@@ -2582,7 +2586,13 @@ class Correlator:
         message.spf_result = one.event.result if one else None
         if one is not None:
             one.message = message
-            self._bind(message, one.low)
+            self._use_up(message, one)
+
+    def _use_up(self, message: Message, one: Waiting) -> None:
+        """A result is a message's own from here on."""
+        self._bind(message, one.low)
+        if one.contended:
+            self.straddles.append(Context(self.position, self.now, one.low))
 
     def _settle_sender(self, message: Message) -> None:
         """The sender of a message is known, or never will be."""
@@ -2642,7 +2652,7 @@ class Correlator:
         if one is None:
             return
         message.spf_result = one.event.result
-        self._bind(message, one.low)
+        self._use_up(message, one)
         session.spf = one
         session.low = one.low if session.low is None else min(session.low, one.low)
 
@@ -3315,6 +3325,9 @@ def sqlite_schema() -> List[str]:
     return statements + ["CREATE INDEX IF NOT EXISTS mail_relay_log_%s ON mail_relay_log (%s)" % index for index in INDEXES]
 
 
+LOCK_WAIT = 0.5                     # seconds in which SQLite itself waits for a lock: no signal reaches it there
+
+
 class SqliteStore(Store):
     """The embedded store: one file, nothing to install. An empty path is a temporary one."""
 
@@ -3326,7 +3339,7 @@ class SqliteStore(Store):
     def connect(self) -> None:
         self.close()
         try:
-            self.connection = sqlite3.connect(self.path, timeout=10, isolation_level=None)
+            self.connection = sqlite3.connect(self.path, timeout=LOCK_WAIT, isolation_level=None)
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = FULL")
             for statement in sqlite_schema()[:1]:
@@ -3416,7 +3429,7 @@ def literal(value: Any) -> str:
     if value is None:
         return "NULL"
     if isinstance(value, str):
-        return "_utf8mb4 X'%s'" % value.encode("utf-8", "replace").hex()
+        return "_utf8mb4 X'%s'" % value.encode("utf-8").hex()
     return repr(value)
 
 
@@ -3442,6 +3455,7 @@ class MysqlStore(Store):
         self.cursor: Any = None
         self.batch_bytes = BATCH_BYTES
         self.driver: Any = None
+        self.session = 0
 
     def connect(self) -> None:
         self.close()
@@ -3483,16 +3497,28 @@ class MysqlStore(Store):
                                   "or set [database] engine = sqlite" % error) from error
         return self.driver
 
+    def _socket(self) -> Any:
+        """The socket of the pure driver; it has no other way to it."""
+        return getattr(getattr(self.connection, "_socket", None), "sock", None)
+
     def _limit_waiting(self, seconds: int) -> None:
         """Older drivers know no read timeout: a stopped server would hold the daemon for ever."""
-        inner = getattr(self.connection, "_socket", None)
-        inner = getattr(inner, "sock", None)
-        if inner is not None:
-            inner.settimeout(seconds)
+        if self._socket() is not None:
+            self._socket().settimeout(seconds)
+
+    def _end_former_session(self) -> None:
+        """A statement of a session that was given up must not come late, behind those of the new one. Numbers of sessions only grow."""
+        former, self.session = self.session, int(self.connection.connection_id or 0)
+        if 0 < former < self.session:
+            try:
+                self.cursor.execute("KILL %d" % former)
+            except Exception as error:      # mostly it is gone already
+                LOG.debug("ending session %d: %s", former, error)
 
     def _greet(self) -> None:
         """Set the session up, and find out whether this server takes statements, and has the table."""
         self.cursor.execute("SET SESSION time_zone = '+00:00', SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'")
+        self._end_former_session()
         self.cursor.execute("SHOW VARIABLES LIKE 'wsrep_sync_wait'")
         if self.cursor.fetchall():          # a cluster: what another node took is to be read on this one, too
             self.cursor.execute("SET SESSION wsrep_sync_wait = 1")
@@ -3529,7 +3555,10 @@ class MysqlStore(Store):
         values: List[str] = []
         size, room = 0, self.batch_bytes - len(MYSQL_UPSERT)
         for row in rows:
-            text = row_literal(row)
+            try:
+                text = row_literal(row)
+            except UnicodeError as error:
+                raise RowRefused(str(error)) from error
             if len(text) > room:            # sent all the same it would cost the connection
                 raise RowRefused("%s: %d bytes are more than max_allowed_packet" % (self.name, len(text)))
             if values and size + len(text) > room:
@@ -3546,9 +3575,12 @@ class MysqlStore(Store):
 
     def close(self) -> None:
         """Throw the connection away; a polite farewell could wait for a server that is stopped."""
+        inner = self._socket()
         connection, self.connection, self.cursor = self.connection, None, None
         if connection is not None:
             try:
+                if inner is not None:       # what the kernel has not sent yet is not to be sent any more
+                    inner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 connection.disconnect() if not hasattr(connection, "shutdown") else connection.shutdown()
             except Exception as error:      # it is being thrown away because it does not work
                 LOG.debug("closing the connection: %s", error)
@@ -4218,16 +4250,30 @@ class RejectFile:
         self.count = 0
 
     def add(self, row: Row, reason: str) -> None:
-        """Keep a row; the caller goes on with the others."""
-        self.count += 1
-        LOG.error("the database refuses a row of %s: %s; kept in %s", row.queue_id, reason, self.path)
+        """Keep a row; the caller goes on with the others. Raises OutputError when it cannot be kept: nothing of it is left then."""
+        line = json.dumps({"reason": reason, "row": json.loads(row_json(row))}) + "\n"
         try:
-            with open(self.path, "a", encoding="ascii") as handle:
-                handle.write(json.dumps({"reason": reason, "row": json.loads(row_json(row))}) + "\n")
-                handle.flush()
-                os.fsync(handle.fileno())
+            self._append(line.encode("ascii"))
         except OSError as error:
             raise OutputError("reject file %s: %s: make room; the row is kept until then" % (self.path, error.strerror)) from error
+        self.count += 1
+        LOG.error("the database refuses a row of %s: %s; kept in %s", row.queue_id, reason, self.path)
+
+    def _append(self, line: bytes) -> None:
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                line = b"\n" + line         # a power cut left half a line
+            try:
+                if os.write(descriptor, line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
 
 
 # ============================================================================ configuration
@@ -4457,7 +4503,8 @@ class Waiter:
     """Sleeps that a signal ends at once, and the signals themselves: SIGTERM and SIGINT stop, SIGUSR1 asks for statistics."""
 
     def __init__(self) -> None:
-        self.stopping = self.report = False
+        self.stopping = self.asked = False
+        self.tell: Callable[[], None] = lambda: None
         self.reader, self.writer = socket.socketpair()
         for end in (self.reader, self.writer):
             end.setblocking(False)
@@ -4477,7 +4524,7 @@ class Waiter:
             signal.setitimer(signal.ITIMER_REAL, STOP_GRACE)
 
     def _ask(self, number: int, frame: Any) -> None:
-        self.report = True
+        self.asked = True
 
     def _wake(self, number: int, frame: Any) -> None:
         """SIGHUP: look at the log now; rotation is noticed without it."""
@@ -4493,7 +4540,14 @@ class Waiter:
                     self.reader.recv(4096)
             except InterruptedError:
                 pass
+            self.answer()
         return not self.stopping
+
+    def answer(self) -> None:
+        """Tell the statistics, when they were asked for."""
+        if self.asked:
+            self.asked = False
+            self.tell()
 
 
 class Trouble:
@@ -4560,14 +4614,22 @@ class Recorder:
         if not harvest.messages and not harvest.links:
             return 0
         rows = self._try(lambda: settle(harvest, self.store.recall, self.known_until, correlator.filter), ANY_TROUBLE)
-        self._try(lambda: write_rows(self.store, rows, self.rejects.add), ANY_TROUBLE)
+        refused: Set[Row] = set()
+
+        def set_aside(row: Row, reason: str) -> None:
+            if row not in refused:          # else it was, and the writing began anew
+                self.rejects.add(row, reason)
+                refused.add(row)
+
+        self._try(lambda: write_rows(self.store, rows, set_aside), ANY_TROUBLE)
         for message in harvest.messages:
             self.first, self.last = min(self.first, message.first_seen), max(self.last, message.first_seen)
             self.hosts.add(name_of(message)[0])
-        self.rows += len(rows)
-        if rows:
-            LOG.debug("%d rows written", len(rows))
-        return len(rows)
+        written = len(rows) - len(refused)
+        self.rows += written
+        if written:
+            LOG.debug("%d rows written", written)
+        return written
 
     def _try(self, act: Callable[[], Any], bearable: Tuple[Type[TrackerError], ...]) -> Any:
         """Do something with the store; when that fails, connect anew and do it again: every act may be repeated.
@@ -4580,7 +4642,7 @@ class Recorder:
                 if tried:
                     self._connect()
                 result = act()
-                self.trouble.over("%s is back" % self.store.name)
+                self.trouble.over("%s is back" % (self.rejects.path if self.trouble.kind is OutputError else self.store.name))
                 return result
             except bearable as error:
                 tried += 1
@@ -4624,6 +4686,7 @@ class Daemon:
 
     def follow(self) -> None:
         """Run until told to stop; then commit what is finished, and save."""
+        self.waiter.tell = lambda: report(self.statistics())
         while not self.waiter.stopping:
             busy = self.read_some()
             now = clock.monotonic()
@@ -4632,9 +4695,7 @@ class Daemon:
             if now >= self.next_flush or len(self.tracker.correlator.finished) >= 4 * BATCH_ROWS:
                 self.flush()
                 self.next_flush = clock.monotonic() + self.config["cleanup_interval"]
-            if self.waiter.report:
-                self.waiter.report = False
-                report(self.statistics())
+            self.waiter.answer()
             if not busy:
                 self.waiter.sleep(self.config["poll_interval"])
         self.flush()
@@ -4701,7 +4762,7 @@ class Daemon:
     def statistics(self) -> List[str]:
         """What an operator wants to know of a running daemon, a line each."""
         correlator, follower = self.tracker.correlator, self.follower
-        behind = max(clock.time() - correlator.now / SECOND, 0) if correlator.now else 0
+        behind = max(clock.time() - self.log_time / SECOND, 0) if self.log_time else 0
         return class_lines(self.tracker) + [
             "log: %d bytes to read, newest line %.0f s old, %d rotations, %d truncations"
             % (follower.lag(), behind, follower.rotations, follower.truncations),
@@ -4778,7 +4839,7 @@ def run_daemon(config: Config) -> int:
         recorder.begin()
         daemon.follow()
     except (Stopped, Interrupted):
-        LOG.warning("stopped while the database was away: what is not committed will be read again")
+        LOG.warning("stopped before all was written: what is not committed will be read again")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         store.close()
