@@ -525,7 +525,7 @@ WEEKDAY = re.compile(r"[A-Z][a-z]{2} ([0-9]{4})-([0-9]{2})-([0-9]{2}) " + _CLOCK
 SECONDS = re.compile(r"[0-9]{2}\.[0-9]{6}")
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
 TAGGED = re.compile(r"([^ ]+) ([^ \[\]]+?)(?:\[([0-9]+)\])?$")
-SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: (?:\xef\xbb\xbf)?|$)")
+SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
 REPEATED = re.compile(r"message repeated ([0-9]{1,9}) times: \[ ?(.*?)\]? *$")
 REPEATED_LAST = re.compile(r"([^ ]+) last message repeated ([0-9]{1,9}) times? *$")
 
@@ -808,7 +808,10 @@ def split_trailer(text: str, trailer: Pattern[str]) -> Tuple[str, Tuple[Optional
     found = trailer.search(text, max(len(text) - TRAILER, 0))
     if not found:
         return text.rstrip("; "), (None,) * 5
-    return text[:found.start()], found.groups()
+    sender, recipient, protocol, helo, username = found.groups()
+    if username and username[:1] == "<" and username[-1:] == ">":   # from 3.5 on
+        username = username[1:-1]
+    return text[:found.start()], (sender, recipient, protocol, helo, username or None)
 
 
 def parse_decision(queue_id: Optional[str], text: str, trailer: Pattern[str] = SMTPD_TRAILER) -> Event:
@@ -825,10 +828,8 @@ def parse_decision(queue_id: Optional[str], text: str, trailer: Pattern[str] = S
     said, (sender, recipient, protocol, helo, username) = split_trailer(said, trailer)
     action = what[7:] if judge == "milter" else what
     code, dsn = enhanced(said) if action == "reject" else (None, None)
-    if username and username[:1] == "<" and username[-1:] == ">":
-        username = username[1:-1]
     return Verdict(queue_id, judge, action, stage, said, code, dsn, hostname or None, address,
-                   sender, recipient, protocol, helo, username or None)
+                   sender, recipient, protocol, helo, username)
 
 
 def parse_client(queue_id: str, text: str) -> Event:
@@ -893,7 +894,7 @@ def parse_proxy(text: str) -> Event:
         child = queued_as(said)
         return Proxied(child, protocol, helo) if child else IGNORED
     code, dsn = enhanced(said)
-    return Verdict(None, "access", "reject", stage, said, code, dsn, None, None, sender, recipient, protocol, helo, username or None)
+    return Verdict(None, "access", "reject", stage, said, code, dsn, None, None, sender, recipient, protocol, helo, username)
 
 
 DISCONNECT = Disconnect()
@@ -950,9 +951,11 @@ PICKUP_LINE = re.compile(r"uid=[0-9]+ from=<(.*)>(?: orig_id=([0-9A-Za-z]+))?$")
 QUEUED_LINE = re.compile(r"from=<(.*)>, size=([0-9]+), nrcpt=([0-9]+) \(queue active\)$")
 EXPIRED_LINE = re.compile(r"from=<(.*)>, status=(?:force-)?expired, returned to sender$")
 NOTIFICATION = re.compile(r"(?:sender|postmaster) (?:non-delivery|delay|delivery status) notification: ([0-9A-Za-z]+)$")
+NOT_ACCEPTED = "message not accepted, try again later"      # cleanup_map1n.c, cleanup_map11.c
 TOO_BIG = ("queue file size limit exceeded", "message rejected: hopcount exceeded")
 SPAM_HEADER = re.compile(r"X-Spam-Status: (Yes|No), (?:score|hits)=(-?[0-9.]+)(?:[ ?]+required=(-?[0-9.]+))?"
                          r"(?:[ ?]+tests=((?:[A-Za-z0-9_]+,[ ?]*)*[A-Za-z0-9_]*))?", re.I)
+CLEANUP_REMOVED = frozenset(("removed", "removed (canceled)", "removed (discarded)"))
 CLEANUP_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "table ", "statistics: ", "milter8", "dict_", "maps_")
 CLEANUP_ID_NOISE = ("resent-message-id=", "warning: ", "enabling ", "unable to ", "message-content-length")
 QMGR_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "scanning ", "qmgr_", "incoming ", "mail for ")
@@ -974,7 +977,7 @@ def parse_cleanup(text: str) -> Event:
         return parse_check(queue_id, found.group(1), rest[found.end():])
     if rest.startswith("milter-"):
         return parse_decision(queue_id, rest)
-    if rest.startswith("removed"):
+    if rest in CLEANUP_REMOVED:
         return Removed(queue_id, "cleanup")
     if rest.startswith("to="):
         return parse_delivery(text)
@@ -986,7 +989,7 @@ def parse_cleanup(text: str) -> Event:
 def parse_cleanup_warning(text: str) -> Event:
     """`warning: QID: queue file size limit exceeded`: a refusal that no other line tells; any other warning is noise."""
     _, queue_id, why = (text.split(": ", 2) + ["", ""])[:3]
-    if is_queue_id(queue_id) and why in TOO_BIG:
+    if is_queue_id(queue_id) and (why in TOO_BIG or why.endswith(NOT_ACCEPTED)):
         return Verdict(queue_id, "cleanup", "reject", "END-OF-MESSAGE", why)
     return IGNORED
 
@@ -996,7 +999,7 @@ def parse_check(queue_id: str, what: str, content: str) -> Event:
     action = what[14:] if what.startswith("milter-header-") else what
     trailer = find_trailer(content)
     if trailer is None:
-        return IGNORED
+        return None
     hostname, address, sender, recipient, protocol, helo = trailer.groups()
     spam = parse_spam_header(queue_id, content[:trailer.start()]) if action != what else None
     if action in QUIET_ACTIONS:
@@ -1038,7 +1041,8 @@ def parse_mime_error(queue_id: str, text: str) -> Event:
         return None
     hostname, address, sender, recipient = found.groups()
     why = text[len("reject: "):found.start()]
-    return Verdict(queue_id, "check", "reject", "END-OF-MESSAGE", why, None, None, hostname, address, sender, recipient)
+    return Verdict(queue_id, "check", "reject", "END-OF-MESSAGE", why, None, None, hostname, address, sender,
+                   None if recipient == "unknown" else recipient)
 
 
 def parse_pickup(text: str) -> Event:
@@ -1065,7 +1069,7 @@ def parse_qmgr(text: str) -> Event:
     found = EXPIRED_LINE.match(rest)
     if found:
         return Expired(queue_id, found.group(1))
-    return is_known(rest, ("skipped, ", "removed", "status="))
+    return is_known(rest, ("skipped, ", "status="))
 
 
 def parse_bounce(text: str) -> Event:
@@ -1076,7 +1080,7 @@ def parse_bounce(text: str) -> Event:
     found = NOTIFICATION.match(rest)
     if found and is_queue_id(found.group(1)):
         return Notification(queue_id, found.group(1))
-    return is_known(rest, ("not sending ", "sender ", "postmaster ", "status="))
+    return is_known(rest, ("not sending ", "status="))
 
 
 def parse_postsuper(text: str) -> Event:
@@ -1093,7 +1097,8 @@ def parse_postsuper(text: str) -> Event:
 
 # -- delivery agents
 
-DELIVERY = re.compile(r"to=" + ADDRESS + r"(?:, orig_to=" + ADDRESS + r")?, (relay=.*?), status=([A-Za-z-]+)(?: \((.*))?$", re.S)
+DELIVERY = re.compile(r"to=" + ADDRESS + r"(?:, orig_to=" + ADDRESS + r")?, (relay=[^,<>]*(?:, [a-z_]+=[^,<>]*)*?), "
+                      r"status=([A-Za-z-]+)(?: \((.*))?$", re.S)
 INTERNAL_TAIL = re.compile(r">, (relay=[^,]*, (?:conn_use=[0-9]+, )?delay=[0-9.]+, delays=[0-9./]+, (?:[a-z]+=[^,]*, )*?dsn=[0-9.]+), "
                            r"status=([A-Za-z-]+)(?: \((.*))?$", re.S)
 FIELD = re.compile(r"([a-z_]+)=([^,]*)")
@@ -1165,6 +1170,11 @@ def parse_master(text: str) -> Event:
     return Restarted() if text.startswith(("daemon started ", "terminating on signal ")) else IGNORED
 
 
+def parse_cut(text: str) -> Event:
+    """A tag without its daemon, `postfix`: rsyslog cuts it at the slash unless told `parser.permitSlashInProgramName`."""
+    return None
+
+
 def parse_nothing(text: str) -> Event:
     """Programs of the mail system that say nothing about a message."""
     return IGNORED
@@ -1183,13 +1193,16 @@ DKIM_TEXTS = (                       # what a line begins with, and the result i
     ("DKIM verification successful", "pass"), ("bad signature data", "fail"), ("no signature data", "none"),
     ("signature processing failed", "permerror"), ("syntax error", "permerror"),
 )
+DKIM_TROUBLE = re.compile(r"(?:[A-Za-z0-9_()]+: )?(?:resource unavailable|internal error from libopendkim): ")
 OPENDKIM_NOISE = ("not authenticated", "no signing ", "no MTA name match", "no macros match", "external host ", "ignoring ", "can't ",
-                  "RFC5322 header requirement error", "signature generation error", "SSL ", "resource unavailable", "internal error ",
+                  "RFC5322 header requirement error", "signature generation error", "SSL",
                   "dkim_", "mlfi_", "unable ", "no valid ", "queue ID", "cannot ", "failed ", "VBR ", "policy ", "author ", "cache ")
 DMARC_LINE = re.compile(r"([^ :]+) (pass|fail|none|temperror|permerror)$")
 DMARC_SPF = re.compile(r"SPF\((?:mailfrom|helo)\): (.*?) ?(pass|fail|softfail|neutral|none|tempfail|temperror|permerror)$")
-OPENDMARC_NOISE = ("RFC5322 ", "multi-valued From ", "unable to parse From", "ignoring ", "opendmarc_policy_", "ARC ", "can't ", "SPF(",
-                   "failed ", "missing ", "cannot ", "error ", "no ", "unable ", "dmarc", "smfi_", "authserv", "implicit ")
+DMARC_QUERY = re.compile(r"opendmarc_policy_query_dmarc\(([^ ()]*)\) returned status ([0-9]+)$")
+OPENDMARC_NOISE = ("RFC5322 ", "multi-valued From ", "unable to parse From", "ignoring ", "opendmarc_policy_", "ARC ", "can't ",
+                   "Authentication-Results ", "failed ", "missing ", "cannot ", "error ", "no ", "unable ", "dmarc", "smfi_", "authserv",
+                   "implicit ")
 
 
 def parse_opendkim(text: str) -> Event:
@@ -1220,6 +1233,8 @@ def parse_dkim_detail(queue_id: str, text: str) -> Event:
     found = DKIM_ADDED.match(text)
     if found:
         return Dkim(queue_id, 0, "signed", found.group(2), found.group(1))
+    if DKIM_TROUBLE.match(text):
+        return Dkim(queue_id, 2, "temperror")
     if text.startswith("message has signatures from "):
         return Dkim(queue_id, 0, signatures=text.count(", ") + 1)
     return is_known(text, OPENDKIM_NOISE)
@@ -1239,8 +1254,10 @@ def parse_dkimpy(text: str) -> Event:
     """dkimpy-milter: one line per good signature; failures carry no ID."""
     queue_id, _, rest = text.partition(": ")
     found = DKIMPY.match(rest)
-    if not found or not is_queue_id(queue_id):
+    if not is_queue_id(queue_id):
         return IGNORED
+    if not found:
+        return None
     algorithm, verb, selector, domain = found.groups()
     if verb == "added":
         return Dkim(queue_id, 0, "signed", domain, selector, algorithm)
@@ -1258,6 +1275,9 @@ def parse_opendmarc(text: str) -> Event:
     found = DMARC_SPF.match(rest)
     if found:
         return MilterSpf(queue_id, spf_word(found.group(2)))
+    found = DMARC_QUERY.match(rest)
+    if found:
+        return Dmarc(queue_id, found.group(1), "temperror" if found.group(2) in ("1", "2") else "permerror")
     return is_known(rest, OPENDMARC_NOISE)
 
 
@@ -1281,6 +1301,7 @@ WHY = re.compile(r"[?;&]s=(mfrom|mailfrom|helo);id=((?:\"(?:[^\"\\]|\\.)*\"@)?[^
 SPF_TEXTS = (("SPF fail", "Fail"), ("domain owner discourages", "Softfail"), ("access neither permitted", "Neutral"),
              ("SPF Permanent Error", "Permerror"), ("SPF Temporary Error", "Temperror"))
 RECEIVER_POLICY = re.compile(r"Receiver policy for SPF ([A-Z][a-z]+)")
+SPF_HEADER = re.compile(r"prepend (?:Received-SPF: |Authentication-Results: [^ ;]+; (?!none\b))")
 SPF_CODES = frozenset(("5.7.23", "5.7.24", "4.7.23", "4.7.24"))
 
 
@@ -1307,11 +1328,11 @@ def parse_policyd_spf(text: str) -> Event:
     found = EXPLAINED_SPF.match(text) or AUTH_RESULTS.match(text)
     if found:
         chain = SPF_CHAIN.search(text, max(found.end() - 1, len(text) - TRAILER))
-        return spf_event(found.group(1), chain.group(1), chain.group(2), chain.group(3), answered=True) if chain else IGNORED
+        return spf_event(found.group(1), chain.group(1), chain.group(2), chain.group(3), answered=True) if chain else None
     found = SPF_REFUSED.match(text)
     if found:
         return parse_spf_refusal(found.group(1), found.group(2))
-    return IGNORED
+    return None if SPF_HEADER.match(text) else IGNORED
 
 
 def spf_event(result: str, identity: str, client_ip: str, sender: str, answered: bool) -> Event:
@@ -1323,7 +1344,9 @@ def spf_event(result: str, identity: str, client_ip: str, sender: str, answered:
     if sender[:1] == '"' == sender[-1:]:
         sender = sender[1:-1]
     sender = "" if sender == "<>" else sender
-    if word not in SPF_RESULTS or identity == "helo" and sender and not answered:
+    if word not in SPF_RESULTS:
+        return None
+    if identity == "helo" and sender and not answered:
         return IGNORED
     return Spf(client_ip.lower(), sender, word)
 
@@ -1358,7 +1381,9 @@ def parse_policy_spf(text: str) -> Event:
         result, identity, sender, client_ip = found.groups()
         return spf_event(result, identity, client_ip, sender or "", answered=True)
     found = PERL_REFUSED.match(text)
-    return parse_spf_refusal(None, found.group(1).replace("%40", "@")) if found else IGNORED
+    if found:
+        return parse_spf_refusal(None, found.group(1).replace("%40", "@"))
+    return None if text.startswith("Policy action=PREPEND Received-SPF: ") else IGNORED
 
 
 # -- spam filters, SRS
@@ -1370,14 +1395,17 @@ SPAMD_MID = re.compile(r",mid=([^,]*)(?=,|$)")
 SPAMD_REQUIRED = re.compile(r"[, ]required_score=(-?[0-9.]+)")
 AMAVIS = re.compile(r"\([^ )]*\) (?:Passed|Blocked) ([A-Z-]+)")
 AMAVIS_ADDRESS = r'<(?:"(?:[^"\\]|\\.)*"@[^"<>]*|[^"<>]*)>'
-AMAVIS_MAIL = re.compile(AMAVIS_ADDRESS + " -> " + AMAVIS_ADDRESS + "(?:," + AMAVIS_ADDRESS + r")*(?:, quarantine: [^ ,]+)?"
+AMAVIS_MAIL = re.compile(AMAVIS_ADDRESS + " -> " + AMAVIS_ADDRESS + "(?:," + AMAVIS_ADDRESS + r")*(?:, \(\))?(?:, quarantine: [^ ,]+)?"
                          r"(?:, Queue-ID: ([0-9A-Za-z]+))?(?:, Message-ID: <([^>]*)>)?(?:, Resent-Message-ID: <[^>]*>)?"
-                         r"(?:, mail_id: [^ ,]+)?, Hits: (-?[0-9.]+)")
+                         r"(?:, mail_id: [^ ,]+)?(?:, b: [^ ,]+)?, Hits: (-?[0-9.]+)")
+AMAVIS_MORE = re.compile(r"\.\.\.$|, Hits: (?:-,|[^ ,]*, tag=)")      # a long line goes on in the next; not scanned; a report
 AMAVIS_TESTS = re.compile(r", Tests: \[([^\]]*)\]")
 RSPAMD = re.compile(r"(?:<[^>]*>; task; )?(?:rspamd_task_write_log: )?id: <([^>]*)>(?:, qid: <([^>]*)>)?(?:, ip: [^,]*)?(?:, user: [^,]*)?"
                     r"(?:, from: " + ADDRESS + r")?,? \(default: ([TFS]) \(([a-z ]+)\): \[(-?[0-9.]+)/(-?[0-9.]+)\] "
                     r"\[((?:(?!\(default: ).)*)\]\)", re.S)
+RSPAMD_ID = re.compile(r"(?:<[^>]*>; task; )?(?:rspamd_task_write_log: )?id: <")
 RSPAMD_SYMBOL = re.compile(r"(?:^|,)([A-Z][A-Z0-9_]*)\(")
+SRS_PAIR = re.compile(r"[^>]*> (?!reversed to )[a-z ]+ <[^>]*>$")
 SRS_OPENING = re.compile(r"(?:[0-9A-Za-z]+: )?(?:srs_forward: )?<")
 
 
@@ -1388,14 +1416,14 @@ def parse_spamd(text: str) -> Event:
     text = text[7:]
     if text.startswith("result: "):
         return parse_spamd_result(text)
-    if text.startswith(("processing message ", "checking message ")):
+    if text.startswith(("processing message", "checking message")):
         mid, _, user = text.partition(" message ")[2].rpartition(" for ")
         return SpamStart(mid.partition(" aka ")[0]) if SPAMD_USER.match(user) else None
     found = SPAMD_SCORE.match(text)
     if found:
         status, score, required = found.groups()
         return SpamScore("Yes" if status == "identified spam" else "No", float(score), float(required))
-    return IGNORED
+    return None if text.startswith(("identified spam", "clean message")) else IGNORED
 
 
 def parse_spamd_result(text: str) -> Event:
@@ -1418,17 +1446,19 @@ def parse_amavis(text: str) -> Event:
     found = AMAVIS.match(text)
     chains = list(AMAVIS_MAIL.finditer(text)) if found else []
     if not found or not chains or not any(chains[-1].groups()[:2]):
-        return IGNORED
+        return None if found and not chains and not AMAVIS_MORE.search(text) else IGNORED
     queue_id, mid, hits = chains[-1].groups()
-    tests = AMAVIS_TESTS.search(text, chains[-1].end())
-    names = ",".join(one.partition("=")[0].strip(" ") for one in tests.group(1).split(",")) if tests else None
+    tests = AMAVIS_TESTS.findall(text, chains[-1].end())[-1:]       # the last: a subject, which stands before it, may imitate it
+    names = ",".join(one.partition("=")[0].strip(" ") for one in tests[0].split(",")) if tests else None
     return Spam(queue_id, mid, "Yes" if found.group(1).startswith("SPAM") else "No", number(hits), None, names)
 
 
 def parse_rspamd(text: str) -> Event:
     """rspamd's task log line (conf/logging.inc)."""
     found = RSPAMD.match(text)
-    if not found or found.group(4) == "S":
+    if not found:
+        return None if RSPAMD_ID.match(text) else IGNORED
+    if found.group(4) == "S":
         return IGNORED
     mid, queue_id, _, flag, _, score, required, symbols = found.groups()
     tests = ",".join(RSPAMD_SYMBOL.findall(symbols))
@@ -1443,7 +1473,7 @@ def parse_postsrsd(text: str) -> Event:
     sender, verb, srs = text.rpartition("> rewritten as <" if "> rewritten as <" in text else "> forwarded as <")
     if opening and verb and srs.endswith(">") and sender[opening.end():] != '""':
         return Rewritten(sender[opening.end():], srs[:-1])
-    return IGNORED
+    return None if opening and not verb and SRS_PAIR.match(text, opening.end()) else IGNORED
 
 
 # The daemon is the last part of a Postfix tag, whatever syslog_name stands before it (mail_task.c).
@@ -1462,6 +1492,7 @@ OTHER_PARSERS = {
     "opendkim": parse_opendkim, "opendmarc": parse_opendmarc, "dkimpy-milter": parse_dkimpy, "policyd-spf": parse_policyd_spf,
     "pyspf-milter": parse_policyd_spf, "spamd": parse_spamd, "amavis": parse_amavis, "amavisd": parse_amavis, "rspamd": parse_rspamd,
     "postsrsd": parse_postsrsd, "spamass-milter": parse_nothing, "postgrey": parse_nothing,
+    "postfix": parse_cut,
 }
 
 
@@ -1570,6 +1601,7 @@ class DomainFilter:
 
 # ============================================================================ correlator
 
+REMOTE_AGENTS = frozenset(("smtp", "lmtp"))    # what other agents tell is no server's reply
 PROBES = frozenset(("deliverable", "undeliverable", "undeliverable-but-not-cached"))
 RELAY = re.compile(r"([^\[\]]*)\[([^\[\]]*)\]:([0-9]+)$")
 FORWARDED_AS = re.compile(r"forwarded as ([0-9A-Za-z]+)$")
@@ -2395,7 +2427,9 @@ class Correlator:
         recipient.relay_host, recipient.relay_ip, recipient.relay_port = split_relay(event.relay)
         recipient.relay_tls = self._relay_tls(origin, event)
         recipient.relay_status = status
-        recipient.smtp_code, recipient.dsn, recipient.relay_message = reply_code(event.reason), event.dsn, event.reason
+        recipient.smtp_code, recipient.dsn, recipient.relay_message = None, event.dsn, event.reason
+        if origin.daemon in REMOTE_AGENTS:
+            recipient.smtp_code = reply_code(event.reason)
         recipient.delay, recipient.delays, recipient.next_queue_id = number(event.delay), event.delays, None
         if recipient.relay_status == SENT:
             self._fold_sent(origin, message, recipient, event.reason)
@@ -2753,8 +2787,8 @@ def complete(message: Message) -> None:
     if message.envelope_from is None and message.pickup_sender is not None:
         message.envelope_from = message.original_envelope_from = message.pickup_sender
     for recipient in message.recipients:
-        if recipient.relay_status in (None, INCOMPLETE):
-            recipient.relay_status, recipient.last_seen = INCOMPLETE, max(recipient.last_seen, message.last_seen)
+        if recipient.relay_status is None:
+            recipient.relay_status = INCOMPLETE
         if recipient.relay_status == REQUEUED and recipient.next_queue_id is None:
             recipient.next_queue_id = message.requeued_as
 
@@ -2798,6 +2832,11 @@ def rows_of(message: Message, tracks: DomainFilter) -> List[Row]:
 def raw_text(value: Any) -> Any:
     """A stored text as the correlator holds text: one character per byte."""
     return value.encode("utf-8").decode("latin-1") if isinstance(value, str) else value
+
+
+def as_stored(name: str, value: Any) -> Any:
+    """A value of a column as it would come back from the store: clipped, and what was no UTF-8 replaced."""
+    return raw_text(text_of(value)[:_LIMITS[name]]) if isinstance(value, str) else value
 
 
 def recipient_from(row: Row) -> Recipient:
@@ -2856,8 +2895,9 @@ def latest(rows: Iterable[Row], moment: int) -> List[Row]:
 
 def contradicts(message: Message, row: Row) -> bool:
     """Whether a continuation cannot be of the message in the store: then its ID was given out anew, unseen."""
-    pairs = ((message.message_id, row.message_id), (message.size, row.size), (message.peer_ip, row.client_ip))
-    return any(own is not None and known is not None and own != raw_text(known) for own, known in pairs)
+    pairs = ((message.message_id, "message_id"), (message.size, "size"), (message.peer_ip, "client_ip"))
+    return any(own is not None and getattr(row, name) is not None and as_stored(name, own) != raw_text(getattr(row, name))
+               for own, name in pairs)
 
 
 def better(name: str, known: Any, new: Any) -> Any:
@@ -2873,6 +2913,8 @@ def unite(message: Message, known: List[Recipient]) -> None:
     message.next_no = max(one.recipient_no or 0 for one in known) + 1
     free = Stored(known, inherited=message.parent_queue_id is not None)
     for recipient in fresh:
+        recipient.orig_to = as_stored("orig_to", recipient.orig_to)
+        recipient.upstream_to = as_stored("upstream_to", recipient.upstream_to)
         same = free.take(recipient)
         if same is not None:
             take_outcome(same, recipient)
@@ -3113,6 +3155,8 @@ class Tracker:
             self._repeat_last(repeated, time, position)
             return
         end = line.find(": ", start)
+        if end >= 0 and " " not in line[start:end]:         # an IPv6 host that ends in colons
+            end = line.find(": ", end + 2)
         header = split_prefix(line[start:end] if end >= 0 else line[start:].rstrip(":"))
         text = line[end + 2:] if end >= 0 else ""
         if header is None:
