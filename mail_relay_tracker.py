@@ -1638,9 +1638,10 @@ class Recipient:
     """One recipient of a message and what became of it: a row's own columns, and two notes for the correlator.
 
     `recipient_no` None: not tracked, makes no row. `refused`: turned away at RCPT, while the message went on without it.
+    `became`: the stored recipient that this one turned out to be.
     """
 
-    __slots__ = RECIPIENT_COLUMNS + ("refused", "before_hold")
+    __slots__ = RECIPIENT_COLUMNS + ("refused", "before_hold", "became")
 
     def __init__(self, orig_to: Optional[str], upstream_to: Optional[str], last_seen: int) -> None:
         self.orig_to, self.upstream_to, self.last_seen = orig_to, upstream_to, last_seen
@@ -1652,6 +1653,7 @@ class Recipient:
         self.delays = self.next_queue_id = None                     # type: Optional[str]
         self.refused = False
         self.before_hold: Optional[str] = None
+        self.became: Optional[Recipient] = None
 
 
 class Sweep(NamedTuple):
@@ -2391,7 +2393,7 @@ class Correlator:
 
     def _add(self, message: Message, orig_to: Optional[str], upstream_to: Optional[str], time: int) -> Recipient:
         """A further recipient of a message; only a tracked one gets a number, and so a row."""
-        recipient = Recipient(orig_to, upstream_to, max(time, message.first_seen))
+        recipient = Recipient(orig_to, upstream_to, time if message.continued else max(time, message.first_seen))
         if (orig_to is None and upstream_to is None) or self.filter.tracks(orig_to, upstream_to):
             recipient.recipient_no = message.next_no
             message.next_no += 1
@@ -2701,6 +2703,7 @@ def adopt(child: Message, link: Link) -> None:
     if recipient is None:
         child.parent_queue_id = child.parent_queue_id or parent.queue_id
         return
+    recipient = recipient.became or recipient
     born = link.delivery[0] <= child.first_seen <= link.delivery[1]
     named = parent.queue_id in (child.orig_queue_id, child.parent_queue_id)
     forwarded = recipient.relay_status == REQUEUED
@@ -2917,6 +2920,7 @@ def unite(message: Message, known: List[Recipient]) -> None:
         recipient.upstream_to = as_stored("upstream_to", recipient.upstream_to)
         same = free.take(recipient)
         if same is not None:
+            recipient.became = same
             take_outcome(same, recipient)
         elif recipient.relay_status is not None or recipient.orig_to is not None:
             recipient.recipient_no = message.next_no if recipient.recipient_no is not None else None
@@ -2983,7 +2987,7 @@ def take_outcome(known: Recipient, new: Recipient) -> None:
     A line read again tells what is stored already, perhaps less: the links to other messages may have come later.
     """
     later = outranks(new.relay_status, new.last_seen, known) \
-        or new.last_seen == known.last_seen and known.upstream_to is None and new.upstream_to is not None
+        or known.upstream_to is None and new.upstream_to is not None and not is_older(new.last_seen, known.last_seen)
     if known.upstream_to is None:
         known.orig_to, known.upstream_to = new.orig_to or known.orig_to, new.upstream_to
     if new.relay_status not in (None, INCOMPLETE) and later:
@@ -3499,11 +3503,11 @@ class MysqlStore(Store):
         self.cursor: Any = None
         self.batch_bytes = BATCH_BYTES
         self.driver: Any = None
-        self.session = 0
+        self.session = ("", 0.0, 0)
 
     def connect(self) -> None:
         self.close()
-        worst: Optional[TrackerError] = None
+        errors: List[TrackerError] = []
         for _ in range(len(self.hosts)):
             try:
                 self._connect_to(*self.hosts[self.turn % len(self.hosts)])
@@ -3511,9 +3515,9 @@ class MysqlStore(Store):
             except TrackerError as error:
                 self.close()
                 self.turn += 1
-                worst = error if worst is None or error.exit_code > worst.exit_code else worst
-        if worst is not None:
-            raise worst
+                errors.append(error)
+        worst = max(errors, key=lambda error: error.exit_code)
+        raise type(worst)("; ".join(map(str, errors))) from worst
 
     def _connect_to(self, host: str, port: int) -> None:
         self.name = "database %s on %s" % (self.options.get("database", ""), self.options.get("unix_socket") or "%s:%d" % (host, port))
@@ -3551,13 +3555,18 @@ class MysqlStore(Store):
             self._socket().settimeout(seconds)
 
     def _end_former_session(self) -> None:
-        """A statement of a session that was given up must not come late, behind those of the new one. Numbers of sessions only grow."""
-        former, self.session = self.session, int(self.connection.connection_id or 0)
-        if 0 < former < self.session:
+        """A statement of a session that was given up must not come late, behind those of the new one.
+
+        A session's number is its own on the same server only, until that is started anew.
+        """
+        self.cursor.execute("SHOW GLOBAL STATUS LIKE 'Uptime'")
+        started = clock.monotonic() - int(self.cursor.fetchone()[1])
+        former, self.session = self.session, (self.name, started, int(self.connection.connection_id))
+        if former[0] == self.name and abs(former[1] - started) < 2:
             try:
-                self.cursor.execute("KILL %d" % former)
+                self.cursor.execute("KILL %d" % former[2])
             except Exception as error:      # mostly it is gone already
-                LOG.debug("ending session %d: %s", former, error)
+                LOG.debug("ending session %d: %s", former[2], error)
 
     def _greet(self) -> None:
         """Set the session up, and find out whether this server takes statements, and has the table."""
@@ -4547,7 +4556,7 @@ class Waiter:
     """Sleeps that a signal ends at once, and the signals themselves: SIGTERM and SIGINT stop, SIGUSR1 asks for statistics."""
 
     def __init__(self) -> None:
-        self.stopping = self.asked = False
+        self.stopping = self.asked = self.woken = False
         self.tell: Callable[[], None] = lambda: None
         self.reader, self.writer = socket.socketpair()
         for end in (self.reader, self.writer):
@@ -4571,7 +4580,8 @@ class Waiter:
         self.asked = True
 
     def _wake(self, number: int, frame: Any) -> None:
-        """SIGHUP: look at the log now; rotation is noticed without it."""
+        """SIGHUP: look at the log, and for a new one, now; rotation is noticed without it."""
+        self.woken = True
 
     def _give_up(self, number: int, frame: Any) -> None:
         raise Interrupted()
@@ -4638,6 +4648,7 @@ class Recorder:
         self.tries = tries
         self.trouble = Trouble()
         self.known_until = 0
+        self.store_name = ""
         self.rows = 0
         self.first, self.last = 1 << 62, 0
         self.hosts: Set[str] = set()
@@ -4649,6 +4660,9 @@ class Recorder:
     def _connect(self) -> None:
         self.store.connect()
         self.known_until = max(self.known_until, self.store.newest())
+        if self.store_name not in ("", self.store.name):
+            LOG.warning("%s is used now instead of %s", self.store.name, self.store_name)
+        self.store_name = self.store.name
         LOG.info("connected to %s", self.store.name)
 
     def flush(self) -> int:
@@ -4659,13 +4673,7 @@ class Recorder:
             return 0
         rows = self._try(lambda: settle(harvest, self.store.recall, self.known_until, correlator.filter), ANY_TROUBLE)
         refused: Set[Row] = set()
-
-        def set_aside(row: Row, reason: str) -> None:
-            if row not in refused:          # else it was, and the writing began anew
-                self.rejects.add(row, reason)
-                refused.add(row)
-
-        self._try(lambda: write_rows(self.store, rows, set_aside), ANY_TROUBLE)
+        self._try(lambda: write_rows(self.store, rows, functools.partial(self._set_aside, refused)), ANY_TROUBLE)
         for message in harvest.messages:
             self.first, self.last = min(self.first, message.first_seen), max(self.last, message.first_seen)
             self.hosts.add(name_of(message)[0])
@@ -4674,6 +4682,12 @@ class Recorder:
         if written:
             LOG.debug("%d rows written", written)
         return written
+
+    def _set_aside(self, refused: Set[Row], row: Row, reason: str) -> None:
+        """Keep a refused row, once: after trouble the writing begins anew."""
+        if row not in refused:
+            self.rejects.add(row, reason)
+            refused.add(row)
 
     def _try(self, act: Callable[[], Any], bearable: Tuple[Type[TrackerError], ...]) -> Any:
         """Do something with the store; when that fails, connect anew and do it again: every act may be repeated.
@@ -4726,6 +4740,7 @@ class Daemon:
             raise LogError("log file %s: no such file: check [logging] log_file, or start Postfix first" % self.follower.path)
         self.tracker.previous = self.follower.current.line_before()      # a classic syslogd may say that it was repeated
         self.tracker.calendar.go_on(self.follower.position, place is not None and place.repeated)
+        self.tracker.calendar.read(self.tracker.previous)
         LOG.info("following %s from byte %d", self.follower.current.path, self.follower.current.offset)
 
     def follow(self) -> None:
@@ -4740,6 +4755,8 @@ class Daemon:
                 self.flush()
                 self.next_flush = clock.monotonic() + self.config["cleanup_interval"]
             self.waiter.answer()
+            if self.waiter.woken:
+                self.waiter.woken, self.follower.next_check = False, 0.0
             if not busy:
                 self.waiter.sleep(self.config["poll_interval"])
         self.flush()
@@ -4871,8 +4888,8 @@ def make_tracker(config: Config) -> Tracker:
                    lambda line: show("unsupported", line), lambda line: show("failed", line))
 
 
-def run_daemon(config: Config) -> int:
-    """Follow the log until stopped."""
+def run_daemon(config: Config) -> NoReturn:
+    """Follow the log until stopped; ends the process."""
     state, waiter, store = StateFile(config["state_file"]), Waiter(), make_store(config)
     state.acquire()
     waiter.install()
@@ -4889,7 +4906,8 @@ def run_daemon(config: Config) -> int:
         store.close()
         state.release()
     LOG.info("stopped")
-    return 0
+    logging.shutdown()
+    os._exit(0)                             # to free a large memory object by object takes longer than a stop may
 
 
 def run_once(config: Config, dry_run: bool) -> int:

@@ -1,4 +1,4 @@
-"""The class Follower: random lives of a log against a model, and a case for every promise and for other people's bugs.
+"""The class Follower: random lives of a log against a model, a case for every promise, and the programs that rotate.
 
 A life is a list of actions. `World` carries it out in a folder: a writer that appends numbered lines, a logrotate
 that renames, packs, copies and truncates, and the real Follower with a sink, saved, stopped, killed and started as
@@ -12,14 +12,17 @@ import bz2
 import contextlib
 import gzip
 import itertools
+import json
 import logging
 import lzma
 import os
 import pathlib
 import random
+import re
 import shutil
 import subprocess
 import tempfile
+import time
 import tracemalloc
 
 import pytest
@@ -30,7 +33,7 @@ SEEDS = os.environ.get("FOLLOWER_SEEDS", "2000")
 BLOCKS = 8                          # the random lives in so many tests
 EPOCH = 1790000000                  # where the artificial clock of the files begins
 PACKERS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lambda data: lzma.compress(data, preset=0)}
-NAMINGS = ("numbers", "savelog", "date", "date and epoch", "date before the extension")
+NAMINGS = ("numbers", "savelog", "date", "date and epoch", "date before the extension", "postfix logrotate")
 
 # Bugs of the module that the random lives keep clear of; each has a life of its own below, expected to fail while
 # its name stands here. Whoever repairs one takes it out.
@@ -60,9 +63,9 @@ class File:
 class World:
     """A folder with a log, its writer, its logrotate and its reader."""
 
-    def __init__(self, folder, naming="numbers", chunk=1 << 18, known=frozenset()):
+    def __init__(self, folder, naming="numbers", chunk=1 << 18, known=frozenset(), log="mail.log"):
         self.folder, self.naming, self.known = pathlib.Path(str(folder)), naming, known
-        self.path = str(self.folder / "mail.log")
+        self.path = str(self.folder / log)
         self.chunk = chunk
         self.now = 1000.0           # the reader's clock
         self.clock = EPOCH          # the files' clock, in seconds
@@ -76,6 +79,7 @@ class World:
         self.broken = False             # its beginning is in the copy, its end will be in the truncated file
         self.serial = 0
         self.rotated = []           # the rotated files, newest first
+        self.packing = None         # the file that is being compressed, the name and the bytes of the result
         self.live = None
         self.file = self.handle = None      # where the writer writes
         self.reader, self.sink, self.seen = None, [], set()
@@ -120,6 +124,13 @@ class World:
             self.serial += 1
             self.put(line + "\n")
             self.note(line)
+
+    def fill(self, size):
+        """Write lines until the log is so long."""
+        while size - os.stat(self.path).st_size > 2 * len(text(self.serial)) + 9:
+            self.append()
+        self.append(filler=size - os.stat(self.path).st_size - len(text(self.serial)) - 1)
+        assert os.stat(self.path).st_size == size
 
     def half(self, share=0.5, filler=0):
         """Write the beginning of a line, its stamp at least."""
@@ -168,6 +179,8 @@ class World:
             return self.path + (".1" if self.naming == "numbers" else ".0")
         days = (self.clock - EPOCH) % 20000
         date = "-%04d%02d%02d" % (2026 + days // 336, days // 28 % 12 + 1, days % 28 + 1)
+        if self.naming == "postfix logrotate":
+            return "%s.%s-%06d" % (self.path, date[1:], self.clock % 1000000)
         if self.naming == "date":
             return self.path + date
         if self.naming == "date and epoch":
@@ -176,6 +189,7 @@ class World:
 
     def shift(self):
         """Make room for one more rotated file; returns its name."""
+        self.packed()
         if self.naming in ("numbers", "savelog"):
             for file in reversed(self.rotated):
                 parts = file.path[len(self.path):].split(".")
@@ -206,14 +220,37 @@ class World:
         if how == "create":
             self.reopen()
 
-    def pack(self, kind="gz", number=0):
-        """Compress a rotated file that nobody writes to any more."""
+    def rotated_by(self, late=0, made=True):
+        """Some program has renamed the log, and made a new one unless told; a week later. The writer hears of it when
+        it has written `late` lines more.
+        """
+        self.live = None
+        self.append(late)
+        self.let_go()
+        self.live = File(self.path) if made else None
+        self.clock += 7 * 86400
+        self.reopen()
+
+    def pack(self, kind="gz", number=0, share=None):
+        """Compress a rotated file that nobody writes to any more. `share`: so much of it is done when others look."""
+        self.packed()
         files = [file for file in self.rotated if file is not self.file and not file.path.endswith(tuple(PACKERS))]
         if files:
             file = files[number % len(files)]
             packed = "%s.%s" % (file.path, kind)
-            plain = pathlib.Path(file.path)
-            pathlib.Path(packed).write_bytes(PACKERS[kind](plain.read_bytes()))
+            self.packing = file, packed, PACKERS[kind](pathlib.Path(file.path).read_bytes())
+            if share is None:
+                self.packed()
+            else:
+                pathlib.Path(packed).write_bytes(self.packing[2][:int(len(self.packing[2]) * share)])
+                self.tick(packed)
+
+    def packed(self):
+        """Finish the compression that was begun."""
+        if self.packing is not None:
+            file, packed, data = self.packing
+            plain, self.packing = pathlib.Path(file.path), None
+            pathlib.Path(packed).write_bytes(data)
             os.utime(packed, ns=(plain.stat().st_mtime_ns,) * 2)
             plain.unlink()
             file.path = packed
@@ -263,6 +300,7 @@ class World:
 
     def delete(self, number=-1):
         """Delete a rotated file, the `number`th from the newest, or the log itself."""
+        self.packed()
         if number >= 0 and self.rotated:
             number %= len(self.rotated)
             file = self.rotated.pop(number)
@@ -309,10 +347,10 @@ class World:
         files = self.reader.files if self.reader is not None else []
         self.blank = bool(files) and files[-1].path == self.path and not files[-1].size()
 
-    def read(self, count=10 ** 6):
+    def read(self, count=10 ** 6, once=False):
         """Take so many batches, or all there are."""
         for _ in range(count if self.reader is not None else 0):
-            batch = self.reader.read(self.now)
+            batch = self.reader.read(self.now, once)
             self.look()
             if batch is None:
                 return
@@ -354,6 +392,14 @@ class World:
             self.state.save(place)
             self.saved = self.state.look()
             self.saved_next = following
+
+    def once(self):
+        """Start, read to the end, save, and end: `--once`, which gives no writer time to go on in a rotated file."""
+        if self.reader is None:
+            self.reopen()
+            self.start()
+            self.read(once=True)
+            self.stop()
 
     def stop(self, lag=0):
         """Save, and end."""
@@ -432,14 +478,14 @@ class World:
 
 
 @contextlib.contextmanager
-def world(naming="numbers", chunk=1 << 18, known=frozenset()):
+def world(naming="numbers", chunk=1 << 18, known=frozenset(), log="mail.log"):
     """A world in a folder of its own, quiet, with a chunk size of its own, and nothing left of it."""
     folder = tempfile.mkdtemp(prefix="mail_relay_tracker.follower.")
     sync, size, disabled = os.fsync, tracker.CHUNK, tracker.LOG.disabled
     here = None
     try:
         os.fsync, tracker.CHUNK, tracker.LOG.disabled = (lambda descriptor: None), chunk, True
-        here = World(folder, naming, chunk, known)
+        here = World(folder, naming, chunk, known, log)
         yield here
     finally:
         os.fsync, tracker.CHUNK, tracker.LOG.disabled = sync, size, disabled
@@ -465,7 +511,7 @@ def choose(lot, lossy):
     """One action."""
     kind = lot.choices(*zip(*(
         (("append", 6), ("half", 2), ("rotate", 3), ("reopen", 2), ("create", 1), ("pack", 2), ("save", 2), ("stop", 2),
-         ("kill", 1), ("start", 4), ("read", 5), ("time", 3), ("reuse", 1))
+         ("kill", 1), ("start", 4), ("once", 1), ("read", 5), ("time", 3), ("reuse", 1))
         + ((("copytruncate", 4), ("delete", 1)) if lossy else ()))))[0]
     if kind == "append":
         return kind, lot.randint(1, 4), lot.choice((0, 0, 40, 300))
@@ -474,7 +520,7 @@ def choose(lot, lossy):
     if kind == "rotate":
         return kind, lot.choice(("create", "create", "hold", "late", "gap"))
     if kind == "pack":
-        return kind, lot.choice(list(PACKERS)), lot.randint(0, 2)
+        return kind, lot.choice(list(PACKERS)), lot.randint(0, 2), lot.choice((None, None, 0, 0.3, 0.7, 0.99))
     if kind in ("save", "stop"):
         return kind, lot.choice((0, 0, 1, 3))
     if kind == "read":
@@ -549,6 +595,9 @@ BUGS = {
     "no copy": [("copytruncate", 2), ("append",), ("copytruncate",)],
     "short place": [("kill",), ("rotate",), ("pack",), ("start",), ("read",), ("time", 9), ("read",), ("stop",),
                     ("append",), ("rotate",), ("pack",), ("append",), ("reuse",)],
+    "packing": [("append", 1, 300), ("rotate", "hold"), ("rotate",), ("append", 1), ("rotate",), ("pack", "gz", 1),
+                ("pack", "xz", 1, 0.99)],
+    "once, empty": [("rotate", "late"), ("create",), ("append", 3), ("stop",), ("once",)],
     "younger files": [("read",), ("stop",), ("rotate",), ("append",), ("rotate",), ("delete", 1)],
 }
 
@@ -560,23 +609,33 @@ def test_every_known_bug_has_its_life():
 @pytest.mark.parametrize("bug", [
     pytest.param(bug, marks=[pytest.mark.xfail(bug in KNOWN, strict=True, reason=bug)]) for bug in BUGS])
 def test_life_of_a_known_bug(bug):
-    carry_out(BUGS[bug])
+    for chunk in (1 << 18, 50):
+        carry_out(BUGS[bug], chunk=chunk)
 
 
-def test_a_rotated_file_that_goes_while_the_folder_is_read_is_passed_over(here, monkeypatch):
+@pytest.mark.parametrize("moment", ["before it is looked at", "before it is opened"])
+def test_a_rotated_file_that_goes_while_the_folder_is_read_is_passed_over(here, monkeypatch, moment):
     here.begin()
-    here.rotate()
-    here.rotate()
-    gone, known = here.rotated[1].path, os.stat
+    here.stop()
+    for _ in range(3):
+        here.append()
+        here.rotate()
+    here.append()
+    here.lossy = True
+    gone, known, looks = here.rotated[1].path, os.stat, []
 
-    def look_and_lose(path, **options):
+    def lose_and_look(path, **options):
         found = known(path, **options)
         if path == gone:
-            os.unlink(gone)
-        return found
+            looks.append(path)
+            if len(looks) == 2:             # the first look was for the saved place
+                os.unlink(path)
+        return known(path, **options) if moment == "before it is looked at" else found
 
-    monkeypatch.setattr(os, "stat", look_and_lose)
-    assert here.rotated[0].path in tracker.siblings(here.path)
+    monkeypatch.setattr(os, "stat", lose_and_look)
+    here.start()
+    here.pass_time()
+    assert len(looks) == 2 and here.lines() == [3, 5, 6]
 
 
 @pytest.mark.parametrize("call", ["listdir", "stat"])
@@ -697,6 +756,72 @@ def test_T4_the_place_stays_in_the_old_file_until_the_new_one_has_something(here
     assert here.saved.inode == os.stat(here.path).st_ino
 
 
+def test_T4_rotated_again_while_the_next_file_is_looked_for(here):
+    """Between the listing of the rotated files and the opening of the live one it is rotated once more."""
+    here.begin()
+    here.rotate()
+    here.append(2)
+    opened, here.reader.opener = open_and_then(here, here.path, lambda: (here.rotate(), here.append(2)))
+    here.pass_time(20)
+    assert opened and here.lines() == list(range(7))
+
+
+def test_T4_rotated_while_the_lost_place_is_looked_for(here):
+    """The file of the saved place is gone; the live one is rotated before it is opened."""
+    here.begin()
+    here.stop()
+    here.delete()
+    here.reopen()
+    here.append(2)
+    opened, opener = open_and_then(here, here.path, lambda: (here.rotate(), here.append(2)))
+    here.reader, here.sink = tracker.Follower(here.path, 1.0, opener), []
+    here.reader.begin(here.saved, False)
+    here.pass_time(20)
+    assert opened and here.lines() == [3, 4, 5, 6]
+
+
+def open_and_then(here, path, happens):
+    """An opener for the follower: when `path` is opened, something has happened just before. Also a list of when."""
+    times = []
+
+    def opener(name):
+        if name == path and not times:
+            times.append(here.now)
+            happens()
+        return tracker.open_log(name)
+
+    return times, opener
+
+
+@pytest.mark.parametrize("error, troubles", [
+    (PermissionError(13, "Permission denied"), 5), (FileNotFoundError(2, "No such file or directory"), 0)])
+def test_T4_a_new_log_that_cannot_be_opened_yet_is_waited_for(here, error, troubles):
+    """Its rights are set a moment later, or it went again before it was opened. It counts as one rotation."""
+    here.begin()
+    here.append()
+    here.rotate()
+    here.append(2)
+    denied = 5
+
+    def opener(path):
+        nonlocal denied
+        if path == here.path and denied:
+            denied -= 1
+            raise error
+        return tracker.open_log(path)
+
+    here.reader.opener = opener
+    told = []
+    for _ in range(40):
+        try:
+            here.read()
+        except tracker.LogError as trouble:
+            told.append(str(trouble))
+        here.time(0.5)
+    assert here.lines() == [0, 1, 2, 3, 4, 5] and here.reader.rotations == 1
+    assert len(told) == troubles and all("Permission denied" in one and here.path in one for one in told)
+
+
 @pytest.mark.parametrize("naming", NAMINGS)
 @pytest.mark.parametrize("kind", ["", *PACKERS])
 @pytest.mark.parametrize("missed, delay", [(1, 0), (1, 1), (2, 0), (2, 1), (4, 1)])
@@ -747,6 +872,151 @@ def test_T5_other_files_in_the_folder_are_no_rotated_ones(here):
         (here.folder / name).write_text(text(99) + "\n", encoding="ascii")
     (here.folder / "mail.log.7").mkdir()
     assert tracker.siblings(here.path) == []
+
+
+@pytest.mark.parametrize("log, others", [
+    ("mail.log", "mail2.log mail-2.log mail_2.log mail2.log.1 mail1.log.gz mail-2.log-20261122 mail.log2 mail22.log"),
+    ("mx.log", "mx1.log mx-10.log mx10.log.1 mx10.example.log"), ("maillog", "maillog2 maillog2.1 maillog2-20261122.gz")])
+def test_T5_the_logs_of_other_instances_are_no_rotated_ones(log, others):
+    with world(log=log) as here:
+        here.begin()
+        for name in others.split():
+            (here.folder / name).write_text(text(99) + "\n", encoding="ascii")
+        here.rotate()
+        here.append()
+        here.pass_time()
+        assert here.lines() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["mail.log", "maillog"])
+@pytest.mark.parametrize("kind", ["", "gz"])
+def test_T5_the_log_is_a_symbolic_link(here, name, kind):
+    """Plesk has one beside its own logs. The rotated files are where the log is."""
+    (here.folder / "plesk").mkdir()
+    link = str(here.folder / "plesk" / name)
+    os.symlink(here.path, link)
+    here.begin()
+    here.stop()
+    here.append(2)
+    here.rotate()
+    if kind:
+        here.pack(kind)
+    here.append(2)
+    here.reader, here.sink = tracker.Follower(link, 1.0), []
+    here.reader.begin(here.saved, False)
+    here.pass_time()
+    here.rotate("late")
+    here.append(2)
+    here.reopen()
+    here.append(2)
+    here.pass_time()
+    assert here.lines() == list(range(3, 11))
+
+
+@pytest.mark.parametrize("kind", list(PACKERS))
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_T5_a_file_that_is_being_compressed_is_read_once(kind, share, stopped):
+    """Plain and packed are both there; the packed one is younger, and its end is missing."""
+    with world(chunk=1000) as here:
+        here.begin(30)
+        if stopped:
+            here.stop()
+        for _ in range(3):
+            here.append(30)
+            here.rotate()
+        here.append(2)
+        here.pack(kind, 2 if not stopped else 1, share)
+        first = 0 if not stopped else here.saved_next
+        here.start()
+        here.pass_time(10)
+        here.packed()
+        here.append(2)
+        here.pass_time()
+        assert here.lines() == list(range(first, len(here.written)))
+
+
+@pytest.mark.parametrize("kind", list(PACKERS))
+def test_T5_compressed_between_the_listing_and_the_opening(here, kind):
+    here.begin()
+    here.append(2)
+    here.stop()
+    here.rotate()
+    here.append(2)
+    here.pack(kind, 0, 1.0)
+    times, opener = open_and_then(here, here.rotated[0].path, here.packed)
+    here.reader, here.sink = tracker.Follower(here.path, 1.0, opener), []
+    here.reader.begin(here.saved, False)
+    here.pass_time()
+    assert times and here.lines() == [3, 4, 5, 6]
+
+
+def test_T5_a_rotated_file_that_cannot_be_read_is_named_and_passed_over(here, caplog):
+    """The others are read. It may be the one that the saved place is in."""
+    tracker.LOG.disabled = False
+    here.begin()
+    here.stop()
+    here.append()
+    here.rotate()
+    here.append()
+    here.rotate()
+    here.append()
+    denied = here.rotated[1].path
+
+    def opener(path):
+        if path == denied:
+            raise PermissionError(13, "Permission denied", path)
+        return tracker.open_log(path)
+
+    here.lossy = True
+    here.reader, here.sink = tracker.Follower(here.path, 1.0, opener), []
+    with caplog.at_level(logging.WARNING):
+        here.reader.begin(here.saved, False)
+        here.pass_time()
+    assert here.lines() == [4, 5]
+    assert any(denied in record.getMessage() and "Permission denied" in record.getMessage() for record in caplog.records)
+
+
+def test_T5_the_archive_that_the_saved_place_is_in_is_damaged(here, caplog):
+    """Its rest is lost; all that is younger is read."""
+    tracker.LOG.disabled = False
+    here.begin()
+    here.stop()
+    for _ in range(2):
+        here.append(5, 100)
+        here.rotate()
+        here.pack("gz")
+    damaged = pathlib.Path(here.rotated[1].path)
+    damaged.write_bytes(damaged.read_bytes()[:12])
+    here.append()
+    here.lossy = True
+    with caplog.at_level(logging.WARNING):
+        here.start()
+        here.pass_time()
+    assert here.lines() == list(range(8, 14))
+    said = [record.getMessage() for record in caplog.records]
+    assert any("cannot read rotated log %s" % damaged in one for one in said) and any(here.path + " from its" in one for one in said)
+
+
+def test_T5_the_damaged_end_of_an_archive_is_told_once(here, caplog):
+    """However long the live log stays empty after it."""
+    tracker.LOG.disabled = False
+    here.begin()
+    here.stop()
+    here.append(2000, 200)
+    here.rotate()
+    here.pack("gz")
+    damaged = pathlib.Path(here.rotated[0].path)
+    damaged.write_bytes(damaged.read_bytes()[:-2000])
+    here.lossy = True
+    here.start()
+    with caplog.at_level(logging.WARNING):
+        here.pass_time(60)
+    assert len(caplog.records) == 1 and here.rotated[0].path in caplog.records[0].getMessage()
+    assert here.next > 1000
+    here.append(2)
+    here.pass_time()
+    assert here.lines()[-2:] == [2003, 2004]
 
 
 def test_T5_a_damaged_archive_is_passed_over(here):
@@ -812,6 +1082,73 @@ def test_T6_several_while_stopped(here):
     assert here.lines() == list(range(3, 10))
 
 
+def test_T6_truncated_and_grown_between_the_check_and_the_read(here, monkeypatch):
+    """The process was suspended just there."""
+    here.begin(6)
+    here.append(2)
+    known, late = tracker.LogFile.is_truncated, []
+
+    def check_and_truncate(file):
+        found = known(file)
+        if not late:
+            late.append(file)
+            here.copytruncate(0, "larger")
+            here.append(5)
+        return found
+
+    monkeypatch.setattr(tracker.LogFile, "is_truncated", check_and_truncate)
+    here.pass_time()
+    assert late and here.lines() == list(range(len(here.written)))
+
+
+def test_T6_the_rest_of_a_copy_that_is_being_compressed(here):
+    """The reader is behind when the log is truncated: the copy is there as it was, and half packed."""
+    here.begin()
+    here.append(6000, 60)
+    here.copytruncate()
+    here.pack("gz", 0, 0.9)
+    here.append(2)
+    here.pass_time()
+    assert here.lines() == list(range(len(here.written)))
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_T6_a_writer_that_does_not_append_leaves_zeros(here, stopped):
+    """After the truncation it goes on where it was: what it skipped reads as zeros (T10)."""
+    here.begin(6)
+    os.close(here.handle)
+    here.handle = os.open(here.path, os.O_WRONLY)
+    os.lseek(here.handle, 0, os.SEEK_END)
+    here.append(2)
+    if stopped:
+        here.stop()
+    first = here.saved_next if stopped else 0
+    here.copytruncate()
+    here.append(3)
+    assert pathlib.Path(here.path).read_bytes()[:1] == b"\0"
+    here.start()
+    here.pass_time()
+    assert here.lines() == list(range(first, 11))
+    here.save()
+    here.append()
+    here.restart()
+    assert here.lines() == [11]
+
+
+def test_T6_a_damaged_archive_beside_the_copy(here):
+    """It cannot be the copy; the copy is found all the same."""
+    here.begin()
+    here.append(2)
+    here.copytruncate()
+    for kind, compress in PACKERS.items():
+        damaged = here.folder / ("mail.log.9." + kind)
+        damaged.write_bytes(compress(b"lost")[:12])
+        here.tick(str(damaged))
+    here.append(2)
+    here.pass_time()
+    assert here.lines() == list(range(7))
+
+
 def test_T6_truncation_is_logged(here, caplog):
     tracker.LOG.disabled = False
     here.begin()
@@ -827,21 +1164,25 @@ def test_T6_truncation_is_logged(here, caplog):
     assert len(said) == 2 and "its copy" in said[0] and "has no copy" in said[1]
 
 
-def test_T7_inode_reuse(here):
-    """The deleted file's inode is given to the next: really, by a second name that outlives the first."""
-    here.begin()
-    here.stop()
+def inherit(here):
+    """The log is deleted, and the new one has its inode."""
     held = str(here.folder / "held")
     os.link(here.path, held)
-    inode = os.stat(held).st_ino
     here.delete()
     os.close(here.handle)
     os.truncate(held, 0)
     os.rename(held, here.path)
     here.handle = os.open(here.path, os.O_WRONLY | os.O_APPEND)
     here.live = here.file = File(here.path)
+
+
+def test_T7_inode_reuse(here):
+    """The deleted file's inode is given to the next: really, by a second name that outlives the first."""
+    here.begin()
+    here.stop()
+    inherit(here)
     here.append(9)
-    assert (here.saved.inode, os.stat(here.path).st_ino) == (inode, inode)
+    assert os.stat(here.path).st_ino == here.saved.inode
     here.start()
     here.pass_time()
     assert here.lines() == list(range(3, 12))
@@ -860,6 +1201,102 @@ def test_T8_the_table_of_the_four_facts(here, facts):
         assert file.fits(place) == (same_head and same_tail)
 
 
+def shorter(here, size=0):
+    """Somebody has truncated the log: what was in it is nowhere now."""
+    here.lossy = True
+    os.truncate(here.path, size)
+    here.tick(here.path)
+
+
+def rewritten(here, offset, data):
+    """Somebody has changed some bytes of the log; the lines they are in count as they are now."""
+    with open(here.path, "r+b") as log:
+        log.seek(offset)
+        log.write(data)
+    here.lossy, here.saved_next = True, 0
+    for place, line in enumerate(pathlib.Path(here.path).read_text(encoding="ascii").splitlines()):
+        here.places[line] = place
+
+
+def replaced(here):
+    """The log was copied elsewhere and back: the same bytes under another inode."""
+    other = here.folder / "elsewhere"
+    shutil.copyfile(here.path, str(other))
+    os.close(here.handle)
+    os.replace(str(other), here.path)
+    here.handle = os.open(here.path, os.O_WRONLY | os.O_APPEND)
+
+
+def again(here, count):
+    """The log has only its first lines left; they are read again."""
+    shorter(here, count * (len(text(0)) + 1))
+    here.saved_next = 0
+
+
+WHAT_HAPPENED = {                   # while nobody looked: what it was, and what comes at the restart. Six lines were read
+    "nothing": (lambda here: None, []),
+    "it has grown": (lambda here: here.append(2), [6, 7]),
+    "emptied": (shorter, []),
+    "emptied, shorter now": (lambda here: (shorter(here), here.append(2)), [6, 7]),
+    "emptied, as long now": (lambda here: (shorter(here), here.fill(here.saved.position)), list(range(6, 11))),
+    "emptied, longer now": (lambda here: (shorter(here), here.append(8)), list(range(6, 14))),
+    "cut": (lambda here: (again(here, 3), here.append(1)), [0, 1, 2, 6]),
+    "cut, longer now": (lambda here: (again(here, 3), here.append(9)), [0, 1, 2, *range(6, 15)]),
+    "another head": (lambda here: (rewritten(here, 0, b"Dec"), here.append(1)), list(range(7))),
+    "another tail": (lambda here: (rewritten(here, 270, b"XXXX"), here.append(1)), list(range(7))),
+    "another middle": (lambda here: (here.append(1), rewritten(here, 20, b"my")), list(range(7))),
+    "another inode": (lambda here: (replaced(here), here.append(2)), [6, 7]),
+    "copied and emptied": (lambda here: (here.append(2), here.copytruncate()), [6, 7]),
+    "copied, packed and emptied": (lambda here: (here.append(2), here.copytruncate(), here.pack(), here.append(1)), [6, 7, 8]),
+    "rotated": (lambda here: (here.append(2), here.rotate()), [6, 7]),
+    "rotated and packed": (lambda here: (here.append(2), here.rotate(), here.pack(), here.append(1)), [6, 7, 8]),
+    "rotated, no log yet": (lambda here: (here.append(2), here.rotate("gap")), [6, 7]),
+    "rotated twice": (lambda here: (here.append(2), here.rotate(), here.append(2), here.rotate()), [6, 7, 8, 9]),
+    "the inode of another": (lambda here: (here.rotate(), here.append(9), here.reuse()), list(range(6, 15))),
+    "deleted, another in its place": (lambda here: (here.delete(), here.reopen(), here.append(9)), list(range(6, 15))),
+}
+
+
+@pytest.mark.parametrize("what", list(WHAT_HAPPENED))
+def test_T8_what_a_restart_makes_of_it(here, what):
+    """Go on, drain another file first, or start over; then it follows as ever."""
+    happened, comes = WHAT_HAPPENED[what]
+    here.begin(6)
+    here.stop()
+    happened(here)
+    here.start()
+    here.pass_time()
+    assert here.lines() == comes
+    following = len(here.written)
+    here.append(2)
+    here.pass_time()
+    assert here.lines() == [*comes, following, following + 1]
+    here.save()
+    here.restart()
+    assert here.lines() == []
+
+
+@pytest.mark.parametrize("position, inode, comes, rotated", [
+    (2, "right", [2, 3, 4], [2, 3, 4]), (2, "wrong", [0, 1, 2, 3, 4], [3, 4]), (2, "none", [2, 3, 4], []),
+    (9, "right", [0, 1, 2, 3, 4], [3, 4]), (9, "none", [0, 1, 2, 3, 4], [3, 4]), (0, "right", [0, 1, 2, 3, 4], [0, 1, 2, 3, 4])])
+def test_T8_a_state_written_by_hand(position, inode, comes, rotated):
+    """A position, and an inode if it may have been rotated meanwhile; the fingerprints are unknown."""
+    for expected in (comes, rotated):
+        with world() as here:
+            here.append(3)
+            state = {"position": position * (len(text(0)) + 1)}
+            if inode != "none":
+                state["inode"] = os.stat(here.path).st_ino + 1000 * (inode == "wrong")
+            pathlib.Path(here.state.path).write_text(json.dumps(state), encoding="ascii")
+            if expected is rotated:
+                here.rotate()
+            here.append(2)
+            here.saved, here.saved_next, here.lossy = here.state.load(), 0, True
+            here.start()
+            here.pass_time()
+            assert here.lines() == expected
+
+
 def test_T8_a_file_of_any_size_is_read_at_once(here):
     os.write(here.handle, b"x\n")
     here.places["x"] = 0
@@ -876,6 +1313,20 @@ def test_T8_identity_is_taken_from_the_descriptor(here):
     here.append(9)
     here.save()
     assert here.saved.inode == old and here.saved.position == os.stat(here.rotated[0].path).st_size
+
+
+def test_T8_renamed_between_the_opening_and_the_asking(here):
+    here.append(3)
+
+    def open_and_rotate(path):
+        handle = tracker.open_log(path)
+        here.rotate()
+        here.append(9)
+        return handle
+
+    with contextlib.closing(tracker.LogFile(here.path, 0, open_and_rotate)) as file:
+        assert file.inode == os.stat(here.rotated[0].path).st_ino != os.stat(here.path).st_ino
+        assert file.place(0).inode == file.inode
 
 
 def test_T9_byte_by_byte(here):
@@ -940,6 +1391,24 @@ def test_T10_a_line_without_end_takes_no_memory(tmp_path):
     assert peak < 8 * tracker.CHUNK
 
 
+def test_T10_killed_in_the_middle_of_a_line_without_end(tmp_path):
+    """The place lies in the line: what comes of it after the restart is no line."""
+    path = tmp_path / "mail.log"
+    path.write_bytes(b"one\n" + b"y" * 300000)
+    follower = tracker.Follower(str(path), 1.0)
+    follower.begin(None, False)
+    found = [(line[:3], len(line)) for batch in iter(lambda: follower.read(0.0), None) for line in batch.lines]
+    place = follower.place(follower.position)
+    follower.close()
+    assert found == [("one", 3), ("yyy", tracker.MAX_LINE)] and place.position == 300004
+    with open(str(path), "ab") as log:
+        log.write(b"y" * 300000 + b"\ntwo\n")
+    follower = tracker.Follower(str(path), 1.0)
+    follower.begin(place, False)
+    assert [batch.lines for batch in iter(lambda: follower.read(0.0), None)] == [["two"]]
+    follower.close()
+
+
 def test_T10_zeros_before_a_line_that_is_not_yet_complete(tmp_path):
     path = tmp_path / "mail.log"
     with open(str(path), "wb") as log:
@@ -953,300 +1422,180 @@ def test_T10_zeros_before_a_line_that_is_not_yet_complete(tmp_path):
     follower.close()
 
 
-# ---------------------------------------------------------------------------- other people's bugs
-
-def test_vector_18342_the_inode_comes_back_with_the_second_rotation(here):
-    """With checkpoints by device and inode, a new log with an old one's inode was read from the old one's position."""
-    here.begin()
-    here.append()
-    here.stop()
-    here.rotate()
-    here.append(9)
-    here.reuse()
+def test_T20_what_is_left_to_read_is_told(here):
+    assert tracker.Follower(here.path, 1.0).lag() == 0
+    here.append(4)
     here.start()
-    here.pass_time()
-    assert here.lines() == list(range(3, 13))
-
-
-def test_vector_23076_a_position_beyond_the_end(here):
-    """A position past the end was seeked to all the same, and nothing read until the file was that long again."""
-    here.begin(9)
-    here.stop()
-    here.delete()
-    here.reopen()
-    here.append(2)
-    here.reuse()
-    here.start()
-    here.pass_time()
-    assert here.lines() == [9, 10]
-
-
-def test_fluent_bit_1330_rotated_while_it_was_down(here):
-    """After a restart the rotated file was taken for a new one, and sent again from its beginning."""
-    here.begin()
-    here.stop()
-    here.append()
-    here.rotate()
-    here.append()
-    here.start()
-    here.pass_time()
-    assert here.lines() == [3, 4]
-
-
-def test_fluent_bit_1875_the_same_name_and_the_same_inode(here):
-    """Offsets were kept by name and inode: made anew with both the same, a file was read from the old offset."""
-    here.begin()
-    here.stop()
-    here.delete()
-    here.reopen()
-    here.append(20)
-    here.reuse()
-    assert os.stat(here.path).st_size > here.saved.position
-    here.start()
-    here.pass_time()
-    assert here.lines() == list(range(3, 23))
-
-
-@pytest.mark.parametrize("how", ["create", "hold", "late", "gap"])
-def test_fluent_bit_11455_no_offset_larger_than_its_file_is_ever_saved(here, how):
-    """At midnight's rotation the old offset was stored beside the new inode; the log was ignored for a day."""
-    here.begin(9)
-    here.rotate(how)
-    for _ in range(20):
-        here.read()
-        here.save()
-        owner = [one for one in here.folder.glob("mail*") if one.stat().st_ino == here.saved.inode]
-        assert len(owner) == 1 and here.saved.position <= owner[0].stat().st_size
-        here.time(0.5)
-        if here.now > 1004:
-            here.append()
-    here.restart()
-    assert here.next == len(here.written)
-
-
-def test_beats_39731_a_copy_is_not_sent_again(here):
-    """With copytruncate every rotation sent the whole file a second time: its copy looked like a new one."""
-    here.begin()
-    for _ in range(3):
-        here.append(2)
-        here.read()
-        here.copytruncate()
-        here.pass_time()
-        here.append()
-        here.pass_time()
-    assert here.lines() == list(range(12))
-    here.save()
-    here.restart()
-    assert here.lines() == []
-
-
-def test_rsyslog_1829_what_is_sent_again_begins_at_the_saved_place(here):
-    """A batch failed in its middle, its head was committed, and the whole was sent again. Here: never a line from
-    before the saved place, whatever had been read beyond it.
-    """
-    here.begin()
-    here.append(5)
+    assert here.reader.lag() == os.stat(here.path).st_size
     here.read()
-    here.save(lag=4)
-    here.append(5)
+    assert here.reader.lag() == 0
+    here.half(0.5)
+    assert here.reader.lag() == len(here.begun)
     here.read()
-    here.restart()
-    assert here.lines() == list(range(4, 13))
-    here.restart()
-    assert here.lines() == list(range(4, 13))
-
-
-def test_fail2ban_17_a_file_rewritten_in_place(here):
-    """A log that is rewritten with each line was rescanned with each line, and hits counted several times. Such a
-    file is read anew, once: not again at each look.
-    """
-    here.begin(5)
-    data = pathlib.Path(here.path).read_bytes()
-    with open(here.path, "r+b") as log:
-        log.truncate()
-        log.write(data[data.index(b"\n") + 1:])
-        log.truncate()
+    assert here.reader.lag() == len(here.begun)
     here.append()
-    here.lossy, here.next = True, 1
-    here.pass_time()
-    assert here.lines()[5:] == [1, 2, 3, 4, 5]
-    here.append()
-    here.pass_time()
-    assert here.lines()[5:] == [1, 2, 3, 4, 5, 6] and here.reader.truncations == 1
-
-
-def test_pygtail_34_renamed_while_it_reads(here):
-    """Rotated by renaming while it ran, it went on with the old file for ever."""
-    with world(chunk=50) as there:
-        there.append(5)
-        there.start()
-        there.read(2)
-        there.rotate()
-        there.append(3)
-        there.pass_time()
-        assert there.lines() == list(range(8))
-
-
-def test_pygtail_38_inode_and_offset_are_of_one_file(here):
-    """The inode was asked of the path: after a rotation the new file's was stored beside the old file's offset."""
-    here.begin(5)
-    for how in ("create", "hold", "late"):
-        here.reopen()
-        here.append(2)
-        here.read()
-        here.rotate(how)
-        here.save()
-        with contextlib.closing(tracker.LogFile(here.rotated[0].path, 0)) as file:
-            assert file.inode == here.saved.inode and file.fits(here.saved)
-        here.pass_time()
-    here.restart()
-    here.reopen()
-    here.append()
-    here.pass_time()
-    assert here.next == len(here.written)
-
-
-def test_pygtail_65_moved_away_and_emptied_between_runs(here):
-    """Plesk copies the mail log away and empties it: the offset lay beyond the end, and was never renewed."""
-    here.begin()
-    here.stop()
-    for _ in range(4):
-        here.append(4)
-        here.copytruncate(0, "smaller")
-        before = here.saved_next
-        here.start()
-        for batch in iter(lambda: here.reader.read(here.now, True), None):
-            here.sink += [(0, here.places[line]) for line in batch.lines]
-        assert here.lines() == list(range(before, len(here.written)))
-        here.next = len(here.written)
-        here.save()
-        here.kill()
-        assert here.saved.position == os.stat(here.path).st_size
-
-
-def test_pygtail_71_rotated_between_finding_and_opening(here):
-    """The file was chosen by its inode and opened later by its name: the old offset was seeked to in the new file."""
-    here.begin()
-    here.stop()
-    here.append()
-
-    def rotate_first(path):
-        if not here.rotated:
-            here.rotate()
-            here.append(9)
-        return tracker.open_log(path)
-
-    follower = tracker.Follower(here.path, 1.0, rotate_first)
-    follower.begin(here.saved, False)
-    here.reader, here.sink = follower, []
-    here.pass_time()
-    assert here.lines() == list(range(3, 13))
-
-
-def test_hpcloud_tail_127_the_last_line_before_the_rename(here):
-    """A line written just before the rename was lost: the new file was opened with the old one not read to its end."""
-    here.begin()
-    for _ in range(5):
-        here.append()
-        here.rotate()
-        here.append()
-        here.pass_time()
-    assert here.lines() == list(range(13))
-
-
-def test_file_tail_PR_14_a_file_that_appears_late_is_read_from_its_beginning(here):
-    """Missing when looked for, there when opened: the new file was read from its end."""
-    here.append(3)
-    here.reader = tracker.Follower(here.path, 1.0)
-    here.reader.begin(None, True)
-    here.next = 3
-    here.rotate("gap")
-    here.pass_time()
-    here.append(5)
-    here.pass_time()
-    assert here.lines() == list(range(3, 8))
-
-
-def test_goaccess_1815_inode_and_count_are_the_same_after_copytruncate(here):
-    """Inode and number of lines told where it had stopped: after a copytruncate so many new lines were skipped."""
-    here.begin(5)
-    here.stop()
-    here.copytruncate()
-    here.append(9)
-    here.start()
-    here.pass_time()
-    assert here.lines() == list(range(5, 14))
+    here.read()
+    assert here.reader.lag() == 0
 
 
 # ---------------------------------------------------------------------------- the real logrotate
 
-DEBIAN = """%s {
-    rotate 4
-    weekly
-    missingok
-    notifempty
-    compress
-    delaycompress
-    sharedscripts
-    postrotate
-        touch %s
-    endscript
+# What the distributions install, but for the paths: the directives of /etc/logrotate.conf, and what rsyslog's package
+# has in /etc/logrotate.d.
+DEBIAN_CONF = """\
+weekly
+rotate 4
+create
+include /etc/logrotate.d
+"""
+DEBIAN_12 = """\
+/var/log/syslog
+/var/log/mail.log
+/var/log/kern.log
+/var/log/auth.log
+/var/log/user.log
+/var/log/cron.log
+{
+\trotate 4
+\tweekly
+\tmissingok
+\tnotifempty
+\tcompress
+\tdelaycompress
+\tsharedscripts
+\tpostrotate
+\t\t/usr/lib/rsyslog/rsyslog-rotate
+\tendscript
 }
 """
-RHEL = """weekly
+DEBIAN_11 = """\
+/var/log/syslog
+{
+\trotate 7
+\tdaily
+\tmissingok
+\tnotifempty
+\tdelaycompress
+\tcompress
+\tpostrotate
+\t\t/usr/lib/rsyslog/rsyslog-rotate
+\tendscript
+}
+
+/var/log/mail.info
+/var/log/mail.warn
+/var/log/mail.err
+/var/log/mail.log
+/var/log/daemon.log
+/var/log/kern.log
+/var/log/auth.log
+/var/log/user.log
+/var/log/lpr.log
+/var/log/cron.log
+/var/log/debug
+/var/log/messages
+{
+\trotate 4
+\tweekly
+\tmissingok
+\tnotifempty
+\tcompress
+\tdelaycompress
+\tsharedscripts
+\tpostrotate
+\t\t/usr/lib/rsyslog/rsyslog-rotate
+\tendscript
+}
+"""
+RHEL_CONF = """\
+weekly
 rotate 4
 create
 dateext
-%s {
+include /etc/logrotate.d
+"""
+RHEL = """\
+/var/log/cron
+/var/log/maillog
+/var/log/messages
+/var/log/secure
+/var/log/spooler
+{
     missingok
     sharedscripts
     postrotate
-        touch %s
+        /usr/bin/systemctl -s HUP kill rsyslog.service >/dev/null 2>&1 || true
     endscript
 }
 """
+COMPRESSED = "{\n    delaycompress\n    compress\n"       # fail2ban's #1797 has these in it
+DISTRIBUTIONS = {
+    "Debian 11": (DEBIAN_CONF, DEBIAN_11, "mail.log"), "Debian 12": (DEBIAN_CONF, DEBIAN_12, "mail.log"),
+    "RHEL": (RHEL_CONF, RHEL, "maillog"), "RHEL, compressed": (RHEL_CONF, RHEL.replace("{\n", COMPRESSED), "maillog")}
+
+
+def program(name):
+    """Where a program of the system is; without it there is nothing to test."""
+    found = shutil.which(name, path="%s:/usr/sbin:/sbin" % os.environ.get("PATH", ""))
+    if not found:
+        pytest.skip("no %s here" % name)
+    return found
 
 
 class Logrotate:
-    """The system's logrotate, with a configuration and a state of its own; each run is a week after the one before."""
+    """The system's logrotate, with a distribution's configuration and a state of its own; each run is a week after the
+    one before. The other logs that it rotates are in the same folder.
+    """
 
-    def __init__(self, here, configuration):
-        self.here, self.hup = here, here.folder / "hup"
-        self.configuration, self.status = here.folder / "rotate.conf", here.folder / "rotate.status"
-        created = "" if "create\n" in configuration else "create\n"      # Debian has it in logrotate.conf
-        self.configuration.write_text(created + configuration % (here.path, self.hup), encoding="ascii")
-        self.configuration.chmod(0o600)
+    def __init__(self, here, main, snippet):
+        self.here, self.program = here, program("logrotate")
+        self.folder = here.folder / "etc"
+        self.folder.mkdir()
+        (self.folder / "logrotate.d").mkdir()
+        self.hup, script = self.folder / "hup", self.folder / "rsyslog-rotate"
+        script.write_text("#!/bin/sh\ntouch %s\n" % self.hup, encoding="ascii")
+        script.chmod(0o700)
+        self.others = [here.folder / line[9:] for line in snippet.splitlines() if line.startswith("/var/log/")]
+        self.others.remove(pathlib.Path(here.path))
+        snippet = re.sub("/usr/lib/rsyslog/rsyslog-rotate|/usr/bin/systemctl", str(script), snippet)
+        self.snippet = self.write("logrotate.d/rsyslog", snippet.replace("/var/log/", "%s/" % here.folder))
+        self.main = self.write("logrotate.conf", main.replace("/etc/", "%s/" % self.folder))
+        self.compresses = "\n\tcompress" in snippet or COMPRESSED in snippet
         self.weeks = 0
+
+    def write(self, name, content):
+        """A file of the configuration, with the rights that logrotate asks for."""
+        path = self.folder / name
+        path.write_text(content, encoding="ascii")
+        path.chmod(0o600)
+        return path
 
     def run(self, late=0):
         """Rotate; `late` lines still go to the old file before the writer hears of it."""
-        here, names = self.here, set(os.listdir(str(self.here.folder)))
-        program = shutil.which("logrotate", path="%s:/usr/sbin:/sbin" % os.environ.get("PATH", ""))
-        subprocess.run([program, "-f", "-s", str(self.status), str(self.configuration)], check=True)
-        assert self.hup.exists()
+        names = set(os.listdir(str(self.here.folder)))
+        for other in self.others:
+            other.write_text("Nov 22 10:00:00 mx another: log\n" * 20, encoding="ascii")
+        subprocess.run([self.program, "-f", "-s", str(self.folder / "status"), str(self.main)], check=True)
         self.hup.unlink()
         self.weeks += 1
-        for name in set(os.listdir(str(here.folder))) - names:
-            if name.startswith("mail.log-"):    # it would not rotate twice on one day
+        for name in set(os.listdir(str(self.here.folder))) - names:
+            stem, dash, today = name.partition("-")
+            if dash and today.isdigit():        # it would not rotate twice on one day
                 date = "2026%02d%02d" % (self.weeks // 4 + 1, self.weeks % 4 * 7 + 1)
-                os.rename(str(here.folder / name), "%s-%s" % (here.path, date))
-        here.live = None
-        here.append(late)
-        here.let_go()
-        here.live = File(here.path)
-        here.clock += 7 * 86400
-        here.reopen()
+                os.rename(str(self.here.folder / name), str(self.here.folder / ("%s-%s" % (stem, date))))
+        self.here.rotated_by(late)
 
 
-@pytest.fixture(params=[DEBIAN, RHEL], ids=["Debian", "RHEL"])
-def logrotate(here, request):
-    """The log of a mail server of the distribution."""
-    if not shutil.which("logrotate", path="%s:/usr/sbin:/sbin" % os.environ.get("PATH", "")):
-        pytest.skip("no logrotate here")
-    return Logrotate(here, request.param)
+@pytest.fixture(params=list(DISTRIBUTIONS))
+def logrotate(request):
+    """The log of a mail server of the distribution, and what rotates it."""
+    main, snippet, log = DISTRIBUTIONS[request.param]
+    with world(log=log) as here:
+        yield Logrotate(here, main, snippet)
 
 
-def test_logrotate_while_running(here, logrotate):
+def test_logrotate_while_running(logrotate):
+    here = logrotate.here
     here.begin()
     for _ in range(6):
         here.append(2)
@@ -1257,8 +1606,9 @@ def test_logrotate_while_running(here, logrotate):
 
 
 @pytest.mark.parametrize("missed", [1, 2, 3, 4])
-def test_logrotate_while_stopped(here, logrotate, missed):
+def test_logrotate_while_stopped(logrotate, missed):
     """As many as are kept: 4. The oldest ones are packed by Debian."""
+    here = logrotate.here
     here.append(2)
     logrotate.run()
     here.begin()
@@ -1268,15 +1618,17 @@ def test_logrotate_while_stopped(here, logrotate, missed):
         here.append(3)
         logrotate.run(late=1)
     here.append(2)
-    packed = [one for one in here.folder.iterdir() if one.suffix == ".gz"]
-    assert len(packed) == (min(missed, 3) if "compress" in logrotate.configuration.read_text(encoding="ascii") else 0)
+    packed = [name for name in tracker.siblings(here.path) if name.endswith(".gz")]
+    assert len(packed) == (min(missed, 3) if logrotate.compresses else 0)
+    assert len(tracker.siblings(here.path)) == min(missed + 1, 4)
     here.start()
     here.pass_time(10)
     assert here.lines() == list(range(first, len(here.written)))
 
 
-def test_logrotate_more_often_than_it_keeps(here, logrotate):
+def test_logrotate_more_often_than_it_keeps(logrotate):
     """What is deleted is lost; all that is left is younger than the saved place, and read."""
+    here = logrotate.here
     here.begin()
     here.stop()
     for _ in range(6):
@@ -1289,20 +1641,64 @@ def test_logrotate_more_often_than_it_keeps(here, logrotate):
     assert here.lines() == list(range(len(here.written) - 10, len(here.written)))
 
 
-def test_logrotate_copytruncate_while_running_and_stopped(here, logrotate):
+def test_logrotate_copytruncate_while_running_and_stopped(logrotate):
     """The same with copytruncate, which Plesk and many a container use."""
-    plain = logrotate.configuration.read_text(encoding="ascii")
-    logrotate.configuration.write_text(plain.replace("missingok", "missingok\n    copytruncate"), encoding="ascii")
+    here = logrotate.here
+    plain = logrotate.snippet.read_text(encoding="ascii")
+    logrotate.snippet.write_text(plain.replace("missingok", "missingok\n    copytruncate"), encoding="ascii")
     here.begin()
     here.lossy = True
     for number in range(4):
         if number % 2:
             here.stop()
         here.append(3)
-        handle = here.handle
+        inode = os.stat(here.path).st_ino
         logrotate.run()
-        assert handle is not None
+        assert os.stat(here.path).st_ino == inode
         here.append(2)
         here.start()
         here.pass_time()
     assert here.seen == set(range(len(here.written)))
+
+
+# ---------------------------------------------------------------------------- other programs that rotate
+
+def postfix_logrotate(here, late=0):
+    """`postfix logrotate`: renames Postfix's own log (maillog_file) by maillog_file_rotate_suffix, %Y%m%d-%H%M%S, has
+    postlogd open a new one, and hands the old one a second later to maillog_file_compressor, gzip.
+    """
+    rotated = here.path + time.strftime(".%Y%m%d-%H%M%S", time.gmtime(here.clock))
+    os.rename(here.path, rotated)
+    here.rotated_by(late, made=False)
+    here.read()
+    here.time(1)
+    subprocess.run([program("gzip"), rotated], check=True)
+
+
+def savelog(here, late=0):
+    """Debian's savelog, as many a cron job calls it: `.0`, then `.1.gz`, `.2.gz`."""
+    subprocess.run([program("savelog"), "-q", "-t", "-c", "7", here.path], check=True, stdout=subprocess.DEVNULL)
+    here.rotated_by(late)
+
+
+@pytest.mark.parametrize("log", ["mail.log", "maillog", "postfix.log"])
+@pytest.mark.parametrize("rotate", [postfix_logrotate, savelog])
+def test_another_program_rotates_while_running_and_while_stopped(log, rotate):
+    with world(log=log) as here:
+        here.begin()
+        for _ in range(3):
+            here.append(2)
+            rotate(here, late=1)
+            here.append(2)
+            here.pass_time()
+        assert here.lines() == list(range(len(here.written))) and here.reader.rotations == 3
+        for missed in (1, 3):
+            here.stop(1)
+            first = here.saved_next
+            for _ in range(missed):
+                here.append(3)
+                rotate(here)
+            here.append(2)
+            here.start()
+            here.pass_time(10)
+            assert here.lines() == list(range(first, len(here.written)))
