@@ -4837,7 +4837,7 @@ def class_lines(tracker: Tracker) -> List[str]:
     """How many lines were understood, over all and by program."""
     found = ["lines: " + ", ".join("%d %s" % pair for pair in zip(tracker.totals(), CLASSES))]
     for program, tally in sorted(tracker.tallies.items()):
-        found.append("%s: %s" % (program or "others", ", ".join("%d %s" % pair for pair in zip(tally, CLASSES) if pair[0])))
+        found.append("%-23s %s" % ((program or "others") + ":", ", ".join("%d %s" % pair for pair in zip(tally, CLASSES) if pair[0])))
     return found
 
 
@@ -4852,7 +4852,7 @@ STATISTICS = logging.CRITICAL + 1
 
 # ============================================================================ commands and main
 
-SAMPLES = 100                       # unsupported or failed lines shown per run
+SAMPLES = 100                       # failed lines shown per run
 
 
 class Progress:
@@ -4876,16 +4876,14 @@ def make_tracker(config: Config) -> Tracker:
     """The pure part, set up as configured."""
     correlator = Correlator(int(config["queue_timeout"] * SECOND), raw_text(config["server_hostname"]),
                             DomainFilter(config["track_domains"]))
-    shown = {"unsupported": 0, "failed": 0}
+    return Tracker(Calendar(int(clock.time()) * SECOND), correlator, lambda line: LOG.debug("unsupported line: %s", text_of(line)[:2000]),
+                   functools.partial(log_failed, itertools.count(1)))
 
-    def show(kind: str, line: str) -> None:
-        shown[kind] += 1
-        if shown[kind] <= SAMPLES:
-            LOG.log(logging.DEBUG if kind == "unsupported" else logging.ERROR, "%s line: %s", kind, text_of(line)[:2000],
-                    exc_info=kind == "failed" and LOG.isEnabledFor(logging.DEBUG))
 
-    return Tracker(Calendar(int(clock.time()) * SECOND), correlator,
-                   lambda line: show("unsupported", line), lambda line: show("failed", line))
+def log_failed(failures: Iterator[int], line: str) -> None:
+    """Show a line that could not be handled; with -vv where it went wrong, too."""
+    if next(failures) <= SAMPLES:
+        LOG.error("failed line: %s", text_of(line)[:2000], exc_info=LOG.isEnabledFor(logging.DEBUG))
 
 
 def run_daemon(config: Config) -> NoReturn:
@@ -5051,6 +5049,7 @@ def summary(recorder: Recorder) -> List[str]:
     totals = recorder.tracker.totals()
     outcomes = recorder.store.outcomes(recorder.first, recorder.last, sorted(recorder.hosts)) if recorder.hosts else []
     lines = ["lines     %9d read: %s" % (sum(totals), ", ".join("%d %s" % pair for pair in zip(totals, CLASSES)))]
+    lines += ["  " + line for line in class_lines(recorder.tracker)[1:]]
     lines.append("messages  %9d" % sum(messages for _, _, messages in outcomes))
     lines.append("rows      %9d in %s (%d written now)" % (sum(rows for _, rows, _ in outcomes), recorder.store.name, recorder.rows))
     return lines + ["  %-12s%5d" % (status, rows) for status, rows, _ in outcomes]
