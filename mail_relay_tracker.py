@@ -155,6 +155,10 @@ class OutputError(TrackerError):
     exit_code = 73
 
 
+class StateTaken(OutputError):
+    """Another tracker has this state file."""
+
+
 class LogError(TrackerError):
     """The log, or a file to import, cannot be read."""
 
@@ -4201,7 +4205,7 @@ class StateFile:
             if os.path.exists(self.path) and not os.access(self.path, os.W_OK):
                 raise PermissionError(errno.EACCES, "is not writable")
         except BlockingIOError as error:
-            raise OutputError("state file %s: another tracker is using it: stop that one, or set [state] state_file" % self.path) from error
+            raise StateTaken("state file %s: another tracker is using it: stop that one, or set [state] state_file" % self.path) from error
         except OSError as error:
             raise OutputError("state file %s: %s: create its directory, writable for user %s, or set [state] state_file"
                               % (self.path, error.strerror, getpass.getuser())) from error
@@ -4242,6 +4246,7 @@ class StateFile:
         """Make `place` the saved one, unless it is. The caller has committed all that comes before it."""
         if self.saved is not None and place._replace(mtime=0) == self.saved._replace(mtime=0):
             return
+        self._hold()
         state = {"version": self.FORMAT, "position": place.position, "inode": place.inode, "device": place.device,
                  "fingerprint": {"head": place.head, "tail": place.tail}, "mtime": place.mtime, "repeated": place.repeated}
         temporary = self.path + ".tmp"
@@ -4257,6 +4262,16 @@ class StateFile:
         except OSError as error:
             raise OutputError("state file %s: %s: make room, or set [state] state_file" % (self.path, error.strerror)) from error
         self.saved = place
+
+    def _hold(self) -> None:
+        """Somebody may have tidied the lock file away: then it is made anew, unless another tracker did that."""
+        try:
+            held = self.lock is None or os.path.samestat(os.stat(self.path + ".lock"), os.fstat(self.lock.fileno()))
+        except FileNotFoundError:
+            held = False
+        if not held:
+            self.release()
+            self.acquire()
 
     def release(self) -> None:
         """Give the lock back."""
@@ -4799,6 +4814,8 @@ class Daemon:
         try:
             self.keep(place)
             self.state_trouble.over("the position is saved again")
+        except StateTaken:
+            raise
         except OutputError as error:
             self.state_trouble.report(error, "going on, the position is saved when that is possible")
 
