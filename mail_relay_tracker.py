@@ -116,7 +116,7 @@ DRAFT_LIFE = 10 * MINUTE            # a message of which nobody can say yet whet
 ROWS_LIFE = 8 * DAY                 # rows older than this are not continued: maximal_queue_lifetime is 5 days by default
 BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, when a birth is placed within a delivery
 
-MAX_OPEN = 100000                   # open messages; the oldest are written and forgotten beyond that
+MAX_OPEN = 30000                    # open messages; the oldest are written and forgotten beyond that
 MAX_CONTEXTS = 20000                # sessions, TLS connections, waiting results, SRS pairs: each table
 MAX_ORIGINS = 20000                 # cached line prefixes ("host program[pid]")
 MAX_COPIES = 10000                  # what "message repeated n times" may claim
@@ -4280,6 +4280,19 @@ class StateFile:
             self.lock = None
 
 
+class UntouchedState(StateFile):
+    """A state file that is looked at and never changed, nor locked: a dry run's."""
+
+    def acquire(self) -> None:
+        """Nothing to lock."""
+
+    def save(self, place: Place) -> None:
+        """Nothing is kept."""
+
+    def _move_aside(self, why: str) -> None:
+        LOG.warning("state file %s cannot be used (%s): [logging] start decides where to begin", self.path, why)
+
+
 def place_from(state: Any, version: int) -> Place:
     """A saved place from what JSON held; raises ValueError, TypeError or KeyError when that is not one.
 
@@ -4927,17 +4940,14 @@ def run_daemon(config: Config) -> NoReturn:
 
 def run_once(config: Config, dry_run: bool) -> int:
     """Read from the saved position to the end of the log."""
-    state = StateFile(config["state_file"])
+    state = (UntouchedState if dry_run else StateFile)(config["state_file"])
     store = SqliteStore("") if dry_run else make_store(config)
-    if not dry_run:
-        state.acquire()
+    state.acquire()
     tracker = make_tracker(config)
     recorder = Recorder(store, tracker, RejectFile(config["state_file"] + ".rejected.jsonl"), pause, ONE_SHOT_TRIES)
     daemon = Daemon(config, Follower(config["log_file"], config["rotation_check_interval"]), recorder, state, Waiter())
     daemon.begin()
     recorder.begin()
-    if dry_run:
-        state.save = lambda place: None     # type: ignore[method-assign]  # nothing is kept of a dry run
     daemon.once(Progress())
     finish(recorder, dry_run)
     state.release()
