@@ -724,10 +724,13 @@ LONG_ID = "[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{6,40}[0-7][0-9B-DF-HJ-NP-TV-Zb-df
 SHORT_ID = "(?:[0-9A-E][0-9A-F]{4}|F[0-3][0-9A-F]{3}|F4[01][0-9A-F]{2}|F42[0-3][0-9A-F])[0-9A-F]{1,59}"
 QUEUE_ID = re.compile("%s|%s" % (SHORT_ID, LONG_ID))
 
-# An address as logged between angle brackets: the local part quoted (external form, 3.5 and later), or nothing that ends it.
-ADDRESS = r'<((?:"(?:[^"\\]|\\.)*"@[^">]*|[^">]*))>'
+RECORD = 1999                       # Postfix cuts a record at 2000 bytes (msg_syslog.c); a blank at the end may be gone, too
+
+# An address as logged between angle brackets: the local part quoted (external form, 3.5 and later), or nothing that ends it. Before the
+# colon of a source route nothing is quoted (quote_822_local.c).
+ADDRESS = r'<((?:@[^:]*:)?"(?:[^"\\]|\\.)*"(?:@[^">]*)?|[^">]*)>'
 # The same where text of strangers stands before it: what looks like the beginning of a trailer is not part of an address.
-SAFE_ADDRESS = r'<((?:"(?:[^"\\;]|\\.|;(?! (?:from|to)=<))*"@[^">]*|[^">]*))>'
+SAFE_ADDRESS = r'<((?:@[^:;]*:)?"(?:[^"\\;]|\\.|;(?! (?:from|to)=<))*"(?:@[^">]*)?|[^">]*)>'
 CLIENT = r"([^ \[\]]*)\[([^ \[\]]*)\](?::[0-9]+)?"
 
 
@@ -779,9 +782,9 @@ def is_known(text: str, openings: Tuple[str, ...]) -> Event:
 CLIENT_LINE = re.compile(CLIENT + r"(?:, sasl_method=([^,]*))?(?:, sasl_username=(.*?))?(?:, sasl_sender=.*)?"
                          r"(?:, orig_queue_id=([0-9A-Za-z]+))?(?:, orig_client=([^ ,\[\]]*)(?:\[([^ \]]*)\])?(?::[0-9]+)?)?$")
 DECISION = re.compile(r"((?:milter-)?[a-z_]+): ([A-Za-z-]+) from " + CLIENT + r": (.*)$", re.S)
-SMTPD_TRAILER = re.compile(
-    r"; (?:from=" + ADDRESS + r" ?)?(?:to=" + ADDRESS + r" ?)?(?:proto=([A-Z]+) ?)?(?:helo=<([^<>]*)>)?"
-    r"(?: sasl_method=[^ ]*)?(?: sasl_username=((?:(?! helo=<|; from=<).)*?))?(?: sasl_sender=(?:(?! helo=<|; from=<).)*)?$")
+SMTPD_TRAILER = re.compile(                         # nobody logs in without EHLO
+    r"; (?:from=" + ADDRESS + r" ?)?(?:to=" + ADDRESS + r" ?)?(?:proto=([A-Z]+) ?)?(?:helo=<([^<>]*)>(?: sasl_method=[^ ]*)?"
+    r"(?: sasl_username=((?:(?! helo=<|; from=<).)*?))?(?: sasl_sender=(?:(?! helo=<|; from=<).)*)?)?$")
 POSTSCREEN_TRAILER = re.compile(
     r"; from=" + ADDRESS + ", to=" + ADDRESS + r", proto=([A-Z]+), helo=<([^ ]*)>()$")
 TLS_LINE = re.compile(r"[A-Z][a-z]+ TLS connection (?:established|reused) (from|to) ([^ ]+?)(?: to [^ ]+)?: "
@@ -800,16 +803,16 @@ SMTPD_NOISE = (
 )
 
 
-def split_trailer(text: str, trailer: Pattern[str]) -> Tuple[str, Tuple[Optional[str], ...]]:
+def split_trailer(text: str, trailer: Pattern[str], is_cut: bool = False) -> Tuple[str, Tuple[Optional[str], ...]]:
     """The text of a decision, and (from, to, proto, helo, sasl_username) from the fields that close it.
 
     The fields are those that reach the end of the line: the text before may imitate them (trap 17), and so may a quoted
-    local part within them.
+    local part within them. A record that was cut has lost them, whatever its end looks like.
 
     >>> split_trailer("550 5.7.1 a; b; from=<x@y> to=<\\"; from=<z>\\"@d> proto=SMTP helo=<h>", SMTPD_TRAILER)[1][:2]
     ('x@y', '"; from=<z>"@d')
     """
-    found = trailer.search(text, max(len(text) - TRAILER, 0))
+    found = None if is_cut else trailer.search(text, max(len(text) - TRAILER, 0))
     if not found:
         return text.rstrip("; "), (None,) * 5
     sender, recipient, protocol, helo, username = found.groups()
@@ -829,7 +832,8 @@ def parse_decision(queue_id: Optional[str], text: str, trailer: Pattern[str] = S
     judge = "milter" if what in MILTER_ACTIONS else "access"
     if judge == "access" and what not in ACCESS_ACTIONS:
         return None
-    said, (sender, recipient, protocol, helo, username) = split_trailer(said, trailer)
+    is_cut = len(queue_id or "NOQUEUE") + len(": ") + len(text) >= RECORD
+    said, (sender, recipient, protocol, helo, username) = split_trailer(said, trailer, is_cut)
     action = what[7:] if judge == "milter" else what
     code, dsn = enhanced(said) if action == "reject" else (None, None)
     return Verdict(queue_id, judge, action, stage, said, code, dsn, hostname or None, address,
@@ -893,7 +897,7 @@ def parse_session(text: str) -> Event:
 def parse_proxy(text: str) -> Event:
     """`proxy-accept: END-OF-MESSAGE: 250 … queued as ID; from=<…> …`: the answer of a before-queue filter, without ID and client."""
     verb, stage, said = text.split(": ", 2)
-    said, (sender, recipient, protocol, helo, username) = split_trailer(said, SMTPD_TRAILER)
+    said, (sender, recipient, protocol, helo, username) = split_trailer(said, SMTPD_TRAILER, len(text) >= RECORD)
     if verb == "proxy-accept":
         child = queued_as(said)
         return Proxied(child, protocol, helo) if child else IGNORED
@@ -1001,6 +1005,8 @@ def parse_cleanup_warning(text: str) -> Event:
 def parse_check(queue_id: str, what: str, content: str) -> Event:
     """`hold: header Subject: … from client; from=<…> to=<…> proto=… helo=<…>: text` (cleanup_message.c:cleanup_act_log)."""
     action = what[14:] if what.startswith("milter-header-") else what
+    if len(queue_id) + len(": ") + len(what) + len(": header ") + len(content) >= RECORD:
+        return IGNORED if action in QUIET_ACTIONS else Verdict(queue_id, "check", action, "END-OF-MESSAGE", content)    # without trailer
     trailer = find_trailer(content)
     if trailer is None:
         return None
@@ -1040,7 +1046,7 @@ def parse_spam_header(queue_id: str, content: str) -> Optional[Spam]:
 
 def parse_mime_error(queue_id: str, text: str) -> Event:
     """`reject: mime-error why: text from …` (cleanup_message.c:cleanup_mime_error_callback)."""
-    found = MIME_ERROR.search(text, max(len(text) - TRAILER, 0))
+    found = MIME_ERROR.search(text, max(len(text) - TRAILER, 0)) if len(text) < RECORD - len(queue_id) else None
     if not found:
         return None
     hostname, address, sender, recipient = found.groups()
@@ -1134,8 +1140,8 @@ def parse_delivery(text: str) -> Event:
         upstream_to, orig_to, middle, status, reason = found.groups()
     else:
         found = INTERNAL_TAIL.search(rest)
-        if not found or not rest.startswith("to=<"):
-            return None
+        if not found or not rest.startswith("to=<") or len(text) >= RECORD:
+            return None                     # of a record cut within the address nothing is to be believed
         middle, status, reason = found.groups()
         upstream_to, _, orig_to = rest[4:found.start()].partition(">, orig_to=<")
     fields = dict(FIELD.findall(middle))
@@ -1681,7 +1687,8 @@ class Message:
     __slots__ = MESSAGE_COLUMNS + (
         "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "state", "sweeps", "continued", "queued", "ended",
         "removed", "finished", "probe", "generated", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender",
-        "peer_ip", "orig_queue_id", "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending")
+        "peer_ip", "orig_queue_id", "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending",
+        "front")
 
     def __init__(self, host: str, server_hostname: str, queue_id: str, time: int, low: int, continued: bool, now: int = 0) -> None:
         self.host, self.server_hostname, self.queue_id = host, server_hostname, queue_id
@@ -1712,6 +1719,7 @@ class Message:
         self.requeued_as = self.mid_key = None      # type: Optional[str]
         self.spf_key: Optional[Tuple[str, str]] = None
         self.parent: Optional[Message] = None
+        self.front: Optional[Dict[str, Optional[str]]] = None
         self.stored: Dict[int, Row] = {}
 
     def hear(self, time: int, now: int) -> None:
@@ -1830,7 +1838,8 @@ def sweep_recipient(recipient: Recipient, sweep: Sweep) -> None:
         return
     if sweep.status == HELD and recipient.relay_status != HELD:
         recipient.before_hold = recipient.relay_status
-    recipient.relay_status, recipient.last_seen = sweep.status, max(recipient.last_seen, sweep.time)
+    recipient.last_seen = sweep.time if recipient.relay_status == INCOMPLETE else max(recipient.last_seen, sweep.time)
+    recipient.relay_status = sweep.status
     if sweep.text is not None:
         recipient.relay_message, recipient.smtp_code, recipient.dsn = sweep.text, sweep.code, sweep.dsn
 
@@ -2161,13 +2170,14 @@ class Correlator:
     def fold_proxied(self, origin: Origin, event: Proxied) -> None:
         """A before-queue filter took the message in under an ID of its own: the client is this session's."""
         session, child = self._session(origin), origin.open.get(event.child)
-        if child is None or session.client_ip is None or not is_own(child.peer_ip, child.peer_ip):
+        if session.client_ip is None or not is_queue_id(event.child):
             return
-        child.client_hostname, child.client_ip = session.client_hostname, session.client_ip
-        child.client_tls = child.client_tls or session.client_tls
-        child.sasl_username = child.sasl_username or session.sasl_username
-        child.protocol, child.helo = event.protocol, event.helo
+        child = child or self._find(origin, event.child)
+        child.front = {"client_hostname": session.client_hostname, "client_ip": session.client_ip, "client_tls": session.client_tls,
+                       "sasl_username": session.sasl_username, "protocol": event.protocol, "helo": event.helo}
         self._bind(child, session.low)
+        if child.peer_ip is not None:
+            show_front(child, child.peer_ip)
 
     # -- births
 
@@ -2466,7 +2476,8 @@ class Correlator:
         recipient.next_queue_id = child
         if child is None:
             near = recipient.relay_ip is not None and OWN_NETWORK.match(recipient.relay_ip)
-            if AMAVIS_DROPPED.match(reason) or near and FILTER_DROPPED.match(reason):
+            dropped = origin.daemon == "local" and reason == "discarded"
+            if dropped or AMAVIS_DROPPED.match(reason) or near and FILTER_DROPPED.match(reason):
                 recipient.relay_status = DISCARDED
             return
         if forwarded:
@@ -2697,6 +2708,15 @@ class Correlator:
         session.low = one.low if session.low is None else min(session.low, one.low)
 
 
+def show_front(message: Message, peer_ip: Optional[str]) -> None:
+    """Let a message show the client of the session in front of the filter that handed it in, if a filter of this network did that."""
+    front, message.front = message.front, None
+    if front and is_own(peer_ip, peer_ip):
+        for name, value in front.items():
+            if value is not None:
+                setattr(message, name, value)
+
+
 def adopt(child: Message, link: Link) -> None:
     """Tie a message to the one it came from, when the two really fit; only then is the first leg `requeued`.
 
@@ -2794,8 +2814,8 @@ def complete(message: Message) -> None:
     if message.envelope_from is None and message.pickup_sender is not None:
         message.envelope_from = message.original_envelope_from = message.pickup_sender
     for recipient in message.recipients:
-        if recipient.relay_status is None:
-            recipient.relay_status = INCOMPLETE
+        if recipient.relay_status in (None, INCOMPLETE):
+            recipient.relay_status, recipient.last_seen = INCOMPLETE, max(recipient.last_seen, message.last_seen)
         if recipient.relay_status == REQUEUED and recipient.next_queue_id is None:
             recipient.next_queue_id = message.requeued_as
 
@@ -2873,6 +2893,7 @@ def absorb(message: Message, stored: Iterable[Row]) -> None:
         known = raw_text(getattr(rows[0], name))
         if known is not None and name not in own:
             setattr(message, name, better(name, known, getattr(message, name)))
+    show_front(message, rows[0].client_ip)
     absorb_sender(message, raw_text(rows[0].envelope_from), raw_text(rows[0].original_envelope_from))
     for recipient in message.recipients:
         recipient.last_seen = max(recipient.last_seen, message.first_seen)
@@ -2997,7 +3018,7 @@ def take_outcome(known: Recipient, new: Recipient) -> None:
     if new.relay_status not in (None, INCOMPLETE) and later:
         if known.relay_status == REQUEUED and new.relay_status == SENT:
             return
-        newest = max(known.last_seen, new.last_seen)
+        newest = new.last_seen if known.relay_status == INCOMPLETE else max(known.last_seen, new.last_seen)
         for name in OUTCOME:
             value = getattr(new, name)
             if value is not None or name != "relay_tls" or new.last_seen > known.last_seen:
@@ -3460,16 +3481,21 @@ OUTCOMES = ("SELECT relay_status, COUNT(*), SUM(recipient_no = 0) FROM mail_rela
 
 
 def upsert(form: str, conflict: str, guarded: str) -> str:
-    """The statement that inserts rows or, on their key, replaces what is older."""
-    updated = [name for name in ROW_COLUMNS if name not in KEY and name != "last_seen"] + ["last_seen"]
+    """The statement that inserts rows or, on their key, replaces what is older, or `incomplete`.
+
+    On MySQL and MariaDB each assignment sees those before it: last_seen and relay_status, which decide, come last, in this order.
+    """
+    updated = [name for name in ROW_COLUMNS if name not in KEY and name not in ("last_seen", "relay_status")]
     return "INSERT INTO mail_relay_log (%s) VALUES %s %s %s" % (
-        ", ".join(ROW_COLUMNS), form, conflict, ", ".join(guarded.format(name) for name in updated))
+        ", ".join(ROW_COLUMNS), form, conflict, ", ".join(guarded.format(name) for name in updated + ["last_seen", "relay_status"]))
 
 
-SQLITE_UPSERT = upsert("(%s)" % ", ".join("?" * len(ROW_COLUMNS)), "ON CONFLICT (%s) DO UPDATE SET" % ", ".join(KEY),
-                       "{0} = CASE WHEN excluded.last_seen >= last_seen THEN excluded.{0} ELSE {0} END")
-# VALUES(column) is the one form that MySQL 8, MySQL 9 and MariaDB share. last_seen comes last: each assignment sees those before it.
-MYSQL_UPSERT = upsert("%s", "ON DUPLICATE KEY UPDATE", "{0} = IF(VALUES(last_seen) >= last_seen, VALUES({0}), {0})")
+SQLITE_UPSERT = upsert(
+    "(%s)" % ", ".join("?" * len(ROW_COLUMNS)), "ON CONFLICT (%s) DO UPDATE SET" % ", ".join(KEY),
+    "{0} = CASE WHEN excluded.last_seen >= last_seen OR relay_status = '%s' THEN excluded.{0} ELSE {0} END" % INCOMPLETE)
+# VALUES(column) is the one form that MySQL 8, MySQL 9 and MariaDB share.
+MYSQL_UPSERT = upsert("%s", "ON DUPLICATE KEY UPDATE",
+                      "{0} = IF(VALUES(last_seen) >= last_seen OR relay_status = '%s', VALUES({0}), {0})" % INCOMPLETE)
 
 
 def literal(value: Any) -> str:
