@@ -92,6 +92,7 @@ import struct
 import sys
 import tempfile
 import time as clock
+import urllib.parse
 import zlib
 from typing import (
     IO, Any, Callable, Deque, Dict, Iterable, Iterator, List, Match, NamedTuple, NoReturn, Optional, Pattern, Set, Tuple, Type, cast,
@@ -114,6 +115,7 @@ PATIENCE = HOUR                     # how long an upload, or a message without r
 CONNECTION_REUSE = 10 * MINUTE      # an outbound TLS line tells of deliveries up to this later: smtp_connection_reuse_time_limit is 300 s
 DRAFT_LIFE = 10 * MINUTE            # a message of which nobody can say yet whether it makes a row waits this long for more
 ROWS_LIFE = 8 * DAY                 # rows older than this are not continued: maximal_queue_lifetime is 5 days by default
+BIRTH_DISORDER = 5 * SECOND         # lines of a message that are so much older than its `client=` are of another one with this ID
 BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, when a birth is placed within a delivery
 
 MAX_OPEN = 30000                    # open messages; the oldest are written and forgotten beyond that
@@ -1307,7 +1309,7 @@ PERL_SPF = re.compile(r"Policy action=PREPEND Received-SPF: ([A-Za-z]+) .* ident
 PERL_REFUSED = re.compile(r"Policy action=550 (.*)$", re.S)
 SPF_REFUSED = re.compile(r"(?:550|defer_if_permit|451)(?: ([45]\.7\.2[34]))? (.*)$", re.S)
 WHY_BEGINS = re.compile(r"[?;&]s=(?:mfrom|mailfrom|helo);id=")
-WHY = re.compile(r"[?;&]s=(mfrom|mailfrom|helo);id=((?:\"(?:[^\"\\]|\\.)*\"@)?[^ \";]*);ip=([0-9A-Fa-f.:]+);r=")
+WHY = re.compile(r"[?;&]s=(mfrom|mailfrom|helo);id=((?:\"(?:[^\"\\]|\\.)*\"@)?[^ \";]*);ip=([0-9A-Fa-f.:%]+);r=")
 SPF_TEXTS = (("SPF fail", "Fail"), ("domain owner discourages", "Softfail"), ("access neither permitted", "Neutral"),
              ("SPF Permanent Error", "Permerror"), ("SPF Temporary Error", "Temperror"))
 RECEIVER_POLICY = re.compile(r"Receiver policy for SPF ([A-Z][a-z]+)")
@@ -1361,13 +1363,14 @@ def spf_event(result: str, identity: str, client_ip: str, sender: str, answered:
     return Spf(client_ip.lower(), sender, word)
 
 
-def parse_spf_refusal(dsn: Optional[str], said: str) -> Event:
+def parse_spf_refusal(dsn: Optional[str], said: str, decode: Callable[[str], str] = str) -> Event:
     """`550 5.7.23 Message rejected due to: … Please see http://…?s=mfrom;id=a@b;ip=1.2.3.4;r=…` (spf_engine defaults)."""
     reasons = list(WHY_BEGINS.finditer(said, max(len(said) - TRAILER, 0)))
     why = WHY.match(said, reasons[-1].start()) if reasons else None     # the last is the server's own, after the domain's words
     if why is None:
         return IGNORED
-    return Spf(why.group(3).lower(), why.group(2) if why.group(1) != "helo" else None, spf_of_refusal(dsn, said))
+    sender = decode(why.group(2)) if why.group(1) != "helo" else None
+    return Spf(decode(why.group(3)).lower(), sender, spf_of_refusal(dsn, said))
 
 
 def spf_of_refusal(dsn: Optional[str], said: str) -> str:
@@ -1392,7 +1395,7 @@ def parse_policy_spf(text: str) -> Event:
         return spf_event(result, identity, client_ip, sender or "", answered=True)
     found = PERL_REFUSED.match(text)
     if found:
-        return parse_spf_refusal(None, found.group(1).replace("%40", "@"))
+        return parse_spf_refusal(None, found.group(1), urllib.parse.unquote)
     return None if text.startswith("Policy action=PREPEND Received-SPF: ") else IGNORED
 
 
@@ -2193,7 +2196,7 @@ class Correlator:
             session.low = self.position if session.low is None else session.low
             return
         message = origin.open.get(event.queue_id)
-        if message is None or message.removed or message.peer_ip is not None or self.now - message.opened > MINUTE:
+        if message is None or message.removed or message.peer_ip is not None or self.now - message.opened > BIRTH_DISORDER:
             message = self._open(origin, event.queue_id, False)
         message.continued = False
         message.hear(self.time, self.now)

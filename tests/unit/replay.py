@@ -25,27 +25,40 @@ def traditional(lines):
 class Replay:
     """Some log lines, and a table of their own for every way of reading them."""
 
-    def __init__(self, lines, queue_timeout=30, server_hostname="", track_domains=()):
+    def __init__(self, lines, queue_timeout=30, server_hostname="", track_domains=(), present=PRESENT):
         self.lines = list(lines)
+        self.present = present
         self.settings = int(queue_timeout * tracker.SECOND), server_hostname, tracker.DomainFilter(track_domains)
         self.offsets = [0]
         for line in self.lines:
             self.offsets.append(self.offsets[-1] + len(line) + 1)
         self.tracker = None
 
-    def run(self, store, first, last):
-        """One life of the tracker: read lines [first, last), write all that is known; returns the line to go on with."""
+    def run(self, store, first, last, rhythm=None, end="finished"):
+        """One life of the tracker: read lines [first, last), write what is ready after every `rhythm` of them, else once; returns the
+        line to go on with.
+
+        How it ends: `finished`, as --once does, with all written that is known; `stopped` as the daemon is; `killed` before it wrote
+        what was ready; `unsaved`, killed with that committed and the position not saved.
+        """
         unsupported, failed = [], []
-        self.tracker = tracker.Tracker(tracker.Calendar(PRESENT), tracker.Correlator(*self.settings), unsupported.append, failed.append)
-        correlator, known = self.tracker.correlator, store.newest()
-        self.tracker.feed(self.lines[first:last], self.offsets[first], 0)
-        self._flush(store, known)
-        low = correlator.low_water(self.offsets[last])
-        correlator.close(everything=False)
-        self._flush(store, known)
+        dates = tracker.Calendar(self.present)
+        self.tracker = tracker.Tracker(dates, tracker.Correlator(*self.settings), unsupported.append, failed.append)
+        self.tracker.previous = self.lines[first - 1] if first else ""
+        correlator, known, saved = self.tracker.correlator, store.newest(), self.offsets[first]
+        for start in range(first, last, rhythm or max(last - first, 1)):
+            stop = min(start + rhythm, last) if rhythm else last
+            self.tracker.feed(self.lines[start:stop], self.offsets[start], 0)
+            if stop < last or end != "killed":
+                self._flush(store, known)
+            if stop < last or end not in ("killed", "unsaved"):
+                saved = correlator.low_water(self.offsets[stop])
+        if end == "finished":
+            correlator.close(everything=False)
+            self._flush(store, known)
         if unsupported or failed:
             raise AssertionError("unsupported %r, failed %r" % (unsupported, failed))
-        return max(bisect.bisect_right(self.offsets, low) - 1, 0)
+        return max(bisect.bisect_right(self.offsets, saved) - 1, 0)
 
     def _flush(self, store, known):
         correlator = self.tracker.correlator
@@ -68,11 +81,12 @@ class Replay:
         self.run(store, 0, len(self.lines))
         return self.rows(store)
 
-    def cut(self, *places):
-        """The rows after lives that end at these lines, each beginning where the one before had to leave off."""
+    def cut(self, *places, **how):
+        """The rows after lives that end at these lines (`how`: see run), each beginning where the one before had to leave off."""
         store, first = self.table(), 0
-        for last in [*places, len(self.lines)]:
-            first = self.run(store, first, last)
+        for last in places:
+            first = self.run(store, first, last, **how)
+        self.run(store, first, len(self.lines))
         return self.rows(store)
 
     def twice(self):
@@ -82,12 +96,29 @@ class Replay:
         self.run(store, 0, len(self.lines))
         return self.rows(store)
 
+    def however_read(self, alike=list):
+        """The rows, which are the same (`alike` makes what is compared of them) however the lines are read: at once, twice, in two
+        lives cut anywhere, in a life for every line.
+        """
+        rows, places = self.whole(), range(1, len(self.lines))
+        ways = {"twice": self.twice(), "cut before every line": self.cut(*places)}
+        ways.update(("cut before line %d" % (place + 1), self.cut(place)) for place in places)
+        for way, found in ways.items():
+            if alike(found) != alike(rows):
+                raise AssertionError("read %s:\n%s\nat once:\n%s" % (way, told(found), told(rows)))
+        return rows
+
     @staticmethod
     def rows(store):
         """The rows of a table, by key; it is closed."""
         found = sorted(store.all_rows(), key=lambda row: (row.first_seen, row.queue_id, row.recipient_no))
         store.close()
         return found
+
+
+def told(rows):
+    """Rows as JSON lines, for a reader."""
+    return "\n".join(map(tracker.row_json, rows))
 
 
 def rough(rows):

@@ -1,12 +1,15 @@
-"""Whole messages as small logs: each story read in one go, cut and restarted at every line, read twice, in both forms of stamps.
+"""Whole messages as small logs: each story read in one go, cut and restarted at every line, read twice, written after every line, in
+both forms of stamps; and with the stamps and prefixes of every other writer of logs.
 
 A story is a folder of tests/stories: input.log, and expected.json with `rows` (the columns that the story is about; there are no
 other rows) and, where needed, `settings` of the tracker.
 """
+import datetime
 import json
+import re
 import unittest
 
-from tests.unit.replay import ROOT, Replay, rough, tracker, traditional
+from tests.unit.replay import ROOT, Replay, rough, told, tracker, traditional
 
 STORIES = sorted((ROOT / "tests" / "stories").glob("*/expected.json"))
 
@@ -32,6 +35,7 @@ class Stories(unittest.TestCase):
             for place in range(1, len(lines)):
                 self.assertEqual(replay.cut(place), rows, "cut before line %d" % (place + 1))
             self.assertEqual(replay.cut(*range(1, len(lines))), rows, "cut before every line")
+            self.assertEqual(replay.cut(len(lines), rhythm=1), rows, "written after every line")
         self.assertEqual(rough(Replay(lines, **expected.get("settings", {})).whole()), rough(rows), "the two forms")
 
     @staticmethod
@@ -47,6 +51,98 @@ def story(path):
 
 for place in STORIES:
     setattr(Stories, "test_" + place.parent.name, story(place))
+
+# Other writers of logs
+
+LINE = re.compile(r"2026-11-(\d\d)T(\d\d:\d\d:\d\d\.\d{6})\+00:00 (\S+) (?:([^\[: ]+)(?:\[(\d+)\])?: )?(.*)", re.S)
+TWO_WEEKS = datetime.timedelta(days=15)     # earlier: there the day of the month has one digit
+
+
+def with_stamps(form, east=0):
+    """The same lines two weeks earlier, stamped `east` hours east of UTC."""
+    shift = datetime.timedelta(hours=east)
+
+    def rewritten(lines):
+        return ["%s %s" % (stamped(form, moment_of(line) + shift), line[33:]) for line in lines]
+    return rewritten
+
+
+def stamped(form, moment):
+    """A time stamp in a form of strftime's; SSS stands for milliseconds."""
+    return moment.strftime(form.replace("SSS", "%03d" % (moment.microsecond // 1000)))
+
+
+def moment_of(line):
+    """When a line is said to be written."""
+    day, clock = LINE.match(line).groups()[:2]
+    return datetime.datetime.strptime("2026-11-%s %s" % (day, clock), "%Y-%m-%d %H:%M:%S.%f") - TWO_WEEKS
+
+
+def journal(form):
+    """What journalctl prints: between the records, lines of its own."""
+    def rewritten(lines):
+        found = with_stamps(form)(lines)
+        found.insert(len(found) // 2, "-- Boot 5e1f0a4b7c --")
+        return ["-- Journal begins at Wed 2026-11-04 06:25:01 UTC. --", *found, "-- No entries --"]
+    return rewritten
+
+
+def unix(lines):
+    """journalctl -o short-unix."""
+    utc = datetime.timezone.utc
+    return ["%d.%06d %s" % (moment.replace(tzinfo=utc).timestamp() // 1, moment.microsecond, line[33:])
+            for moment, line in zip(map(moment_of, lines), lines)]
+
+
+def rfc5424(blanks):
+    """RFC 5424 as rsyslog writes it: no `tag[pid]:`; the blank in front of a text that came in locally is kept."""
+    def rewritten(lines):
+        found = []
+        for line in lines:
+            _, _, host, program, pid, text = LINE.match(line).groups()
+            found.append("<22>1 %s %s %s %s - -%s%s" % (
+                stamped("%Y-%m-%dT%H:%M:%S.%f+00:00", moment_of(line)), host, program, pid or "-", " " * blanks, text))
+        return found
+    return rewritten
+
+
+WRITERS = {
+    "rsyslog, traditional": with_stamps("%b %e %H:%M:%S"), "rsyslog, RFC 3339 without fraction": with_stamps("%Y-%m-%dT%H:%M:%SZ"),
+    "rsyslog, RFC 5424": rfc5424(1), "rsyslog, RFC 5424 of local processes": rfc5424(2),
+    "syslog-ng, bsd": with_stamps("%b %e %H:%M:%S.SSS"), "syslog-ng, iso": with_stamps("%Y-%m-%dT%H:%M:%S.SSS+02:00", east=2),
+    "syslog-ng, full": with_stamps("%Y %b %e %H:%M:%S.SSS"), "Postfix's own log": with_stamps("%b %d %H:%M:%S"),
+    "journalctl -o short": journal("%b %d %H:%M:%S"), "journalctl -o short-precise": journal("%b %d %H:%M:%S.%f"),
+    "journalctl -o short-iso": journal("%Y-%m-%dT%H:%M:%S+0000"), "journalctl -o short-iso-precise": journal("%Y-%m-%dT%H:%M:%S.%f+00:00"),
+    "journalctl -o short-full": journal("%a %Y-%m-%d %H:%M:%S UTC"), "journalctl -o short-unix": unix,
+}
+
+
+class Writers(unittest.TestCase):
+    """One test per writer, made below."""
+
+    def tell(self, writer):
+        """Every story as this writer has it makes the same rows, but for fractions of a second and NOQUEUE digits."""
+        other = {}
+        for path in STORIES:
+            settings = json.loads(path.read_text(encoding="utf-8")).get("settings", {})
+            lines = (path.parent / "input.log").read_bytes().decode("latin-1").splitlines()
+            if writer.__qualname__.startswith("rfc5424") and any(LINE.match(line).group(4) is None for line in lines):
+                continue                    # a classic syslogd's line without a tag; this form has nothing like it
+            wanted = rough(Replay(with_stamps("%Y-%m-%dT%H:%M:%S.%f+00:00")(lines), **settings).whole())
+            replay = Replay(writer(lines), **settings)
+            for rows in (replay.whole(), replay.cut(*range(1, len(replay.lines)))):
+                if rough(rows) != wanted:
+                    other[path.parent.name] = told(rows)
+        self.assertFalse(other, "\n".join("%s:\n%s" % one for one in other.items()))
+
+
+def writer_test(writer):
+    """The test of one writer."""
+    return lambda self: self.tell(writer)
+
+
+for title, maker in WRITERS.items():
+    setattr(Writers, "test_" + re.sub(r"\W+", "_", title), writer_test(maker))
 
 if __name__ == "__main__":
     unittest.main()
