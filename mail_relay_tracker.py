@@ -532,7 +532,7 @@ SECONDS = re.compile(r"[0-9]{2}\.[0-9]{6}")
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
 TAGGED = re.compile(r"([^ ]+) ([^ \[\]]+?)(?:\[([0-9]+)\])?$")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
-REPEATED = re.compile(r"message repeated ([0-9]{1,9}) times: \[ ?(.*?)\]? *$")
+REPEATED = re.compile(r"message repeated ([0-9]{1,9}) times: \[ ?(.*)$")
 REPEATED_LAST = re.compile(r"([^ ]+) last message repeated ([0-9]{1,9}) times? *$")
 
 
@@ -730,7 +730,7 @@ RECORD = 1999                       # Postfix cuts a record at 2000 bytes (msg_s
 
 # An address as logged between angle brackets: the local part quoted (external form, 3.5 and later), or nothing that ends it. Before the
 # colon of a source route nothing is quoted (quote_822_local.c).
-ADDRESS = r'<((?:@[^:]*:)?"(?:[^"\\]|\\.)*"(?:@[^">]*)?|[^">]*)>'
+ADDRESS = r'<((?:@[^:]*:)?"(?:[^"\\]|\\.)*"(?:@[^">]*)?|[^">;]*(?:;(?! (?:from|to|proto)=)[^">;]*)*)>'
 # The same where text of strangers stands before it: what looks like the beginning of a trailer is not part of an address.
 SAFE_ADDRESS = r'<((?:@[^:;]*:)?"(?:[^"\\;]|\\.|;(?! (?:from|to)=<))*"(?:@[^">]*)?|[^">]*)>'
 CLIENT = r"([^ \[\]]*)\[([^ \[\]]*)\](?::[0-9]+)?"
@@ -816,7 +816,7 @@ def split_trailer(text: str, trailer: Pattern[str], is_cut: bool = False) -> Tup
     """
     found = None if is_cut else trailer.search(text, max(len(text) - TRAILER, 0))
     if not found:
-        return text.rstrip("; "), (None,) * 5
+        return text.partition("; from=<")[0].rstrip("; "), (None,) * 5
     sender, recipient, protocol, helo, username = found.groups()
     if username and username[:1] == "<" and username[-1:] == ">":   # from 3.5 on
         username = username[1:-1]
@@ -1151,10 +1151,10 @@ def parse_delivery(text: str) -> Event:
                     fields.get("tls"), fields.get("dsn"), status, closed(reason or ""), "conn_use" in fields)
 
 
-def closed(reason: str) -> str:
-    """A reason without the parenthesis that closes it, which a cut line lacks (trap 4)."""
-    reason = reason.rstrip(" ")
-    return reason[:-1] if reason.endswith(")") else reason
+def closed(text: str, by: str = ")") -> str:
+    """A text without the parenthesis that closes it, which a cut line lacks (trap 4)."""
+    text = text.rstrip(" ")
+    return text[:-1] if text.endswith(by) else text
 
 
 def parse_agent(text: str) -> Event:
@@ -1195,10 +1195,11 @@ def parse_nothing(text: str) -> Event:
 # -- opendkim, opendmarc, dkimpy-milter
 
 DKIM_LINE = re.compile(r"s=([^ ]*) d=([^ ]*)(?: a=([^ ]*))? SSL(.*)$")
-DKIM_RESULT = re.compile(r'signature=[^ ]* domain=([^ ]*) selector=([^ ]*) result="([^"]*)"')
+NOT_INTERNAL = re.compile(r"[^ ]+ \[[^ ]+\] not internal$")
+DKIM_RESULT = re.compile(r'(?:^|; )signature=[^ ]* domain=([^ ]*) selector=([^ ]*) result="([^"]*)"')
 DKIM_ADDED = re.compile(r"DKIM-Signature field added \(s=([^,]*), d=([^)]*)\)")
-DKIM_KEY = re.compile(r"key (?:retrieval failed|revoked) \(s=([^,]*), d=([^,)]*)(?:, a=([^,)]*))?\)")
-DKIMPY = re.compile(r"([a-z0-9-]+) DKIM signature (verified|added) \(s=([^ ]*) d=([^ )]*)\)")
+DKIM_KEY = re.compile(r"key (?:retrieval failed|revoked) \(s=([^ ]*), d=([^ ]*?)(?:, a=([^,)]*))?\)(?::|$)")
+DKIMPY = re.compile(r"([a-z0-9-]+) DKIM signature (verified|added) \(s=([^ ]*) d=([^ ]*)\)$")
 DKIM_WORDS = {"no signature error": "pass", "key not found in DNS": "permerror", "key DNS query failed": "temperror",
               "key DNS reply corrupt": "permerror", "key revoked": "permerror", "signature verification failed": "fail"}
 DKIM_TEXTS = (                       # what a line begins with, and the result it tells
@@ -1220,7 +1221,7 @@ OPENDMARC_NOISE = ("RFC5322 ", "multi-valued From ", "unable to parse From", "ig
 def parse_opendkim(text: str) -> Event:
     """opendkim: results, domain and selector (opendkim.c). `not internal`, `not authenticated` are none."""
     queue_id, colon, rest = text.partition(": ")
-    if rest == "not authenticated" or rest.endswith("] not internal"):
+    if rest == "not authenticated" or rest.endswith("] not internal") and NOT_INTERNAL.match(rest):
         return IGNORED
     if not is_queue_id(queue_id):
         return IGNORED
@@ -1302,16 +1303,17 @@ RECEIVED_SPF = re.compile(r"(?:prepend |Header field not prepended: )?(?:Receive
                           r"identity=(mailfrom|helo); client-ip=([^;]+); helo=[^;]*; envelope-from=(.*); receiver=[^;]*;? *$")
 EXPLAINED_SPF = re.compile(r"(?:prepend |Header field not prepended: )Received-SPF: ([A-Za-z]+) \(")
 SPF_CHAIN = re.compile(r"(?:identity=|smtp\.)(mailfrom|helo)(?:; |=[^ ]* \()client-ip=\"?([^;\" ]+)\"?; helo=[^;]*; "
-                       r"envelope-from=" + SPF_SENDER + r"; receiver=[^;]*?\)?;? *$")
+                       r"envelope-from=" + SPF_SENDER + r"; receiver=[^;]*;?$")
 AUTH_RESULTS = re.compile(r"(?:prepend |Header field not prepended: )Authentication-Results: [^ ;]+; spf=([a-z]+) ")
 PERL_SPF = re.compile(r"Policy action=PREPEND Received-SPF: ([A-Za-z]+) .* identity=(mailfrom|helo); "
                       r'(?:envelope-from=("(?:[^"\\]|\\.)*"|[^; ]*); )?helo=[^;]*; client-ip=([^; ]+)', re.S)
 PERL_REFUSED = re.compile(r"Policy action=550 (.*)$", re.S)
 SPF_REFUSED = re.compile(r"(?:550|defer_if_permit|451)(?: ([45]\.7\.2[34]))? (.*)$", re.S)
-WHY_BEGINS = re.compile(r"[?;&]s=(?:mfrom|mailfrom|helo);id=")
 WHY = re.compile(r"[?;&]s=(mfrom|mailfrom|helo);id=((?:\"(?:[^\"\\]|\\.)*\"@)?[^ \";]*);ip=([0-9A-Fa-f.:%]+);r=")
 SPF_TEXTS = (("SPF fail", "Fail"), ("domain owner discourages", "Softfail"), ("access neither permitted", "Neutral"),
              ("SPF Permanent Error", "Permerror"), ("SPF Temporary Error", "Temperror"))
+DUE_TO = re.compile(r"^Message (?:rejected|deferred) due to: ")
+SPF_ACCEPTED = frozenset(("Pass", "None"))      # for which nobody refuses a mail
 RECEIVER_POLICY = re.compile(r"Receiver policy for SPF ([A-Z][a-z]+)")
 SPF_HEADER = re.compile(r"prepend (?:Received-SPF: |Authentication-Results: [^ ;]+; (?!none\b))")
 SPF_CODES = frozenset(("5.7.23", "5.7.24", "4.7.23", "4.7.24"))
@@ -1330,16 +1332,21 @@ def spf_word(result: str) -> str:
 def parse_policyd_spf(text: str) -> Event:
     """policyd-spf: results by client address, mostly before there is a queue ID (spf_engine/policyd_spf.py). `Action:` repeats."""
     queue_id, colon, rest = text.partition(": ")
-    if colon and (not queue_id or is_queue_id(queue_id)):
-        event = parse_policyd_spf(rest)
-        return event._replace(queue_id=queue_id) if queue_id and isinstance(event, Spf) else event
+    if not colon or queue_id and not is_queue_id(queue_id):
+        return parse_spf_answer(text)
+    event = parse_spf_answer(rest)
+    return event._replace(queue_id=queue_id) if queue_id and isinstance(event, Spf) else event
+
+
+def parse_spf_answer(text: str) -> Event:
+    """The answer itself: a header to be prepended, or a refusal."""
     found = RECEIVED_SPF.match(text)
     if found:
         result, identity, client_ip, sender = found.groups()
         return spf_event(result, identity, client_ip, sender, answered=text[0] in "pH")
     found = EXPLAINED_SPF.match(text) or AUTH_RESULTS.match(text)
     if found:
-        chain = SPF_CHAIN.search(text, max(found.end() - 1, len(text) - TRAILER))
+        chain = SPF_CHAIN.search(text.rstrip(" "), max(found.end() - 1, len(text) - TRAILER))
         return spf_event(found.group(1), chain.group(1), chain.group(2), chain.group(3), answered=True) if chain else None
     found = SPF_REFUSED.match(text)
     if found:
@@ -1365,9 +1372,8 @@ def spf_event(result: str, identity: str, client_ip: str, sender: str, answered:
 
 def parse_spf_refusal(dsn: Optional[str], said: str, decode: Callable[[str], str] = str) -> Event:
     """`550 5.7.23 Message rejected due to: … Please see http://…?s=mfrom;id=a@b;ip=1.2.3.4;r=…` (spf_engine defaults)."""
-    reasons = list(WHY_BEGINS.finditer(said, max(len(said) - TRAILER, 0)))
-    why = WHY.match(said, reasons[-1].start()) if reasons else None     # the last is the server's own, after the domain's words
-    if why is None:
+    why = WHY.search(said, max(len(said) - TRAILER, 0))
+    if why is None or said.count(";ip=") > 1:       # explanation and sender are strangers', and may imitate the server's own words
         return IGNORED
     sender = decode(why.group(2)) if why.group(1) != "helo" else None
     return Spf(decode(why.group(3)).lower(), sender, spf_of_refusal(dsn, said))
@@ -1379,9 +1385,9 @@ def spf_of_refusal(dsn: Optional[str], said: str) -> str:
     >>> spf_of_refusal("5.7.23", "Message rejected due to: domain owner discourages use of this host. Please see …")
     'Softfail'
     """
-    said = said.rpartition("due to: ")[2]
+    said = DUE_TO.sub("", said, 1)
     policy = RECEIVER_POLICY.match(said)
-    if policy and policy.group(1) in SPF_RESULTS:
+    if policy and policy.group(1) in SPF_RESULTS - SPF_ACCEPTED:
         return policy.group(1)
     error = "Temperror" if dsn == "4.7.24" else "Permerror" if dsn == "5.7.24" else "Fail"
     return next((word for opening, word in SPF_TEXTS if said.startswith(opening)), error)
@@ -1410,9 +1416,9 @@ AMAVIS = re.compile(r"\([^ )]*\) (?:Passed|Blocked) ([A-Z-]+)")
 AMAVIS_ADDRESS = r'<(?:"(?:[^"\\]|\\.)*"@[^"<>]*|[^"<>]*)>'
 AMAVIS_MAIL = re.compile(AMAVIS_ADDRESS + " -> " + AMAVIS_ADDRESS + "(?:," + AMAVIS_ADDRESS + r")*(?:, \(\))?(?:, quarantine: [^ ,]+)?"
                          r"(?:, Queue-ID: ([0-9A-Za-z]+))?(?:, Message-ID: <([^>]*)>)?(?:, Resent-Message-ID: <[^>]*>)?"
-                         r"(?:, mail_id: [^ ,]+)?(?:, b: [^ ,]+)?, Hits: (-?[0-9.]+)")
+                         r"(?:, mail_id: [^ ,]+)?(?:, b: [^ ,]+)?, Hits: (-?[0-9.]+|-)")
 AMAVIS_MORE = re.compile(r"\.\.\.$|, Hits: (?:-,|[^ ,]*, tag=)")      # a long line goes on in the next; not scanned; a report
-AMAVIS_TESTS = re.compile(r", Tests: \[([^\]]*)\]")
+AMAVIS_TESTS = re.compile(r", Tests: \[([^\[\]]*)\]")
 RSPAMD = re.compile(r"(?:<[^>]*>; task; )?(?:rspamd_task_write_log: )?id: <([^>]*)>(?:, qid: <([^>]*)>)?(?:, ip: [^,]*)?(?:, user: [^,]*)?"
                     r"(?:, from: " + ADDRESS + r")?,? \(default: ([TFS]) \(([a-z ]+)\): \[(-?[0-9.]+)/(-?[0-9.]+)\] "
                     r"\[((?:(?!\(default: ).)*)\]\)", re.S)
@@ -1454,14 +1460,18 @@ def parse_spamd_result(text: str) -> Event:
 def parse_amavis(text: str) -> Event:
     """amavis, default template: `(id) Passed SPAMMY {…}, … <from> -> <to>, Queue-ID: …, Message-ID: …, …, Hits: 6.3, …`.
 
-    Sender, Message-ID and the names of attachments, which stand before, are a stranger's: only a whole chain counts, the last.
+    The names of attachments, in parentheses before, and the subject, behind, are strangers', and may imitate the chain of fields: it
+    counts where it is the only one, or the first behind a category without parentheses.
     """
     found = AMAVIS.match(text)
     chains = list(AMAVIS_MAIL.finditer(text)) if found else []
-    if not found or not chains or not any(chains[-1].groups()[:2]):
-        return None if found and not chains and not AMAVIS_MORE.search(text) else IGNORED
-    queue_id, mid, hits = chains[-1].groups()
-    tests = AMAVIS_TESTS.findall(text, chains[-1].end())[-1:]       # the last: a subject, which stands before it, may imitate it
+    if not found or not chains:
+        return None if found and not AMAVIS_MORE.search(text) else IGNORED
+    queue_id, mid, hits = chains[0].groups()
+    sure = len(chains) == 1 or text.startswith(" {", found.end())
+    if not sure or hits == "-" or not (queue_id or mid):
+        return IGNORED
+    tests = AMAVIS_TESTS.findall(text, chains[0].end())[-1:]       # the last: a subject, which stands before it, may imitate it
     names = ",".join(one.partition("=")[0].strip(" ") for one in tests[0].split(",")) if tests else None
     return Spam(queue_id, mid, "Yes" if found.group(1).startswith("SPAM") else "No", number(hits), None, names)
 
@@ -1626,7 +1636,6 @@ AMAVIS_DROPPED = re.compile(r"250 2\.7\.[01] Ok, discarded, id=")
 DMARC_REJECT = re.compile(r"5\.7\.1 rejected by DMARC policy for ([^ ;]+)")
 SPAM_REJECTS = ("5.7.1 Blocked by SpamAssassin", "5.7.1 Spam message rejected")     # spamass-milter, rspamd
 OWN_NETWORK = re.compile(r"127\.|::1$|10\.|192\.168\.|172\.(?:1[6-9]|2[0-9]|3[01])\.|169\.254\.|f[cd][0-9a-f]{2}:|fe80:", re.I)
-MID_CONTENT = re.compile(r"<([^>]*)>")
 MID_NOISE = re.compile(r"(?:\\x\{[0-9A-Fa-f]+\}|\\\\|[^!-+\--;=>@-\[\]^-~])+")
 STRONG_ACTIONS = frozenset(("hold", "reject", "discard"))
 SWEPT = {"hold": HELD, "discard": DISCARDED, "reject": REJECTED}
@@ -1862,8 +1871,9 @@ def message_id_content(value: str) -> str:
     >>> message_id_content("<a b@c> trailing"), message_id_content("no.brackets "), message_id_content("<>")
     ('a b@c', 'no.brackets ', '')
     """
-    found = MID_CONTENT.search(value)
-    return found.group(1) if found else value
+    _, opened, rest = value.partition("<")
+    content, closed_by, _ = rest.partition(">")
+    return content if opened and closed_by else value
 
 
 def message_id_key(value: str) -> str:
@@ -1940,7 +1950,10 @@ class Correlator:
         self.waiting: Dict[Tuple[str, str], List[Waiting]] = {}
         self.unsure: Dict[Tuple[str, str], List[Message]] = {}
         self.unnamed: Dict[Tuple[str, str], int] = collections.Counter()
+        self.settled: Dict[Tuple[str, str], Message] = {}
         self.by_message_id: Dict[Tuple[str, str], List[Message]] = {}
+        self.gone: Dict[Tuple[str, str], Context] = {}
+        self.by_scanner = False
         self.relays: Dict[str, Connection] = {}
         self.scans: Dict[str, Context] = {}
         self.rewritten: Dict[str, Context] = {}
@@ -2007,7 +2020,16 @@ class Correlator:
             self.open_count -= 1
         if message.mid_key is not None:
             self._forget(self.by_message_id, (message.host, message.mid_key), message)
-        self._settle_sender(message)
+            if self.by_scanner and message.spam_status is None:
+                self.gone[message.host, message.mid_key] = Context(message.queue_id, self.now, message.low)
+        if message.spf_key is not None or self.settled:
+            self._settle_sender(message)
+            self._forget_settled(message)
+
+    def _forget_settled(self, message: Message) -> None:
+        key = message.host, (message.peer_ip or "").lower()
+        if self.settled.get(key) is message:
+            del self.settled[key]
 
     @staticmethod
     def _forget(index: Dict[Tuple[str, str], List[Message]], key: Tuple[str, str], message: Message) -> None:
@@ -2070,7 +2092,9 @@ class Correlator:
             self._leave(message)
             self.dropped += bool(self.filter.domains) and not message.recipients and not message.probe
         self.announced = {key: one for key, one in self.announced.items() if self.now - one.time <= MINUTE}
-        while self.straddles and self.now - self.straddles[0].time > 2 * SPF_WAIT:
+        self.gone = {key: one for key, one in self.gone.items() if self.now - one.time <= DISORDER}
+        low = self._first_needed(self.position)
+        while self.straddles and self.straddles[0].value < low and self.now - self.straddles[0].time > 2 * SPF_WAIT:
             self.straddles.popleft()
         if len(self.due) > 2 * self.open_count + BATCH_ROWS:
             self.due = [one for one in self.due if not one[2].finished]
@@ -2090,18 +2114,22 @@ class Correlator:
         A result that a birth took from among several binds their lines together: reading again must not begin between them,
         or that birth would take another's.
         """
+        low = self._first_needed(position)
+        for one in reversed(self.straddles):
+            if one.low < low <= one.value:
+                low = one.low
+        return low
+
+    def _first_needed(self, position: int) -> int:
         lows = [position]
         lows += [message.low for table in self.tables.values() for message in table.values()]
         lows += [message.low for message in self.finished]
         lows += [session.low for session in self.sessions.values() if session.low is not None and self.now - session.started < PATIENCE]
         lows += [one.low for waiting in self.waiting.values() for one in waiting if self.now - one.time <= SPF_WAIT]
         lows += [one.low for known in (self.announced, self.rewritten) for one in known.values() if self.now - one.time <= MINUTE]
+        lows += [one.low for one in self.gone.values() if self.now - one.time <= DISORDER]
         lows += [relay.low for relay in self.relays.values() if self.now - relay.time <= CONNECTION_REUSE]
-        low = min(lows)
-        for one in reversed(self.straddles):
-            if one.low < low <= one.value:
-                low = one.low
-        return low
+        return min(lows)
 
     def _bind(self, message: Message, low: Optional[int]) -> None:
         """A message was made from an earlier line, too."""
@@ -2553,9 +2581,16 @@ class Correlator:
         self._set_spam(message, event.status, score, event.required, event.tests, exact is not None)
 
     def _by_message_id(self, origin: Origin, message_id: str) -> Optional[Message]:
-        """The first message of this Message-ID that waits for its scan: before it is queued (milter), else behind (filter)."""
+        """The first message of this Message-ID that waits for its scan: before it is queued (milter), else behind (filter).
+
+        A scanner tells the result after it has answered: the message may just have left memory.
+        """
+        self.by_scanner = True
         found = self.by_message_id.get((origin.host, message_id_key(message_id)), ())
         unscanned = [message for message in found if message.spam_status is None]
+        gone = self.gone.pop((origin.host, message_id_key(message_id)), None) if not found else None
+        if gone is not None:
+            unscanned = [self._find(origin, gone.value)]
         return next((message for message in unscanned if not message.queued), unscanned[0] if unscanned else None)
 
     @staticmethod
@@ -2586,6 +2621,8 @@ class Correlator:
             message.spf, message.spf_result = Waiting(event, origin.prefix, self.now, self.position), event.result
             return
         new = Waiting(event, origin.prefix, self.now, self.position)
+        if self._was_late(new, (origin.host, event.client_ip)):
+            return
         waiting = self._fresh((origin.host, event.client_ip))
         for place, old in enumerate(waiting):
             if old.prefix == new.prefix and (old.sender == new.sender or new.sender is None):
@@ -2598,6 +2635,15 @@ class Correlator:
         waiting.append(new)
         self.waiting[origin.host, event.client_ip] = waiting
         self._bound(self.waiting)
+
+    def _was_late(self, one: Waiting, key: Tuple[str, str]) -> bool:
+        """A result that was written by another hand than Postfix's may come behind the line that told the sender of its message."""
+        message = self.settled.get(key)
+        if message is None or message.spf is not None or not self._is_coming_in(message) or one.sender is None \
+                or one.sender not in self._senders(message.envelope_from, message.original_envelope_from):
+            return False
+        self._attach(message, one)
+        return True
 
     def _fresh(self, key: Tuple[str, str]) -> List[Waiting]:
         """The results that wait for messages of a client, without those that have waited too long."""
@@ -2661,6 +2707,9 @@ class Correlator:
         """The sender is known: keep the result that was about it, or exchange it for the one that was."""
         key = message.spf_key
         self._settle_sender(message)
+        if key is not None:
+            self.settled[key] = message
+            self._bound(self.settled)
         senders = self._senders(message.envelope_from, message.original_envelope_from)
         own = message.spf
         if key is None or own is not None and own.sender in senders:
@@ -3219,7 +3268,7 @@ class Tracker:
     def _feed_repeated(self, origin: Origin, line: str, text: str, time: int, position: int) -> None:
         """rsyslog's `message repeated n times: [ …]` is n lines (ratelimit.c); any other unknown shape is counted, and shown."""
         found = REPEATED.match(text)
-        event = origin.parse(found.group(2)) if found and origin.parse else None
+        event = origin.parse(closed(found.group(2), "]")) if found and origin.parse else None
         if found and event is not None:
             self._repeat(origin, event, int(found.group(1)), time, position)
             origin.tally[IGNORED_LINES if event is IGNORED else PARSED] += 1
@@ -4621,7 +4670,8 @@ class Waiter:
 
     def install(self) -> None:
         """Take the signals over."""
-        signal.set_wakeup_fd(self.writer.fileno())
+        quiet: Dict[str, Any] = {"warn_on_full_buffer": False} if sys.version_info >= (3, 7) else {}
+        signal.set_wakeup_fd(self.writer.fileno(), **quiet)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGUSR1, self._ask)
@@ -5045,7 +5095,7 @@ def span_of(file: LogFile) -> Tuple[int, int]:
     try:
         head = file.peek(0, MAX_LINE).decode("latin-1").split("\n")
         if any(map(YEARLESS.match, head)):
-            present = max(times_in(end_of(file), present), default=present)
+            present = (times_in(end_of(file), present) or [present])[-1]
         first = next(iter(times_in(head, present)), 0)
     except BAD_FILE as error:
         LOG.debug("cannot read %s: %s", file.path, error)

@@ -48,7 +48,7 @@ class Command:
 
     def run(self, *arguments, python=sys.executable, **options):
         """Run to the end; returns the finished process, its output as text."""
-        environment = dict(os.environ, TZ="UTC", PYTHONDONTWRITEBYTECODE="1", **options.pop("environment", {}))
+        environment = {**os.environ, "TZ": "UTC", "PYTHONDONTWRITEBYTECODE": "1", **options.pop("environment", {})}
         return subprocess.run([python, str(ROOT / "mail_relay_tracker.py"), *map(str, arguments)], cwd=str(self.folder), env=environment,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, encoding="utf-8", check=False,
                               timeout=options.pop("timeout", 120), **options)

@@ -18,6 +18,7 @@ class MariaDB:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="mrt-db."))
         self.socket = str(self.folder / "s")
         self.options = list(options)
+        self.environment = dict(os.environ, TMPDIR=str(self.folder))    # a server that starts deletes the temporary tables of others
         self.process = None
 
     def create(self):
@@ -30,21 +31,23 @@ class MariaDB:
             shutil.chown(data, "mysql", "mysql")
             shutil.chown(self.folder, "mysql", "mysql")
         subprocess.run(["mariadb-install-db", "--no-defaults", "--datadir=%s" % data, "--auth-root-authentication-method=normal",
-                        "--skip-test-db"] + user, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                        "--skip-test-db"] + user, check=True, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def command(self, *options):
+        """The server's command line."""
+        user = ["--user=mysql"] if os.getuid() == 0 else []
+        return ["mariadbd", "--no-defaults", "--datadir=%s" % (self.folder / "data"), "--socket=%s" % self.socket, "--skip-networking",
+                "--pid-file=%s" % (self.folder / "pid"), "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=2",
+                "--log-error=%s" % (self.folder / "log.err"), *user, *self.options, *options]
 
     def start(self, *options):
         """Start the server and wait until it answers."""
-        user = ["--user=mysql"] if os.getuid() == 0 else []
-        self.process = subprocess.Popen(
-            ["mariadbd", "--no-defaults", "--datadir=%s" % (self.folder / "data"), "--socket=%s" % self.socket, "--skip-networking",
-             "--pid-file=%s" % (self.folder / "pid"), "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=2",
-             "--log-error=%s" % (self.folder / "log"), *user, *self.options, *options],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(self.command(*options), env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.time() + 60
         while subprocess.run(["mariadb-admin", "--no-defaults", "--socket", self.socket, "-u", "root", "ping"],
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode:
             if time.time() > deadline or self.process.poll() is not None:
-                raise RuntimeError((self.folder / "log").read_text(errors="replace")[-2000:])
+                raise RuntimeError((self.folder / "log.err").read_text(errors="replace")[-2000:])
             time.sleep(0.1)
 
     def stop(self, kill=False):
