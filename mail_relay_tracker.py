@@ -1310,6 +1310,7 @@ PERL_SPF = re.compile(r"Policy action=PREPEND Received-SPF: ([A-Za-z]+) .* ident
 PERL_REFUSED = re.compile(r"Policy action=550 (.*)$", re.S)
 SPF_REFUSED = re.compile(r"(?:550|defer_if_permit|451)(?: ([45]\.7\.2[34]))? (.*)$", re.S)
 WHY = re.compile(r"[?;&]s=(mfrom|mailfrom|helo);id=((?:\"(?:[^\"\\]|\\.)*\"@)?[^ \";]*);ip=([0-9A-Fa-f.:%]+);r=")
+WHY_IP = re.compile(r";ip=[0-9A-Fa-f.:%]+;r=")
 SPF_TEXTS = (("SPF fail", "Fail"), ("domain owner discourages", "Softfail"), ("access neither permitted", "Neutral"),
              ("SPF Permanent Error", "Permerror"), ("SPF Temporary Error", "Temperror"))
 DUE_TO = re.compile(r"^Message (?:rejected|deferred) due to: ")
@@ -1373,7 +1374,7 @@ def spf_event(result: str, identity: str, client_ip: str, sender: str, answered:
 def parse_spf_refusal(dsn: Optional[str], said: str, decode: Callable[[str], str] = str) -> Event:
     """`550 5.7.23 Message rejected due to: … Please see http://…?s=mfrom;id=a@b;ip=1.2.3.4;r=…` (spf_engine defaults)."""
     why = WHY.search(said, max(len(said) - TRAILER, 0))
-    if why is None or said.count(";ip=") > 1:       # explanation and sender are strangers', and may imitate the server's own words
+    if why is None or len(WHY_IP.findall(said)) > 1:       # explanation and sender are strangers', and may imitate the server's own words
         return IGNORED
     sender = decode(why.group(2)) if why.group(1) != "helo" else None
     return Spf(decode(why.group(3)).lower(), sender, spf_of_refusal(dsn, said))
