@@ -461,12 +461,16 @@ class MilterSpf(NamedTuple):
 
 
 class Spf(NamedTuple):
-    """policyd-spf and its kin: a result for a client, mostly before there is a queue ID. `sender` None: the text did not tell."""
+    """policyd-spf and its kin: a result for a client, mostly before there is a queue ID. `sender` None: the text did not tell.
+
+    `debug`: the policy server told it by the way; its answer follows.
+    """
 
     client_ip: str
     sender: Optional[str]
     result: str
     queue_id: Optional[str] = None
+    debug: bool = False
 
 
 class SpamStart(NamedTuple):
@@ -1368,7 +1372,7 @@ def spf_event(result: str, identity: str, client_ip: str, sender: str, answered:
         return None
     if identity == "helo" and sender and not answered:
         return IGNORED
-    return Spf(client_ip.lower(), sender, word)
+    return Spf(client_ip.lower(), sender, word, None, not answered)
 
 
 def parse_spf_refusal(dsn: Optional[str], said: str, decode: Callable[[str], str] = str) -> Event:
@@ -1637,7 +1641,9 @@ AMAVIS_DROPPED = re.compile(r"250 2\.7\.[01] Ok, discarded, id=")
 DMARC_REJECT = re.compile(r"5\.7\.1 rejected by DMARC policy for ([^ ;]+)")
 SPAM_REJECTS = ("5.7.1 Blocked by SpamAssassin", "5.7.1 Spam message rejected")     # spamass-milter, rspamd
 OWN_NETWORK = re.compile(r"127\.|::1$|10\.|192\.168\.|172\.(?:1[6-9]|2[0-9]|3[01])\.|169\.254\.|f[cd][0-9a-f]{2}:|fe80:", re.I)
-MID_NOISE = re.compile(r"(?:\\x\{[0-9A-Fa-f]+\}|\\\\|[^!-+\--;=>@-\[\]^-~])+")
+CLIENT_FACTS = frozenset(("client_hostname", "client_ip", "client_tls", "sasl_username"))
+SCORE = ("spam_status", "spam_score", "exact_score", "spam_required", "spam_tests")
+MID_NOISE = re.compile(r"(?:\\x\{[0-9A-Fa-f]+\}|\\\\|[^!-+\--;=>@-\[\]^`-~])+")
 STRONG_ACTIONS = frozenset(("hold", "reject", "discard"))
 SWEPT = {"hold": HELD, "discard": DISCARDED, "reject": REJECTED}
 
@@ -1701,7 +1707,7 @@ class Message:
         "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "state", "sweeps", "continued", "queued", "ended",
         "removed", "finished", "probe", "generated", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender",
         "peer_ip", "orig_queue_id", "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending",
-        "front")
+        "front", "fronted", "scored")
 
     def __init__(self, host: str, server_hostname: str, queue_id: str, time: int, low: int, continued: bool, now: int = 0) -> None:
         self.host, self.server_hostname, self.queue_id = host, server_hostname, queue_id
@@ -1728,7 +1734,7 @@ class Message:
         self.spf: Optional[Waiting] = None
         self.milter_spf = self.pickup_sender = self.peer_ip = self.orig_queue_id = None  # type: Optional[str]
         self.dkim_weight = -1
-        self.exact_score = False
+        self.exact_score = self.scored = self.fronted = False
         self.requeued_as = self.mid_key = None      # type: Optional[str]
         self.spf_key: Optional[Tuple[str, str]] = None
         self.parent: Optional[Message] = None
@@ -1952,6 +1958,7 @@ class Correlator:
         self.unsure: Dict[Tuple[str, str], List[Message]] = {}
         self.unnamed: Dict[Tuple[str, str], int] = collections.Counter()
         self.settled: Dict[Tuple[str, str], Message] = {}
+        self.lent: Dict[Tuple[str, str], Message] = {}
         self.by_message_id: Dict[Tuple[str, str], List[Message]] = {}
         self.gone: Dict[Tuple[str, str], Context] = {}
         self.by_scanner = False
@@ -2286,6 +2293,8 @@ class Correlator:
         if message.queued:
             return
         message.queued = True
+        if self.by_scanner:
+            self._claim_score(message, lambda twin: not twin.queued)
         message.size, message.nrcpt = event.size, event.nrcpt
         self._set_sender(message, event.envelope_from)
 
@@ -2479,6 +2488,8 @@ class Correlator:
         if origin.daemon in REMOTE_AGENTS:
             recipient.smtp_code = reply_code(event.reason)
         recipient.delay, recipient.delays, recipient.next_queue_id = number(event.delay), event.delays, None
+        if self.by_scanner and message.spam_status is None:
+            self._claim_score(message, lambda twin: not twin.by_address)
         if recipient.relay_status == SENT:
             self._fold_sent(origin, message, recipient, event.reason)
 
@@ -2579,6 +2590,7 @@ class Correlator:
             return
         exact = scan.value if scan else None
         score = exact.score if exact and int(exact.score) == int(event.score) else event.score
+        message.scored = True
         self._set_spam(message, event.status, score, event.required, event.tests, exact is not None)
 
     def _by_message_id(self, origin: Origin, message_id: str) -> Optional[Message]:
@@ -2593,6 +2605,18 @@ class Correlator:
         if gone is not None:
             unscanned = [self._find(origin, gone.value)]
         return next((message for message in unscanned if not message.queued), unscanned[0] if unscanned else None)
+
+    def _claim_score(self, message: Message, is_behind: Callable[[Message], bool]) -> None:
+        """Of messages with one Message-ID that are scanned at the same time, the one that goes on was answered first."""
+        if message.spam_status is not None or message.mid_key is None:
+            return
+        twins = self.by_message_id.get((message.host, message.mid_key), ())
+        twin = next((one for one in twins if one is not message and one.scored and one.state is None and is_behind(one)), None)
+        if twin is not None:
+            for name in SCORE:
+                setattr(message, name, getattr(twin, name))
+                setattr(twin, name, None)
+            message.scored, twin.scored, twin.exact_score = True, False, False
 
     @staticmethod
     def _set_spam(message: Message, status: Optional[str], score: Optional[float], required: Optional[float],
@@ -2616,7 +2640,7 @@ class Correlator:
     # -- SPF: results wait by client address for the message they belong to
 
     def fold_spf(self, origin: Origin, event: Spf) -> None:
-        """A policy server's result. A later line of the same process on the same sender tells the same transaction again."""
+        """A policy server's result. What it tells for debugging comes again in its answer; two answers are two transactions."""
         if event.queue_id is not None and event.queue_id in origin.open:
             message = self._find(origin, event.queue_id)
             message.spf, message.spf_result = Waiting(event, origin.prefix, self.now, self.position), event.result
@@ -2626,7 +2650,7 @@ class Correlator:
             return
         waiting = self._fresh((origin.host, event.client_ip))
         for place, old in enumerate(waiting):
-            if old.prefix == new.prefix and (old.sender == new.sender or new.sender is None):
+            if old.event.debug and old.prefix == new.prefix and (old.sender == new.sender or new.sender is None):
                 new.low, new.sender = old.low, old.sender
                 waiting[place] = new
                 return
@@ -2728,6 +2752,21 @@ class Correlator:
         elif own is not None and own.sender is not None and (own.contended or message.session is not None and own is message.session.spf):
             self._give_back(key, own)
             self._attach(message, None)
+        elif own is not None:
+            self.lent[key] = message        # maybe a sender that was rewritten; unless a mail of that very sender comes
+            self._bound(self.lent)
+        else:
+            self._attach(message, self._call_in(key, senders - {None}))
+
+    def _call_in(self, key: Tuple[str, str], senders: Set[Optional[str]]) -> Optional[Waiting]:
+        """A result about one of these senders that was lent to a message of another one."""
+        holder = self.lent.get(key)
+        one = holder.spf if holder is not None else None
+        if holder is None or one is None or one.sender not in senders or self.now - one.time > SPF_WAIT:
+            return None
+        del self.lent[key]
+        self._attach(holder, None)
+        return one
 
     def _give_back(self, key: Tuple[str, str], one: Optional[Waiting]) -> None:
         if one is not None and self.now - one.time <= SPF_WAIT:
@@ -2742,6 +2781,14 @@ class Correlator:
         found: Set[Optional[str]] = {bare(address) for address in known}
         return found | {None}
 
+    def _take_from_another(self, key: Tuple[str, str], senders: Set[Optional[str]]) -> Optional[Waiting]:
+        """A result about one of these senders that a message of the same client took before its own sender was known."""
+        other = next((other for other in self.unsure.get(key, ()) if other.spf is not None and other.spf.sender in senders), None)
+        one = other.spf if other is not None else None
+        if other is not None:
+            self._attach(other, None)
+        return one
+
     def _claim_spf(self, message: Message, session: Session, event: Verdict) -> None:
         """A refused recipient takes its result, too; the transaction may go on, so its session remembers it."""
         if event.envelope_from is None or message.client_ip is None:
@@ -2753,6 +2800,8 @@ class Correlator:
             self._drop_waiting(key, one)
         elif session.spf is not None and session.spf.sender in senders and self.now - session.spf.time <= SPF_WAIT:
             one = session.spf
+        else:
+            one = self._take_from_another(key, senders - {None}) or self._call_in(key, senders - {None})
         if one is None:
             return
         message.spf_result = one.event.result
@@ -2765,8 +2814,9 @@ def show_front(message: Message, peer_ip: Optional[str]) -> None:
     """Let a message show the client of the session in front of the filter that handed it in, if a filter of this network did that."""
     front, message.front = message.front, None
     if front and is_own(peer_ip, peer_ip):
+        message.fronted = True
         for name, value in front.items():
-            if value is not None:
+            if value is not None or name in CLIENT_FACTS:       # those of the filter's own hop do not count
                 setattr(message, name, value)
 
 
@@ -2862,6 +2912,8 @@ def inherit(message: Message) -> None:
 
 def complete(message: Message) -> None:
     """Fill what stands in for something never logged."""
+    if message.spf is not None and message.spf.contended and message.envelope_from is None:
+        message.spf_result = None           # but a guess, until the sender is known
     if message.spf_result is None:
         message.spf_result = message.milter_spf
     if message.envelope_from is None and message.pickup_sender is not None:
@@ -2942,6 +2994,8 @@ def absorb(message: Message, stored: Iterable[Row]) -> None:
     own = {"envelope_from", "original_envelope_from"}
     if is_loopback(rows[0].client_ip or "") and not is_loopback(message.client_ip or "127.0.0.1"):
         own |= {"client_hostname", "client_ip"}     # stored before the filter in front told whom it speaks for
+    if message.fronted:
+        own |= CLIENT_FACTS
     for name in FACTS:
         known = raw_text(getattr(rows[0], name))
         if known is not None and name not in own:
