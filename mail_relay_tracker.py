@@ -110,6 +110,7 @@ MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
+SCAN_LIFE = 300 * SECOND            # spamd's own limit (--timeout-child); so long a message being scanned is not idle
 SPF_WAIT = 60 * SECOND              # a policy result older than this is not of the `client=` that follows
 PATIENCE = HOUR                     # how long an upload, or a message without recipients, may keep its place in memory
 CONNECTION_REUSE = 10 * MINUTE      # an outbound TLS line tells of deliveries up to this later: smtp_connection_reuse_time_limit is 300 s
@@ -121,6 +122,7 @@ BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, wh
 MAX_OPEN = 30000                    # open messages; the oldest are written and forgotten beyond that
 MAX_CONTEXTS = 20000                # sessions, TLS connections, waiting results, SRS pairs: each table
 MAX_ORIGINS = 20000                 # cached line prefixes ("host program[pid]")
+MAX_PROGRAMS = 500                  # programs with counters of their own
 MAX_COPIES = 10000                  # what "message repeated n times" may claim
 MAX_LINE = 65536                    # bytes of one line that are looked at; the rest is dropped, counted
 TRAILER = 4096                      # Postfix cuts a record at 2000 bytes (msg_syslog.c): its last fields stand within
@@ -734,7 +736,7 @@ RECORD = 1999                       # Postfix cuts a record at 2000 bytes (msg_s
 
 # An address as logged between angle brackets: the local part quoted (external form, 3.5 and later), or nothing that ends it. Before the
 # colon of a source route nothing is quoted (quote_822_local.c).
-ADDRESS = r'<((?:@[^:]*:)?"(?:[^"\\]|\\.)*"(?:@[^">]*)?|[^">;]*(?:;(?! (?:from|to|proto)=)[^">;]*)*)>'
+ADDRESS = r'<((?:@[^:]*:)?"(?:[^"\\]|\\.)*"(?:@[^">]*)?|@[^:]*:[^">]*|[^">;]*(?:;(?! (?:from|to|proto)=)[^">;]*)*)>'
 # The same where text of strangers stands before it: what looks like the beginning of a trailer is not part of an address.
 SAFE_ADDRESS = r'<((?:@[^:;]*:)?"(?:[^"\\;]|\\.|;(?! (?:from|to)=<))*"(?:@[^">]*)?|[^">]*)>'
 CLIENT = r"([^ \[\]]*)\[([^ \[\]]*)\](?::[0-9]+)?"
@@ -766,16 +768,16 @@ def enhanced(text: str) -> Tuple[Optional[int], Optional[str]]:
 REPLY = re.compile(r"(?:([2-5][0-9]{2})(?=[ -]|$)(?:[ -]([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))?|([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))")
 
 
+NUMBER = re.compile(r"-?(?=\.?[0-9])[0-9]{0,12}(?:\.[0-9]{0,12})?$")
+
+
 def number(text: Optional[str]) -> Optional[float]:
-    """A logged number; None when it is none.
+    """A logged number; None when it is none, or out of all reason.
 
     >>> number("-0.5"), number("."), number(None)
     (-0.5, None, None)
     """
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
+    return float(text) if text and NUMBER.match(text) else None
 
 
 def is_known(text: str, openings: Tuple[str, ...]) -> Event:
@@ -902,7 +904,9 @@ def parse_session(text: str) -> Event:
 
 def parse_proxy(text: str) -> Event:
     """`proxy-accept: END-OF-MESSAGE: 250 … queued as ID; from=<…> …`: the answer of a before-queue filter, without ID and client."""
-    verb, stage, said = text.split(": ", 2)
+    verb, stage, said = (text.split(": ", 2) + [""])[:3]
+    if not said:
+        return None
     said, (sender, recipient, protocol, helo, username) = split_trailer(said, SMTPD_TRAILER, len(text) >= RECORD)
     if verb == "proxy-accept":
         child = queued_as(said)
@@ -1115,8 +1119,10 @@ def parse_postsuper(text: str) -> Event:
 
 DELIVERY = re.compile(r"to=" + ADDRESS + r"(?:, orig_to=" + ADDRESS + r")?, (relay=[^,<>]*(?:, [a-z_]+=[^,<>]*)*?), "
                       r"status=([A-Za-z-]+)(?: \((.*))?$", re.S)
-INTERNAL_TAIL = re.compile(r">, (relay=[^,]*, (?:conn_use=[0-9]+, )?delay=[0-9.]+, delays=[0-9./]+, (?:[a-z]+=[^,]*, )*?dsn=[0-9.]+), "
-                           r"status=([A-Za-z-]+)(?: \((.*))?$", re.S)
+INTERNAL_TAIL = re.compile(
+    r">, (relay=[^,]*, (?:conn_use=[0-9]+, )?delay=[0-9.]+, delays=[0-9./]+, (?:(?!relay=)[a-z]+=[^,<>]*, ){0,5}?dsn=[0-9.]+), "
+    r"status=([A-Za-z-]+)(?: \((.*))?$", re.S)
+STATUSES = frozenset("sent bounced deferred expired SOFTBOUNCE deliverable undeliverable undeliverable-but-not-cached".split())
 FIELD = re.compile(r"([a-z_]+)=([^,]*)")
 SMTP_NOISE = (
     "connect to ", "warning: ", "certificate verification failed ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "using ",
@@ -1146,10 +1152,12 @@ def parse_delivery(text: str) -> Event:
         upstream_to, orig_to, middle, status, reason = found.groups()
     else:
         found = INTERNAL_TAIL.search(rest)
-        if not found or not rest.startswith("to=<") or len(text) >= RECORD:
+        if not found or not rest.startswith("to=<") or rest.startswith('to=<"') or len(text) >= RECORD:
             return None                     # of a record cut within the address nothing is to be believed
         middle, status, reason = found.groups()
         upstream_to, _, orig_to = rest[4:found.start()].partition(">, orig_to=<")
+    if status not in STATUSES:
+        return None                         # cut within, or damaged
     fields = dict(FIELD.findall(middle))
     return Delivery(queue_id, upstream_to, orig_to or None, fields["relay"], fields.get("delay"), fields.get("delays"),
                     fields.get("tls"), fields.get("dsn"), status, closed(reason or ""), "conn_use" in fields)
@@ -1414,7 +1422,7 @@ def parse_policy_spf(text: str) -> Event:
 
 SPAMD_SCORE = re.compile(r"(identified spam|clean message) \((-?[0-9.]+)/(-?[0-9.]+)\) for ")
 SPAMD_USER = re.compile(r"[^ ]*:[0-9]+$")
-SPAMD_RESULT = re.compile(r"result: ([Y.]) +(-?[0-9]+) - ([^ ]*) ")
+SPAMD_RESULT = re.compile(r"result: ([Y.]) +(-?[0-9]{1,9}) - ([^ ]*) ")
 SPAMD_MID = re.compile(r",mid=([^,]*)(?=,|$)")
 SPAMD_REQUIRED = re.compile(r"[, ]required_score=(-?[0-9.]+)")
 AMAVIS = re.compile(r"\([^ )]*\) (?:Passed|Blocked) ([A-Z-]+)")
@@ -1445,8 +1453,9 @@ def parse_spamd(text: str) -> Event:
         return SpamStart(mid.partition(" aka ")[0]) if SPAMD_USER.match(user) else None
     found = SPAMD_SCORE.match(text)
     if found:
-        status, score, required = found.groups()
-        return SpamScore("Yes" if status == "identified spam" else "No", float(score), float(required))
+        score, required = number(found.group(2)), number(found.group(3))
+        verdict = "Yes" if found.group(1) == "identified spam" else "No"
+        return SpamScore(verdict, score, required) if score is not None and required is not None else None
     return None if text.startswith(("identified spam", "clean message")) else IGNORED
 
 
@@ -1473,8 +1482,8 @@ def parse_amavis(text: str) -> Event:
     if not found or not chains:
         return None if found and not AMAVIS_MORE.search(text) else IGNORED
     queue_id, mid, hits = chains[0].groups()
-    sure = len(chains) == 1 or text.startswith(" {", found.end())
-    if not sure or hits == "-" or not (queue_id or mid):
+    first = text.startswith(" {", found.end()) and chains[0].start() == text.find("<", found.end())
+    if not (first or len(chains) == 1) or hits == "-" or not (queue_id or mid) or text.endswith("..."):
         return IGNORED
     tests = AMAVIS_TESTS.findall(text, chains[0].end())[-1:]       # the last: a subject, which stands before it, may imitate it
     names = ",".join(one.partition("=")[0].strip(" ") for one in tests[0].split(",")) if tests else None
@@ -1707,7 +1716,7 @@ class Message:
         "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "state", "sweeps", "continued", "queued", "ended",
         "removed", "finished", "probe", "generated", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender",
         "peer_ip", "orig_queue_id", "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending",
-        "front", "fronted", "scored")
+        "front", "fronted", "scored", "scanned_until")
 
     def __init__(self, host: str, server_hostname: str, queue_id: str, time: int, low: int, continued: bool, now: int = 0) -> None:
         self.host, self.server_hostname, self.queue_id = host, server_hostname, queue_id
@@ -1733,7 +1742,7 @@ class Message:
         self.session: Optional[Session] = None
         self.spf: Optional[Waiting] = None
         self.milter_spf = self.pickup_sender = self.peer_ip = self.orig_queue_id = None  # type: Optional[str]
-        self.dkim_weight = -1
+        self.dkim_weight, self.scanned_until = -1, 0
         self.exact_score = self.scored = self.fronted = False
         self.requeued_as = self.mid_key = None      # type: Optional[str]
         self.spf_key: Optional[Tuple[str, str]] = None
@@ -1979,6 +1988,10 @@ class Correlator:
         """The open messages of a host, by queue ID."""
         return self.tables.setdefault(host, {})
 
+    def forget_hosts(self) -> None:
+        """Drop the tables of hosts that have nothing open; only who holds none of them may ask for that."""
+        self.tables = {host: table for host, table in self.tables.items() if table}
+
     def _open(self, origin: Origin, queue_id: str, continued: bool) -> Message:
         """A new message under this ID; one that was there before is over, for the ID is given out anew."""
         before = origin.open.get(queue_id)
@@ -2076,7 +2089,7 @@ class Correlator:
         age = self.now - message.opened
         if age >= PATIENCE or message.ended:
             return False
-        if age < DRAFT_LIFE and self._is_draft(message):
+        if age < DRAFT_LIFE and self._is_draft(message) or self.now < message.scanned_until:
             return True
         return self._is_coming_in(message) or (bool(self.filter.domains) and not message.recipients and not message.continued)
 
@@ -2101,8 +2114,8 @@ class Correlator:
             self.dropped += bool(self.filter.domains) and not message.recipients and not message.probe
         self.announced = {key: one for key, one in self.announced.items() if self.now - one.time <= MINUTE}
         self.gone = {key: one for key, one in self.gone.items() if self.now - one.time <= DISORDER}
-        low = self._first_needed(self.position)
-        while self.straddles and self.straddles[0].value < low and self.now - self.straddles[0].time > 2 * SPF_WAIT:
+        low = self.low_water(self.position)
+        while self.straddles and self.straddles[0].value < low:
             self.straddles.popleft()
         if len(self.due) > 2 * self.open_count + BATCH_ROWS:
             self.due = [one for one in self.due if not one[2].finished]
@@ -2575,6 +2588,7 @@ class Correlator:
         message = self._by_message_id(origin, event.message_id)
         if message is not None:
             message.hear(self.time, self.now)
+            message.scanned_until = self.now + SCAN_LIFE
         self.scans[origin.prefix] = Context(None, self.now, self.position)
         self._bound(self.scans)
 
@@ -2590,7 +2604,7 @@ class Correlator:
             return
         exact = scan.value if scan else None
         score = exact.score if exact and int(exact.score) == int(event.score) else event.score
-        message.scored = True
+        message.scored, message.scanned_until = True, 0
         self._set_spam(message, event.status, score, event.required, event.tests, exact is not None)
 
     def _by_message_id(self, origin: Origin, message_id: str) -> Optional[Message]:
@@ -2604,6 +2618,7 @@ class Correlator:
         gone = self.gone.pop((origin.host, message_id_key(message_id)), None) if not found else None
         if gone is not None:
             unscanned = [self._find(origin, gone.value)]
+            self._bind(unscanned[0], gone.low)
         return next((message for message in unscanned if not message.queued), unscanned[0] if unscanned else None)
 
     def _claim_score(self, message: Message, is_behind: Callable[[Message], bool]) -> None:
@@ -3356,12 +3371,15 @@ class Tracker:
         if origin is None:
             if len(self.origins) >= MAX_ORIGINS:
                 self.origins.clear()
+                self.correlator.forget_hosts()
             known = parser_of(header.program) is not None
             tally = self._tally(header.program if known else "")
             origin = self.origins[header.prefix] = Origin(header, self.correlator.table(header.host), tally)
         return origin
 
     def _tally(self, program: str) -> List[int]:
+        if len(self.tallies) >= MAX_PROGRAMS and program not in self.tallies:
+            program = ""
         return self.tallies.setdefault(program, [0] * len(CLASSES))
 
     def _failed(self, line: str) -> None:
