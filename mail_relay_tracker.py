@@ -1152,7 +1152,7 @@ def parse_delivery(text: str) -> Event:
         upstream_to, orig_to, middle, status, reason = found.groups()
     else:
         found = INTERNAL_TAIL.search(rest)
-        if not found or not rest.startswith("to=<") or rest.startswith('to=<"') or len(text) >= RECORD:
+        if not found or not rest.startswith("to=<") or rest.startswith(('to=<"', "to=<@")) or len(text) >= RECORD:
             return None                     # of a record cut within the address nothing is to be believed
         middle, status, reason = found.groups()
         upstream_to, _, orig_to = rest[4:found.start()].partition(">, orig_to=<")
@@ -1475,15 +1475,16 @@ def parse_amavis(text: str) -> Event:
     """amavis, default template: `(id) Passed SPAMMY {…}, … <from> -> <to>, Queue-ID: …, Message-ID: …, …, Hits: 6.3, …`.
 
     The names of attachments, in parentheses before, and the subject, behind, are strangers', and may imitate the chain of fields: it
-    counts where it is the only one, or the first behind a category without parentheses.
+    counts behind these names where it is the only one, else where it begins with the first address.
     """
     found = AMAVIS.match(text)
     chains = list(AMAVIS_MAIL.finditer(text)) if found else []
     if not found or not chains:
         return None if found and not AMAVIS_MORE.search(text) else IGNORED
     queue_id, mid, hits = chains[0].groups()
-    first = text.startswith(" {", found.end()) and chains[0].start() == text.find("<", found.end())
-    if not (first or len(chains) == 1) or hits == "-" or not (queue_id or mid) or text.endswith("..."):
+    named = text.startswith(" (", found.end())
+    sure = len(chains) == 1 if named else chains[0].start() == text.find("<", found.end())
+    if not sure or hits == "-" or not (queue_id or mid) or text.endswith("..."):
         return IGNORED
     tests = AMAVIS_TESTS.findall(text, chains[0].end())[-1:]       # the last: a subject, which stands before it, may imitate it
     names = ",".join(one.partition("=")[0].strip(" ") for one in tests[0].split(",")) if tests else None
@@ -2023,6 +2024,8 @@ class Correlator:
         """Give a message to the next harvest; until then late lines still find it."""
         if message.pending:
             self._judge_pending(message)
+        if message.ended:                   # nobody will tell its sender any more
+            self._settle_sender(message)
         if not message.finished:
             message.finished = True
             self.finished.append(message)
