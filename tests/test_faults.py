@@ -568,6 +568,7 @@ def test_T13_a_server_that_is_down_when_the_daemon_starts_is_waited_for(follow, 
     line.mode = "refused"
     case = follow(line)
     case.start(wait=False)
+    case.wait(lambda: PAUSES in case.errors.read_text())
     case.under_load()
     case.see_through(comes_up)
     told_once(case)
