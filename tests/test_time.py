@@ -7,7 +7,6 @@ the form and the zone at hand.
 import calendar
 import gzip
 import io
-import itertools
 import json
 import os
 import pathlib
