@@ -1,0 +1,291 @@
+"""No input takes more than linear time: growth is measured, on texts made to make each pattern, and each function that reads, go back.
+
+A text of 64 KiB (MAX_LINE, more is never looked at) is a beginning that matches, a piece of it again and again, and an end that does
+not. The beginnings and pieces come from the parse tree of each pattern, and from the samples of every line template. Four times the
+text may take four times the processor time, and a little more; what takes nine times as long, twice over, and again when measured
+again, is not linear. No duration is judged by itself; what takes less than a millisecond at 16 KiB is not measured further.
+"""
+import ast
+import collections
+import functools
+import inspect
+import re
+import time
+
+import pytest
+
+from tests.unit.replay import PRESENT, tracker
+from tests.unit.test_samples import ALL, STAMP
+
+try:
+    from re import _constants as codes
+    from re import _parser as trees
+except ImportError:                                 # before Python 3.11
+    import sre_constants as codes
+    import sre_parse as trees
+
+SIZES = (4096, 16384, 65536)
+WORTH_A_LOOK = 0.001                                # seconds of processor time at 16 KiB
+LINEAR, TRIES = 9, 5
+ALPHABET = "aA1z9FxTZ ,;:.<>()[]{}@=\"\\/-+_?|#\xc3"
+
+
+# -- growth
+
+def cost(act, text, times):
+    """Seconds of processor time, the least of some tries."""
+    least = float("inf")
+    for _ in range(times):
+        began = time.process_time()
+        act(text)
+        least = min(least, time.process_time() - began)
+    return least
+
+
+class Attack(collections.namedtuple("Attack", "beginning piece end")):
+    """A text of any size."""
+
+    def text(self, size):
+        """As many pieces as fit between beginning and end."""
+        return self.beginning + self.piece * max((size - len(self.beginning) - len(self.end)) // len(self.piece), 1) + self.end
+
+
+def is_linear(act, attack):
+    """Whether the cost of an attack grows as its text does. A suspect is measured again, more carefully, before it is one."""
+    small, middle, large = map(attack.text, SIZES)
+    if cost(act, middle, 1) < WORTH_A_LOOK or cost(act, middle, 3) < WORTH_A_LOOK:
+        return True
+    if any(cost(act, middle, times) <= LINEAR * cost(act, small, times) for times in range(1, TRIES)):
+        return True
+    return cost(act, large, 1) <= LINEAR * cost(act, middle, TRIES)
+
+
+def superlinear(act, attacks):
+    """The first attack whose cost grows faster than its text, or None."""
+    return next((attack for attack in attacks if not is_linear(act, attack)), None)
+
+
+# -- attacks on patterns, from their parse trees
+
+def members(items):
+    """Characters of a class."""
+    pattern = re.compile("[%s]" % "".join(map(member, items)))
+    return [one for one in ALPHABET if pattern.match(one)] or [chr(one) for one in range(1, 256) if pattern.match(chr(one))][:1]
+
+
+CATEGORIES = {codes.CATEGORY_DIGIT: r"\d", codes.CATEGORY_NOT_DIGIT: r"\D", codes.CATEGORY_SPACE: r"\s", codes.CATEGORY_NOT_SPACE: r"\S",
+              codes.CATEGORY_WORD: r"\w", codes.CATEGORY_NOT_WORD: r"\W"}
+
+
+def member(item):
+    """An item of a class, as it stands in a pattern."""
+    kind, value = item
+    if kind is codes.NEGATE:
+        return "^"
+    if kind is codes.RANGE:
+        return "%s-%s" % tuple(re.escape(chr(one)) for one in value)
+    return CATEGORIES[value] if kind is codes.CATEGORY else re.escape(chr(value))
+
+
+def pieces(tree):
+    """Texts that a part of a pattern matches, one for each way through it that matters."""
+    kind, value = tree[0] if len(tree) == 1 else (None, None)
+    if kind is codes.IN:
+        return members(value)
+    if kind is codes.NOT_LITERAL:
+        return [one for one in ALPHABET if one != chr(value)]
+    if kind is codes.ANY:
+        return list(ALPHABET)
+    if kind is codes.SUBPATTERN:
+        return pieces(value[-1])
+    if kind is codes.BRANCH:
+        return [piece for way in value[1] for piece in pieces(way)]
+    return [example(tree)]
+
+
+def example(tree):
+    """A text that a part of a pattern matches."""
+    return "".join(example_of(kind, value) for kind, value in tree)
+
+
+def example_of(kind, value):
+    """A text that one node matches; of what may be absent, one."""
+    if kind is codes.LITERAL:
+        return chr(value)
+    if kind in (codes.IN, codes.NOT_LITERAL, codes.ANY):
+        return pieces([(kind, value)])[0]
+    if kind is codes.SUBPATTERN:
+        return example(value[-1])
+    if kind is codes.BRANCH:
+        return example(value[1][0])
+    if kind in (codes.MAX_REPEAT, codes.MIN_REPEAT):
+        return example(value[2]) * max(value[0], 1)
+    return ""                                       # anchors, and looks ahead
+
+
+def repeats(tree, before=""):
+    """(text before, what is repeated) for every repeat of a pattern that knows no limit, or a high one."""
+    for kind, value in tree:
+        if kind is codes.SUBPATTERN:
+            yield from repeats(value[-1], before)
+        elif kind is codes.BRANCH:
+            for way in value[1]:
+                yield from repeats(way, before)
+        elif kind in (codes.MAX_REPEAT, codes.MIN_REPEAT):
+            yield from repeats(value[2], before)
+            if value[1] > 8:
+                yield before, value[2]
+        before += example_of(kind, value)
+
+
+def attacks_on_pattern(pattern):
+    """Every repeat fed with all that it takes, and every piece of a matching text, over and over."""
+    tree = trees.parse(pattern.pattern, pattern.flags)
+    whole = example(tree)
+    found = {Attack(before, piece, end) for before, body in repeats(tree) for piece in pieces(body) if piece
+             for end in ("\0", "!", whole[-1:])}
+    found |= {Attack("", whole[first:last], "\0") for last in range(1, len(whole) + 1)
+              for first in {0, last - 1, last - 2, last - 4, last - 8} if 0 <= first < last}
+    return sorted(found)
+
+
+# -- what is used, and how
+
+SOURCE = ast.parse(inspect.getsource(tracker))
+METHODS = ("match", "fullmatch", "search", "finditer", "findall", "sub", "split")
+HANDED_ON = {"SMTPD_TRAILER": "search", "POSTSCREEN_TRAILER": "search", "CHECK_TRAILERS": "finditer", "PLAIN": "match",
+             "STAMP_FORMS": "match"}                # patterns that are used under another name
+
+
+LET_THROUGH = {"FIELD": "DELIVERY, INTERNAL_TAIL: fields with their commas", "ROTATED": "names of files", "ROTATED_LOG": "names of files"}
+
+
+def patterns():
+    """{name: pattern} of all compiled patterns of the module, those in lists and those whose method alone is kept, too."""
+    found = {}
+    for name, value in vars(tracker).items():
+        listed = isinstance(value, (list, tuple))
+        for number, one in enumerate(value if listed else [value]):
+            first = one[0] if isinstance(one, tuple) and one else one
+            pattern = getattr(first, "__self__", first)
+            if isinstance(pattern, re.Pattern):
+                found["%s[%d]" % (name, number) if listed else name] = pattern
+    return found
+
+
+def uses():
+    """{(name, method): whether it looks at a window of the text only} of all calls of a pattern's methods."""
+    found = {}
+    for node in ast.walk(SOURCE):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name) \
+                and node.func.attr in METHODS:
+            windowed = any(isinstance(name, ast.Name) and name.id == "TRAILER" for one in node.args for name in ast.walk(one))
+            key = node.func.value.id, node.func.attr
+            found[key] = found.get(key, True) and windowed
+    return found
+
+
+USES = uses()
+
+
+def methods_of(name):
+    """How a pattern is used on texts of any length."""
+    plain = name.partition("[")[0]
+    if plain in LET_THROUGH:
+        return []
+    if plain in HANDED_ON:
+        return [] if HANDED_ON[plain] != "match" else ["match"]
+    return [method for (owner, method), windowed in USES.items() if owner == plain and not windowed]
+
+
+def applied(pattern, method):
+    """A use of a pattern, to the end of what it finds."""
+    use = getattr(pattern, method)
+    if method == "sub":
+        return functools.partial(use, "_")
+    return (lambda text: collections.deque(use(text), 0)) if method == "finditer" else use
+
+
+PATTERNS = [(name, method) for name in patterns() for method in methods_of(name)]
+
+
+@pytest.mark.parametrize("name, method", PATTERNS)
+def test_a_pattern_takes_linear_time(name, method):
+    pattern = patterns()[name]
+    assert superlinear(applied(pattern, method), attacks_on_pattern(pattern)) is None
+
+
+def test_every_pattern_is_measured():
+    """Alone, or with the functions that look at no more than a window of its text, or at what another pattern let through."""
+    measured = {id(patterns()[name]) for name, _ in PATTERNS}
+    with_functions = {owner for (owner, _), window in USES.items() if window} | set(HANDED_ON) | set(LET_THROUGH)
+    left = [name for name, pattern in patterns().items() if id(pattern) not in measured and name.partition("[")[0] not in with_functions]
+    assert not left
+    assert len(measured) > 60
+
+
+# -- functions
+
+def whole_line(text):
+    """All that the tracker does with a line."""
+    reader = tracker.Tracker(tracker.Calendar(PRESENT), tracker.Correlator(0, "", tracker.DomainFilter(["example.com"])), len, len)
+    reader.feed([text], 0, 0)
+    reader.correlator.close(everything=True)
+    tracker.settle(reader.correlator.harvest(), lambda names: {}, 0, reader.correlator.filter)
+
+
+TRACKS = tracker.DomainFilter(["example.com"]).tracks
+READERS = (
+    (tracker.Calendar(PRESENT).read, STAMP), (tracker.split_prefix, "mx1 postfix-in/smtpd[42]"),
+    (tracker.split_5424, 'mx app 42 ID [a@1 b="c"][d@2 e="f\\""] text'), (tracker.is_queue_id.__wrapped__, "4jXSnX0bKLz1Tq"),
+    (tracker.enhanced, "550-5.7.26 no"), (tracker.number, "-10.5"), (tracker.queued_as, "250 2.0.0 Ok: queued as 4F00061AE"),
+    (tracker.closed, "host x said: 550 no (in reply to RCPT TO command))"),
+    (tracker.find_trailer, "Subject: x from a[192.0.2.1]; from=<a@b> to=<c@d> proto=SMTP helo=<e>: no"),
+    (lambda said: tracker.spf_of_refusal("5.7.23", said), "Message rejected due to: Receiver policy for SPF Softfail"),
+    (tracker.unwrap_srs, "SRS1=HHH=fwd.example==HHH=TT=orig.example=user@me.example"), (tracker.text_of, "j\xc3\xb6rg\0\xff"),
+    (tracker.bare, '"a\\"b"@Example.org'), (tracker.message_id_key, "<a b,c\\x{C3}\\\\@x> <y>"),
+    (tracker.message_id_content, "<a@b> <c>"), (tracker.split_relay.__wrapped__, "mx.example[2001:db8::1]:25"),
+    (tracker.reply_code, "Protocol error: host x[y] said: 550-5.7.1 no"), (lambda to: TRACKS(to, to), "a@b.c.example.net"),
+)
+
+
+def attacks_on_text(text):
+    """A text with one of its pieces, or a character, many times in any place, and the rest behind it or none."""
+    edges = [0, *(found.end() for found in re.finditer("[^0-9A-Za-z.]+|$", text))]
+    found = set()
+    for place in edges:
+        units = set(' ,;:<>"\\[]()=@a.1') | {text[first:place] for first in edges if first < place and (place - first < 60 or not first)}
+        found |= {Attack(text[:place], unit, end) for unit in units for end in (text[place:], "\0")}
+    return sorted(found)
+
+
+@pytest.mark.parametrize("reader, text", READERS, ids=[text for _, text in READERS])
+def test_a_function_takes_linear_time(reader, text):
+    assert superlinear(reader, attacks_on_text(text)) is None
+
+
+def lines_by_parser():
+    """{name: lines}: one line of each kind, by the parser that reads it."""
+    found, known = collections.OrderedDict(), set()
+    for sample in ALL:
+        program, _, text = sample.line.partition(": ")
+        parser = tracker.parser_of(re.sub(r"\[[0-9]+\]$", "", program)) if sample.file != "headers" else None
+        if parser and (parser, sample.kind) not in known:
+            known.add((parser, sample.kind))
+            found.setdefault(parser.__name__, []).append((parser, text, sample.line))
+    return found
+
+
+LINES = lines_by_parser()
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_parser_takes_linear_time(name):
+    for parser, text, _ in LINES[name]:
+        assert superlinear(parser, attacks_on_text(text)) is None
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_line_takes_linear_time_from_its_stamp_to_its_rows(name):
+    for _, _, line in LINES[name][:3]:
+        assert superlinear(whole_line, attacks_on_text(STAMP + line)[::7]) is None
