@@ -618,7 +618,7 @@ class Fed(Live):
 
     def end(self):
         """SIGKILL, or now and then SIGTERM."""
-        if self.rng.random() < 0.1:
+        if self.rng.random() < 0.08:
             assert self.stop() in (0, -signal.SIGTERM)      # by the signal itself: it was not yet awake
             self.stops += 1
         else:
@@ -642,6 +642,13 @@ class Fed(Live):
             packed.write_bytes(gzip.compress(second.read_bytes()))
             os.utime(str(packed), ns=(second.stat().st_mtime_ns,) * 2)
             second.unlink()
+
+    def rotate_again(self, lines):
+        """Once more before anybody looks, some of the lines between the two; returns the others."""
+        self.reopen()
+        self.writer.write(b"".join(lines[:len(lines) // 2]))
+        self.rotate(pack=True)
+        return lines[len(lines) // 2:]
 
     def reopen(self):
         """The writer turns to the new log."""
@@ -692,9 +699,11 @@ def test_T1_killed_at_random_moments_of_a_live_run_the_table_is_that_of_an_undis
     fed.first_life()
     fed.end()
     for number, (first, last) in enumerate(zip([0, *cuts], cuts)):
+        share = lines[first:last]
         if number in rotations:
             fed.rotate(pack=number % 2)
-        fed.life(lines[first:last], long=number - 1 in rotations)
+            share = fed.rotate_again(share) if fed.rng.random() < 0.5 else share
+        fed.life(share, long=number - 1 in rotations)
         if number in rotations:
             fed.reopen()
     fed.start()
@@ -709,5 +718,5 @@ def test_T1_killed_at_random_moments_of_a_live_run_the_table_is_that_of_an_undis
     print("seed %d: %d kills, %d stops, %d rotations, %d positions saved, %d lines, %d rows, started in %.2f s" % (
         seed, fed.kills, fed.stops, fed.rotations, len(fed.places), len(lines), len(wanted), fed.startup))
     assert not differences(stored(fed.path), wanted)
-    assert fed.kills >= KILLS * 9 // 10 and fed.rotations == 5 and len(fed.places) >= 10
+    assert fed.kills >= KILLS * 9 // 10 and fed.rotations >= 5 and len(fed.places) >= 10
     assert "Traceback" not in fed.said and "cannot be used" not in fed.said
