@@ -500,7 +500,10 @@ class SpamResult(NamedTuple):
 
 
 class Spam(NamedTuple):
-    """A spam verdict that names its message by queue ID (milter header, amavis, rspamd), or rspamd's by Message-ID."""
+    """A spam verdict that names its message by queue ID (milter header, amavis, rspamd), or by Message-ID.
+
+    `child`: under which ID the filter gave the message on.
+    """
 
     queue_id: Optional[str]
     message_id: Optional[str]
@@ -508,6 +511,7 @@ class Spam(NamedTuple):
     score: Optional[float]
     required: Optional[float] = None
     tests: Optional[str] = None
+    child: Optional[str] = None
 
 
 class Rewritten(NamedTuple):
@@ -1429,7 +1433,8 @@ AMAVIS = re.compile(r"\([^ )]*\) (?:Passed|Blocked) ([A-Z-]+)")
 AMAVIS_ADDRESS = r'<(?:"(?:[^"\\]|\\.)*"@[^"<>]*|[^"<>]*)>'
 AMAVIS_MAIL = re.compile(AMAVIS_ADDRESS + " -> " + AMAVIS_ADDRESS + "(?:," + AMAVIS_ADDRESS + r")*(?:, \(\))?(?:, quarantine: [^ ,]+)?"
                          r"(?:, Queue-ID: ([0-9A-Za-z]+))?(?:, Message-ID: <([^>]*)>)?(?:, Resent-Message-ID: <[^>]*>)?"
-                         r"(?:, mail_id: [^ ,]+)?(?:, b: [^ ,]+)?, Hits: (-?[0-9.]+|-)")
+                         r"(?:, mail_id: [^ ,]+)?(?:, b: [^ ,]+)?, Hits: (-?[0-9.]+|-)(?:, size: [0-9]+)?(?:, pt: [^ ,]*)?"
+                         r"(?:, queued_as: (?:[^,]* )?([0-9A-Za-z]+)(?![^,]))?")
 AMAVIS_MORE = re.compile(r"\.\.\.$|, Hits: (?:-,|[^ ,]*, tag=)")      # a long line goes on in the next; not scanned; a report
 AMAVIS_TESTS = re.compile(r", Tests: \[([^\[\]]*)\]")
 RSPAMD = re.compile(r"(?:<[^>]*>; task; )?(?:rspamd_task_write_log: )?id: <([^>]*)>(?:, qid: <([^>]*)>)?(?:, ip: [^,]*)?(?:, user: [^,]*)?"
@@ -1481,14 +1486,14 @@ def parse_amavis(text: str) -> Event:
     chains = list(AMAVIS_MAIL.finditer(text)) if found else []
     if not found or not chains:
         return None if found and not AMAVIS_MORE.search(text) else IGNORED
-    queue_id, mid, hits = chains[0].groups()
+    queue_id, mid, hits, child = chains[0].groups()
     named = text.startswith(" (", found.end())
     sure = len(chains) == 1 if named else chains[0].start() == text.find("<", found.end())
     if not sure or hits == "-" or not (queue_id or mid) or text.endswith("..."):
         return IGNORED
     tests = AMAVIS_TESTS.findall(text, chains[0].end())[-1:]       # the last: a subject, which stands before it, may imitate it
     names = ",".join(one.partition("=")[0].strip(" ") for one in tests[0].split(",")) if tests else None
-    return Spam(queue_id, mid, "Yes" if found.group(1).startswith("SPAM") else "No", number(hits), None, names)
+    return Spam(queue_id, mid, "Yes" if found.group(1).startswith("SPAM") else "No", number(hits), None, names, child)
 
 
 def parse_rspamd(text: str) -> Event:
@@ -2094,6 +2099,8 @@ class Correlator:
             return False
         if age < DRAFT_LIFE and self._is_draft(message) or self.now < message.scanned_until:
             return True
+        if age < SPF_WAIT and message.spf is not None and message.spf.contended and message.envelope_from is None:
+            return True                     # which of the waiting results is its own, the sender will tell
         return self._is_coming_in(message) or (bool(self.filter.domains) and not message.recipients and not message.continued)
 
     @staticmethod
@@ -2610,18 +2617,21 @@ class Correlator:
         message.scored, message.scanned_until = True, 0
         self._set_spam(message, event.status, score, event.required, event.tests, exact is not None)
 
-    def _by_message_id(self, origin: Origin, message_id: str) -> Optional[Message]:
+    def _by_message_id(self, origin: Origin, message_id: str, child: Optional[str] = None) -> Optional[Message]:
         """The first message of this Message-ID that waits for its scan: before it is queued (milter), else behind (filter).
 
-        A scanner tells the result after it has answered: the message may just have left memory.
+        Not the one that the filter made of it, unless there is no other: then it stands before the queue. A scanner tells the
+        result after it has answered: the message may just have left memory.
         """
         self.by_scanner = True
-        found = self.by_message_id.get((origin.host, message_id_key(message_id)), ())
-        unscanned = [message for message in found if message.spam_status is None]
-        gone = self.gone.pop((origin.host, message_id_key(message_id)), None) if not found else None
+        key = origin.host, message_id_key(message_id)
+        found = self.by_message_id.get(key, [])
+        before = [message for message in found if message.queue_id != child]
+        gone = None if before else self.gone.pop(key, None)
         if gone is not None:
-            unscanned = [self._find(origin, gone.value)]
-            self._bind(unscanned[0], gone.low)
+            before = [self._find(origin, gone.value)]
+            self._bind(before[0], gone.low)
+        unscanned = [message for message in before or found if message.spam_status is None]
         return next((message for message in unscanned if not message.queued), unscanned[0] if unscanned else None)
 
     def _claim_score(self, message: Message, is_behind: Callable[[Message], bool]) -> None:
@@ -2651,7 +2661,7 @@ class Correlator:
         if event.queue_id is not None:
             message: Optional[Message] = self._find(origin, event.queue_id)
         else:
-            message = self._by_message_id(origin, event.message_id or "")
+            message = self._by_message_id(origin, event.message_id or "", event.child)
         if message is not None:
             self._set_spam(message, event.status, event.score, event.required, event.tests, True)
 
@@ -3175,6 +3185,7 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
             absorb(message, stored.get(name_of(message), ()))
         if lost_parent(message):
             message.parent = message_from(latest(stored.get(parent_name(message), ()), message.first_seen))
+    tie_heirs([message for message in messages if is_heir(message)], stored, recall)
     return [row for message in messages + follow_links(messages, links, stored, recall) for row in rows_of(message, tracks)]
 
 
@@ -3202,6 +3213,25 @@ def child_name(link: Link) -> Tuple[str, str]:
 def lost_parent(message: Message) -> bool:
     """Whether a message came from another one that is not in memory, and inherits from it."""
     return message.orig_queue_id is not None and message.parent is None
+
+
+def is_heir(message: Message) -> bool:
+    """Whether a message that, as its rows say, came from another one has named a recipient since: that one inherits, too."""
+    if not message.stored or message.parent is not None or message.parent_queue_id is None:
+        return False
+    named = {number for number, row in message.stored.items() if row.upstream_to is not None}
+    return any(one.recipient_no not in named and one.upstream_to is not None for one in message.recipients)
+
+
+def tie_heirs(heirs: List[Message], stored: Dict[Tuple[str, str], List[Row]], recall: Recall) -> None:
+    """Give messages the parent that their rows name, if it handed them on (and is not a mail that they tell of)."""
+    missing = {parent_name(message) for message in heirs} - set(stored)
+    if missing:
+        stored.update(recall(missing))
+    for message in heirs:
+        parent = message_from(latest(stored.get(parent_name(message), ()), message.first_seen))
+        if parent and any(one.relay_status == REQUEUED and one.next_queue_id == message.queue_id for one in parent.recipients):
+            message.parent = parent
 
 
 def message_from(rows: List[Row]) -> Optional[Message]:
