@@ -125,6 +125,7 @@ MAX_ORIGINS = 20000                 # cached line prefixes ("host program[pid]")
 MAX_PROGRAMS = 500                  # programs with counters of their own
 MAX_COPIES = 10000                  # what "message repeated n times" may claim
 MAX_LINE = 65536                    # bytes of one line that are looked at; the rest is dropped, counted
+MAX_DOMAIN = 255                    # characters of a domain name
 TRAILER = 4096                      # Postfix cuts a record at 2000 bytes (msg_syslog.c): its last fields stand within
 
 TEXT_LIMIT = 16000                  # characters kept of a TEXT column
@@ -789,6 +790,11 @@ def is_known(text: str, openings: Tuple[str, ...]) -> Event:
     return IGNORED if text.startswith(openings) else None
 
 
+def unless_repeated(text: str) -> Event:
+    """IGNORED, for a program most of whose lines tell nothing; but what rsyslog repeats has yet to be read (ratelimit.c)."""
+    return None if text.startswith("message repeated ") else IGNORED
+
+
 # -- smtpd and postscreen
 
 CLIENT_LINE = re.compile(CLIENT + r"(?:, sasl_method=([^,]*))?(?:, sasl_username=(.*?))?(?:, sasl_sender=.*)?"
@@ -970,7 +976,7 @@ CHECK_TRAILERS = [re.compile(
 MIME_ERROR = re.compile(r" from (?:local|unknown|" + CLIENT + "); from=" + ADDRESS + " to=(?:unknown|" + ADDRESS + ")$")
 CHECK_CONTENT = 210                 # cleanup_message.c:cleanup_act_log shows 200 bytes of a header
 PICKUP_LINE = re.compile(r"uid=[0-9]+ from=<(.*)>(?: orig_id=([0-9A-Za-z]+))?$")
-QUEUED_LINE = re.compile(r"from=<(.*)>, size=([0-9]+), nrcpt=([0-9]+) \(queue active\)$")
+QUEUED_LINE = re.compile(r"from=<(.*)>, size=([0-9]{1,20}), nrcpt=([0-9]{1,20}) \(queue active\)$")
 EXPIRED_LINE = re.compile(r"from=<(.*)>, status=(?:force-)?expired, returned to sender$")
 NOTIFICATION = re.compile(r"(?:sender|postmaster) (?:non-delivery|delay|delivery status) notification: ([0-9A-Za-z]+)$")
 NOT_ACCEPTED = "message not accepted, try again later"      # cleanup_map1n.c, cleanup_map11.c
@@ -1126,6 +1132,8 @@ DELIVERY = re.compile(r"to=" + ADDRESS + r"(?:, orig_to=" + ADDRESS + r")?, (rel
 INTERNAL_TAIL = re.compile(
     r">, (relay=[^,]*, (?:conn_use=[0-9]+, )?delay=[0-9.]+, delays=[0-9./]+, (?:(?!relay=)[a-z]+=[^,<>]*, ){0,5}?dsn=[0-9.]+), "
     r"status=([A-Za-z-]+)(?: \((.*))?$", re.S)
+SECOND_CHAIN = re.compile(">, [a-z_]+=")
+ORDINARY = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^][\s<>(),;:\\"@]+)(?:@[^\s<>(),;\\"@]+)?$')    # quoted, or in no need of it
 STATUSES = frozenset("sent bounced deferred expired SOFTBOUNCE deliverable undeliverable undeliverable-but-not-cached".split())
 FIELD = re.compile(r"([a-z_]+)=([^,]*)")
 SMTP_NOISE = (
@@ -1154,17 +1162,34 @@ def parse_delivery(text: str) -> Event:
     found = DELIVERY.match(rest)
     if found:
         upstream_to, orig_to, middle, status, reason = found.groups()
+        if reason and ">, " in reason and is_doubtful(reason, upstream_to, orig_to):
+            return None
     else:
         found = INTERNAL_TAIL.search(rest)
         if not found or not rest.startswith("to=<") or rest.startswith(('to=<"', "to=<@")) or len(text) >= RECORD:
             return None                     # of a record cut within the address nothing is to be believed
         middle, status, reason = found.groups()
         upstream_to, _, orig_to = rest[4:found.start()].partition(">, orig_to=<")
+        if reason and is_doubtful(reason, upstream_to, orig_to or None):
+            return None
     if status not in STATUSES:
         return None                         # cut within, or damaged
     fields = dict(FIELD.findall(middle))
     return Delivery(queue_id, upstream_to, orig_to or None, fields["relay"], fields.get("delay"), fields.get("delays"),
                     fields.get("tls"), fields.get("dsn"), status, closed(reason or ""), "conn_use" in fields)
+
+
+def is_doubtful(reason: str, upstream_to: str, orig_to: Optional[str]) -> bool:
+    """Whether a reason holds what may be the true end of an address, and all before is its local part as it was logged before 3.5.
+
+    A local part can imitate the whole chain of fields, and so can the reply of a server: of two chains behind an address that is none as
+    it stands, nobody can say which is forged, and neither is believed. Behind one that is, the first counts, as from 3.5 on it must.
+
+    >>> is_doubtful("250 ok@a>, relay=b", "x@y", None), is_doubtful("250 ok@a>, relay=b", "", None)
+    (False, True)
+    """
+    return SECOND_CHAIN.search(reason) is not None and not (
+        ORDINARY.match(upstream_to) and (orig_to is None or ORDINARY.match(orig_to)))
 
 
 def closed(text: str, by: str = ")") -> str:
@@ -1240,7 +1265,7 @@ def parse_opendkim(text: str) -> Event:
     if rest == "not authenticated" or rest.endswith("] not internal") and NOT_INTERNAL.match(rest):
         return IGNORED
     if not is_queue_id(queue_id):
-        return IGNORED
+        return unless_repeated(text)
     if rest.startswith("s="):
         found = DKIM_LINE.match(rest)
         return Dkim(queue_id, 2, None, found.group(2), found.group(1), found.group(3)) if found else None
@@ -1284,7 +1309,7 @@ def parse_dkimpy(text: str) -> Event:
     queue_id, _, rest = text.partition(": ")
     found = DKIMPY.match(rest)
     if not is_queue_id(queue_id):
-        return IGNORED
+        return unless_repeated(text)
     if not found:
         return None
     algorithm, verb, selector, domain = found.groups()
@@ -1297,7 +1322,7 @@ def parse_opendmarc(text: str) -> Event:
     """opendmarc: `QID: domain result`, and its own SPF check (opendmarc.c)."""
     queue_id, _, rest = text.partition(": ")
     if not is_queue_id(queue_id):
-        return IGNORED
+        return unless_repeated(text)
     found = DMARC_LINE.match(rest)
     if found:
         return Dmarc(queue_id, found.group(1), found.group(2))
@@ -1368,7 +1393,7 @@ def parse_spf_answer(text: str) -> Event:
     found = SPF_REFUSED.match(text)
     if found:
         return parse_spf_refusal(found.group(1), found.group(2))
-    return None if SPF_HEADER.match(text) else IGNORED
+    return None if SPF_HEADER.match(text) else unless_repeated(text)
 
 
 def spf_event(result: str, identity: str, client_ip: str, sender: str, answered: bool) -> Event:
@@ -1410,6 +1435,15 @@ def spf_of_refusal(dsn: Optional[str], said: str) -> str:
     return next((word for opening, word in SPF_TEXTS if said.startswith(opening)), error)
 
 
+def unquoted(text: str) -> str:
+    """A text without the escapes of a URL, one character per byte as all text of the log.
+
+    >>> unquoted("j%C3%B6rg%40x")
+    'j\xc3\xb6rg@x'
+    """
+    return urllib.parse.unquote(text, "latin-1")
+
+
 def parse_policy_spf(text: str) -> Event:
     """postfix-policyd-spf-perl, tag postfix/policy-spf: the comment holds quotes and parentheses, the fields stand last."""
     found = PERL_SPF.match(text)
@@ -1418,8 +1452,8 @@ def parse_policy_spf(text: str) -> Event:
         return spf_event(result, identity, client_ip, sender or "", answered=True)
     found = PERL_REFUSED.match(text)
     if found:
-        return parse_spf_refusal(None, found.group(1), urllib.parse.unquote)
-    return None if text.startswith("Policy action=PREPEND Received-SPF: ") else IGNORED
+        return parse_spf_refusal(None, found.group(1), unquoted)
+    return None if text.startswith("Policy action=PREPEND Received-SPF: ") else unless_repeated(text)
 
 
 # -- spam filters, SRS
@@ -1449,7 +1483,7 @@ SRS_OPENING = re.compile(r"(?:[0-9A-Za-z]+: )?(?:srs_forward: )?<")
 def parse_spamd(text: str) -> Event:
     """spamd: no queue ID; by Message-ID and pid (spamd.raw). The result line truncates the score, the one before has it whole."""
     if not text.startswith("spamd: "):
-        return IGNORED
+        return unless_repeated(text)
     text = text[7:]
     if text.startswith("result: "):
         return parse_spamd_result(text)
@@ -1485,7 +1519,7 @@ def parse_amavis(text: str) -> Event:
     found = AMAVIS.match(text)
     chains = list(AMAVIS_MAIL.finditer(text)) if found else []
     if not found or not chains:
-        return None if found and not AMAVIS_MORE.search(text) else IGNORED
+        return None if found and not AMAVIS_MORE.search(text) else unless_repeated(text)
     queue_id, mid, hits, child = chains[0].groups()
     named = text.startswith(" (", found.end())
     sure = len(chains) == 1 if named else chains[0].start() == text.find("<", found.end())
@@ -1500,7 +1534,7 @@ def parse_rspamd(text: str) -> Event:
     """rspamd's task log line (conf/logging.inc)."""
     found = RSPAMD.match(text)
     if not found:
-        return None if RSPAMD_ID.match(text) else IGNORED
+        return None if RSPAMD_ID.match(text) else unless_repeated(text)
     if found.group(4) == "S":
         return IGNORED
     mid, queue_id, _, flag, _, score, required, symbols = found.groups()
@@ -1516,7 +1550,7 @@ def parse_postsrsd(text: str) -> Event:
     sender, verb, srs = text.rpartition("> rewritten as <" if "> rewritten as <" in text else "> forwarded as <")
     if opening and verb and srs.endswith(">") and sender[opening.end():] != '""':
         return Rewritten(sender[opening.end():], srs[:-1])
-    return None if opening and not verb and SRS_PAIR.match(text, opening.end()) else IGNORED
+    return None if opening and not verb and SRS_PAIR.match(text, opening.end()) else unless_repeated(text)
 
 
 # The daemon is the last part of a Postfix tag, whatever syslog_name stands before it (mail_task.c).
@@ -1635,6 +1669,8 @@ class DomainFilter:
         if not address or is_srs(address):
             return False
         domain = text_of(address).rpartition("@")[2].lower().rstrip(".") if "@" in address else ""
+        if len(domain) > MAX_DOMAIN:        # of no name that is so long, but its end decides
+            domain = domain[-MAX_DOMAIN:].partition(".")[2]
         while domain:
             if domain in self.domains:
                 return True
@@ -1646,7 +1682,7 @@ class DomainFilter:
 
 REMOTE_AGENTS = frozenset(("smtp", "lmtp"))    # what other agents tell is no server's reply
 PROBES = frozenset(("deliverable", "undeliverable", "undeliverable-but-not-cached"))
-RELAY = re.compile(r"([^\[\]]*)\[([^\[\]]*)\]:([0-9]+)$")
+RELAY = re.compile(r"([^\[\]]*)\[([^\[\]]*)\]:([0-9]{1,5})$")
 FORWARDED_AS = re.compile(r"forwarded as ([0-9A-Za-z]+)$")
 REMOTE_REPLY = re.compile(
     r"(?:Protocol error: )?(?:host [^ ]+ (?:said|refused to talk to me): "

@@ -283,7 +283,8 @@ class Guarantee(NamedTuple):
 TRAILER = "text envelope_from recipient protocol helo sasl_username"
 AMBIGUOUS = {
     "recipient, internal form": Guarantee(
-        "before 3.5 a local part stands without quotes, and may hold a whole chain `>, relay=…, status=… (`: so may a reply, behind it",
+        "before 3.5 a local part stands without quotes, and may hold a whole chain `>, relay=…, status=… (`: so may a reply, behind it. "
+        "Of two, neither is believed; but one behind an ordinary address is the true one of 3.5 and later, whatever else follows",
         "upstream_to orig_to", missing=True),
     "orig_to, internal form": Guarantee("as the recipient", "upstream_to orig_to", missing=True),
     "envelope sender, internal form": Guarantee(
@@ -674,6 +675,8 @@ NO_STRANGERS = (                # where no text of a stranger stands
 
 def test_every_pattern_that_reads_text_of_strangers_does_here():
     patterns, heard = {name: value for name, value in vars(tracker).items() if isinstance(value, re.Pattern)}, set()
+    for cached in vars(tracker).values():
+        getattr(cached, "cache_clear", int)()
     with mock.patch.multiple(tracker, **{name: Heard(name, value, heard) for name, value in patterns.items()}):
         for trial, attack in itertools.product(TRIALS, ("x", "SRS0", "SRS1", "Receiver", ">, relay=evil[192.0.2.66]:25, delay=1")):
             text = next((one for one in ATTACKS if one.startswith(attack)), attack)
