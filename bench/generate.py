@@ -94,6 +94,7 @@ class Generator:
         self.sequence = 0
         self.zone = timezone(timedelta(minutes=options.zone))
         self.pids, self.busy = {}, {}
+        self.nameless_until = 0
         self.inode = 3000000 + self.random.randrange(999999)
         self.used_inode = 0
         self.free = []
@@ -409,9 +410,7 @@ class Generator:
         message["sasl_username"] = message["envelope_from"] if submitted else None
         self.put(time, program, pid, "%s: client=%s%s" % (message["queue_id"], client, login))
         time += 0.05 + lot.random() * 0.2
-        kind = lot.random()
-        header = "<%x.%d@%s>" % (lot.getrandbits(96), lot.randrange(10 ** 6), domain) if kind < 0.985 else \
-            "<>" if kind < 0.99 else "no-brackets-%d" % lot.randrange(999)
+        header = self.header(time, domain)
         message["message_id"] = header.strip("<>")
         cleanup = self.pid("cleanup", 8)
         self.put(time, "postfix/cleanup", cleanup, "%s: message-id=%s" % (message["queue_id"], header))
@@ -426,6 +425,16 @@ class Generator:
         self.put(self.busy[pid], program, pid,
                  "disconnect from %s ehlo=2 starttls=1 mail=1 rcpt=%d data=1 quit=1 commands=%d" % (client, count, count + 6))
         self.deliver(time, message, rcpts)
+
+    def header(self, time, domain):
+        """A Message-ID. No two messages that are scanned at the same time have the same: no line would tell them apart."""
+        kind = self.random.random()
+        if kind >= 0.99:
+            return "no-brackets-%d" % self.messages
+        if kind < 0.985 or time < self.nameless_until:
+            return "<%x.%d@%s>" % (self.random.getrandbits(96), self.random.randrange(10 ** 6), domain)
+        self.nameless_until = time + 5
+        return "<>"
 
     def recipients(self, count, submitted):
         """(to, orig_to) of a message; the first of equal ones counts."""
