@@ -2135,7 +2135,7 @@ class Correlator:
             return False
         if age < DRAFT_LIFE and self._is_draft(message) or self.now < message.scanned_until:
             return True
-        if age < SPF_WAIT and message.spf is not None and message.spf.contended and message.envelope_from is None:
+        if age < SPF_WAIT and message.spf is not None and message.spf.contended and message.envelope_from is None and not message.pending:
             return True                     # which of the waiting results is its own, the sender will tell
         return self._is_coming_in(message) or (bool(self.filter.domains) and not message.recipients and not message.continued)
 
@@ -2340,6 +2340,8 @@ class Correlator:
         if event.orig_id:
             parent = self._find(origin, event.orig_id)
             parent.requeued_as = event.queue_id
+            if parent.pending:
+                self._judge_pending(parent)
             parent.sweep(Sweep(REQUEUED, self.time))
             self._end(parent, removed=True)
             message.parent, message.parent_queue_id = parent, event.orig_id
@@ -2481,6 +2483,8 @@ class Correlator:
     def fold_handled(self, origin: Origin, event: Handled) -> None:
         """postsuper: held, released, or requeued to come back under another ID."""
         message = self._find(origin, event.queue_id)
+        if message.pending:
+            self._judge_pending(message)    # it is in the queue: what was decided before, was on it
         if event.action == "hold":
             message.sweep(Sweep(HELD, self.time))
         elif event.action == "release":
@@ -2499,6 +2503,8 @@ class Correlator:
     def fold_removed(self, origin: Origin, event: Removed) -> None:
         """The queue file is gone: by qmgr when all is done, by the administrator, by cleanup when nothing came of it (trap 37)."""
         message = self._find(origin, event.queue_id)
+        if message.pending:
+            self._judge_pending(message)
         if event.by == "postsuper":
             message.sweep(Sweep(DELETED, self.time))
         self._end(message, removed=True)
