@@ -132,7 +132,7 @@ TEXT_LIMIT = 16000                  # characters kept of a TEXT column
 BATCH_ROWS = 500                    # rows of one statement: more gains nothing
 BATCH_BYTES = 1000000               # below max_allowed_packet of every server in the field
 
-SENT, DEFERRED, EXPIRED, REJECTED, HELD = "sent", "deferred", "expired", "rejected", "held"
+SENT, BOUNCED, DEFERRED, EXPIRED, REJECTED, HELD = "sent", "bounced", "deferred", "expired", "rejected", "held"
 DISCARDED, DELETED, REQUEUED, INCOMPLETE = "discarded", "deleted", "requeued", "incomplete"
 UNDECIDED = frozenset((None, DEFERRED, HELD, INCOMPLETE))       # a later event of the whole message still reaches these
 
@@ -265,7 +265,10 @@ _make_tuple: Callable[..., Any] = collections.namedtuple
 
 
 class Row(_make_tuple("Row", ROW_COLUMNS)):     # type: ignore[misc]  # its fields are the table's
-    """A row of the table: its columns but the id, in the order of ROW_COLUMNS; times in microseconds."""
+    """A row of the table: its columns but the id, in the order of ROW_COLUMNS; times in microseconds.
+
+    Text is as it is everywhere inside: one character per byte of the log, of any length. What a column can hold, the stores know.
+    """
 
     __slots__ = ()
 
@@ -401,20 +404,20 @@ class Handled(NamedTuple):
 class Delivery(NamedTuple):
     """A delivery agent's verdict on one recipient (log_adhoc.c). `relay` as logged; `relay_tls` only from Postfix 3.11 on.
 
-    `reused`: over a connection that an earlier delivery had opened (conn_use=).
+    `conn_use`: over a connection that an earlier delivery had opened; how often it was used.
     """
 
     queue_id: str
     upstream_to: str
     orig_to: Optional[str]
     relay: str
+    conn_use: Optional[str]
     delay: Optional[str]
     delays: Optional[str]
     relay_tls: Optional[str]
     dsn: Optional[str]
     status: str
     reason: str
-    reused: bool = False
 
 
 class Notification(NamedTuple):
@@ -528,6 +531,15 @@ class Ignored(NamedTuple):
 
 IGNORED = Ignored()
 Event = Any                                     # one of the records above; None means: a shape nobody knows
+
+
+def maker(event: Type[Any]) -> Callable[[Iterable[Any]], Any]:
+    """Makes events of a kind from their fields in order, as a pattern's groups have them: faster by far than by name.
+
+    >>> maker(Connect)(("mx", "::1"))
+    Connect(client_hostname='mx', client_ip='::1')
+    """
+    return functools.partial(tuple.__new__, event)
 
 
 # ============================================================================ line header
@@ -776,6 +788,7 @@ REPLY = re.compile(r"(?:([2-5][0-9]{2})(?=[ -]|$)(?:[ -]([245]\.[0-9]{1,3}\.[0-9
 NUMBER = re.compile(r"-?(?=\.?[0-9])[0-9]{0,12}(?:\.[0-9]{0,12})?$")
 
 
+@functools.lru_cache(maxsize=4096)
 def number(text: Optional[str]) -> Optional[float]:
     """A logged number; None when it is none, or out of all reason.
 
@@ -805,7 +818,7 @@ SMTPD_TRAILER = re.compile(                         # nobody logs in without EHL
     r"(?: sasl_username=((?:(?! helo=<|; from=<).)*?))?(?: sasl_sender=(?:(?! helo=<|; from=<).)*)?)?$")
 POSTSCREEN_TRAILER = re.compile(
     r"; from=" + ADDRESS + ", to=" + ADDRESS + r", proto=([A-Z]+), helo=<([^ ]*)>()$")
-TLS_LINE = re.compile(r"[A-Z][a-z]+ TLS connection (?:established|reused) (from|to) ([^ ]+?)(?: to [^ ]+)?: "
+TLS_LINE = re.compile(r"[A-Z][a-z]+ TLS connection (?:established|reused) (from|to) ([^ ]+)(?: to [^ ]+)?: "
                       r"([^ ]+) with cipher ([^ ]+) ")
 ACCESS_ACTIONS = frozenset("reject hold discard filter redirect bcc prepend delay".split())
 MILTER_ACTIONS = frozenset("milter-reject milter-hold milter-discard".split())
@@ -878,12 +891,25 @@ def parse_tls(text: str) -> Event:
     if not found:
         return None
     direction, peer, protocol, cipher = found.groups()
-    tls = "%s %s" % (protocol, cipher)
-    return ClientTls(tls) if direction == "from" else RelayTls(peer, tls)
+    return client_tls(protocol, cipher) if direction == "from" else RelayTls(peer, "%s %s" % (protocol, cipher))
+
+
+@functools.lru_cache(maxsize=256)
+def client_tls(protocol: str, cipher: str) -> ClientTls:
+    """The event of a session's TLS; there are only so many ciphers."""
+    return ClientTls("%s %s" % (protocol, cipher))
 
 
 def parse_smtpd(text: str) -> Event:
     """smtpd: sessions, births, decisions (log-formats: `QID: client=`, `NOQUEUE: reject: …`)."""
+    if text.startswith("disconnect from "):
+        return DISCONNECT
+    found = USUAL_CONNECT.match(text)
+    if found:
+        return make_connect(found.groups())
+    found = USUAL_CLIENT.match(text)
+    if found and is_queue_id(found.group(1)):
+        return make_client(found.groups() + NOTHING_MORE)
     queue_id, _, rest = text.partition(": ")
     if " " in queue_id:
         return parse_session(text)
@@ -900,11 +926,8 @@ def parse_smtpd(text: str) -> Event:
 
 def parse_session(text: str) -> Event:
     """What smtpd says of its session, without an ID in front."""
-    if text.startswith("disconnect from "):
-        return DISCONNECT
     if text.startswith("connect from "):
-        found = SESSION_CLIENT.match(text, 13)
-        return Connect(found.group(1), found.group(2)) if found else None
+        return None
     if text.startswith(("proxy-accept: ", "proxy-reject: ")):
         return parse_proxy(text)
     if text.startswith("warning: "):
@@ -926,7 +949,10 @@ def parse_proxy(text: str) -> Event:
 
 
 DISCONNECT = Disconnect()
-SESSION_CLIENT = re.compile(CLIENT)
+USUAL_CONNECT = re.compile("connect from " + CLIENT)
+USUAL_CLIENT = re.compile(r"([0-9A-Za-z]{6,64}): client=" + CLIENT + "$")
+NOTHING_MORE = (None,) * 4
+make_connect, make_client = maker(Connect), maker(Client)
 BROKEN = re.compile(r"(?:lost connection|timeout|too many errors) after .*? from [^ \[\]]*\[([^ \[\]]*)\](?::[0-9]+)?$")
 
 
@@ -990,6 +1016,7 @@ QMGR_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "tab
 OPERATION_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ")
 POSTSUPER_NOISE = OPERATION_NOISE + ("Deleted: ", "Requeued: ", "Placed on hold: ", "Released from hold: ", "Force-expired: ", "Expired: ",
                                      "Renamed ", "renamed ", "removed ", "Moved ", "moved ", "Cleaned ", "Total: ", "expired ")
+make_queued, make_removed, make_message_id = maker(Queued), maker(Removed), maker(MessageId)
 HANDLED = {"requeued": "requeue", "placed on hold": "hold", "released from hold": "release"}
 
 
@@ -999,7 +1026,7 @@ def parse_cleanup(text: str) -> Event:
     if not is_queue_id(queue_id):
         return parse_cleanup_warning(text) if text.startswith("warning: ") else is_known(text, CLEANUP_NOISE)
     if rest.startswith("message-id="):
-        return MessageId(queue_id, rest[11:])
+        return make_message_id((queue_id, rest[11:]))
     found = CHECK.match(rest)
     if found:
         return parse_check(queue_id, found.group(1), rest[found.end():])
@@ -1090,12 +1117,13 @@ def parse_qmgr(text: str) -> Event:
     if not is_queue_id(queue_id):
         return is_known(text, QMGR_NOISE)
     if rest == "removed":
-        return Removed(queue_id, "qmgr")
+        return make_removed((queue_id, "qmgr"))
     if rest.startswith("to="):
         return discarded(parse_delivery(text))
     found = QUEUED_LINE.match(rest)
     if found:
-        return Queued(queue_id, found.group(1), int(found.group(2)), int(found.group(3)))
+        sender, size, nrcpt = found.groups()
+        return make_queued((queue_id, sender, int(size), int(nrcpt)))
     found = EXPIRED_LINE.match(rest)
     if found:
         return Expired(queue_id, found.group(1))
@@ -1127,6 +1155,12 @@ def parse_postsuper(text: str) -> Event:
 
 # -- delivery agents
 
+# What nearly all lines look like; whatever differs is read by the patterns behind this one.
+USUAL_ADDRESS = r"<([^][\s<>(),;:\\\"@]+@[^\s<>(),;\\\"@]+)>"
+USUAL_DELIVERY = re.compile(
+    r"([0-9A-Za-z]{6,64}): to=" + USUAL_ADDRESS + "(?:, orig_to=" + USUAL_ADDRESS + r")?, relay=([^,<>]*)(?:, conn_use=([0-9]+))?"
+    r", delay=([0-9.]+), delays=([0-9./]+)(?:, tls=([^,<>]+))?, dsn=([0-9.]+), status=(sent|bounced|deferred) \((.*)\)$", re.S)
+make_delivery = maker(Delivery)
 DELIVERY = re.compile(r"to=" + ADDRESS + r"(?:, orig_to=" + ADDRESS + r")?, (relay=[^,<>]*(?:, [a-z_]+=[^,<>]*)*?), "
                       r"status=([A-Za-z-]+)(?: \((.*))?$", re.S)
 INTERNAL_TAIL = re.compile(
@@ -1134,7 +1168,10 @@ INTERNAL_TAIL = re.compile(
     r"status=([A-Za-z-]+)(?: \((.*))?$", re.S)
 SECOND_CHAIN = re.compile(">, [a-z_]+=")
 ORDINARY = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^][\s<>(),;:\\"@]+)(?:@[^\s<>(),;\\"@]+)?$')    # quoted, or in no need of it
-STATUSES = frozenset("sent bounced deferred expired SOFTBOUNCE deliverable undeliverable undeliverable-but-not-cached".split())
+STATUSES = {                         # what status= says, as relay_status has it; None: the answer to a probe
+    "sent": SENT, "bounced": BOUNCED, "deferred": DEFERRED, "expired": EXPIRED, "SOFTBOUNCE": DEFERRED, DISCARDED: DISCARDED,
+    "deliverable": None, "undeliverable": None, "undeliverable-but-not-cached": None,
+}
 FIELD = re.compile(r"([a-z_]+)=([^,]*)")
 SMTP_NOISE = (
     "connect to ", "warning: ", "certificate verification failed ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "using ",
@@ -1175,8 +1212,8 @@ def parse_delivery(text: str) -> Event:
     if status not in STATUSES:
         return None                         # cut within, or damaged
     fields = dict(FIELD.findall(middle))
-    return Delivery(queue_id, upstream_to, orig_to or None, fields["relay"], fields.get("delay"), fields.get("delays"),
-                    fields.get("tls"), fields.get("dsn"), status, closed(reason or ""), "conn_use" in fields)
+    return Delivery(queue_id, upstream_to, orig_to or None, fields["relay"], fields.get("conn_use"), fields.get("delay"),
+                    fields.get("delays"), fields.get("tls"), fields.get("dsn"), status, closed(reason or ""))
 
 
 def is_doubtful(reason: str, upstream_to: str, orig_to: Optional[str]) -> bool:
@@ -1200,6 +1237,9 @@ def closed(text: str, by: str = ")") -> str:
 
 def parse_agent(text: str) -> Event:
     """smtp, lmtp, local, virtual, pipe, error: deliveries, and the TLS of the connections they use."""
+    found = USUAL_DELIVERY.match(text)
+    if found and is_queue_id(found.group(1)):
+        return make_delivery(found.groups())
     queue_id, _, rest = text.partition(": ")
     if is_queue_id(queue_id):
         return parse_delivery(text) if rest.startswith("to=<") else is_known(rest, DELIVERY_ID_NOISE)
@@ -1243,10 +1283,10 @@ DKIM_KEY = re.compile(r"key (?:retrieval failed|revoked) \(s=([^ ]*), d=([^ ]*?)
 DKIMPY = re.compile(r"([a-z0-9-]+) DKIM signature (verified|added) \(s=([^ ]*) d=([^ ]*)\)$")
 DKIM_WORDS = {"no signature error": "pass", "key not found in DNS": "permerror", "key DNS query failed": "temperror",
               "key DNS reply corrupt": "permerror", "key revoked": "permerror", "signature verification failed": "fail"}
-DKIM_TEXTS = (                       # what a line begins with, and the result it tells
-    ("DKIM verification successful", "pass"), ("bad signature data", "fail"), ("no signature data", "none"),
-    ("signature processing failed", "permerror"), ("syntax error", "permerror"),
-)
+DKIM_TEXTS = {                       # what a line begins with, and the result it tells
+    "DKIM verification successful": "pass", "bad signature data": "fail", "no signature data": "none",
+    "signature processing failed": "permerror", "syntax error": "permerror",
+}
 DKIM_TROUBLE = re.compile(r"(?:[A-Za-z0-9_()]+: )?(?:resource unavailable|internal error from libopendkim): ")
 OPENDKIM_NOISE = ("not authenticated", "no signing ", "no MTA name match", "no macros match", "external host ", "ignoring ", "can't ",
                   "RFC5322 header requirement error", "signature generation error", "SSL",
@@ -1269,9 +1309,9 @@ def parse_opendkim(text: str) -> Event:
     if rest.startswith("s="):
         found = DKIM_LINE.match(rest)
         return Dkim(queue_id, 2, None, found.group(2), found.group(1), found.group(3)) if found else None
-    for opening, result in DKIM_TEXTS:
-        if rest.startswith(opening):
-            return Dkim(queue_id, 2, result, signatures=0 if result == "none" else None)
+    result = DKIM_TEXTS.get(rest) or next((DKIM_TEXTS[opening] for opening in DKIM_TEXTS if rest.startswith(opening)), None)
+    if result is not None:
+        return Dkim(queue_id, 2, result, signatures=0 if result == "none" else None)
     return parse_dkim_detail(queue_id, rest)
 
 
@@ -1461,6 +1501,9 @@ def parse_policy_spf(text: str) -> Event:
 SPAMD_SCORE = re.compile(r"(identified spam|clean message) \((-?[0-9.]+)/(-?[0-9.]+)\) for ")
 SPAMD_USER = re.compile(r"[^ ]*:[0-9]+$")
 SPAMD_RESULT = re.compile(r"result: ([Y.]) +(-?[0-9]{1,9}) - ([^ ]*) ")
+USUAL_SPAMD_RESULT = re.compile(
+    r"spamd: result: ([Y.]) +(-?[0-9]{1,9}) - ([^ ,]*(?:,[^ ,]+)*) scantime=[0-9.]+,size=[0-9]+,user=[^,=]*,uid=[0-9]+,"
+    r"required_score=(-?[0-9.]+),rhost=[^,=]*,raddr=[^,=]*,rport=[^,=]*,mid=([^,]*)(?:,autolearn=[^,]*)?(?:,autolearn_force=[^,]*)?$")
 SPAMD_MID = re.compile(r",mid=([^,]*)(?=,|$)")
 SPAMD_REQUIRED = re.compile(r"[, ]required_score=(-?[0-9.]+)")
 AMAVIS = re.compile(r"\([^ )]*\) (?:Passed|Blocked) ([A-Z-]+)")
@@ -1482,6 +1525,10 @@ SRS_OPENING = re.compile(r"(?:[0-9A-Za-z]+: )?(?:srs_forward: )?<")
 
 def parse_spamd(text: str) -> Event:
     """spamd: no queue ID; by Message-ID and pid (spamd.raw). The result line truncates the score, the one before has it whole."""
+    found = USUAL_SPAMD_RESULT.match(text)
+    if found:
+        verdict, score, tests, required, mid = found.groups()
+        return SpamResult(mid, "Yes" if verdict == "Y" else "No", float(score), number(required), tests)
     if not text.startswith("spamd: "):
         return unless_repeated(text)
     text = text[7:]
@@ -1633,6 +1680,11 @@ def text_of(raw: str) -> str:
     return raw.encode("latin-1", "replace").decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
+def raw_text(value: Any) -> Any:
+    """A text from elsewhere as text is held here: one character per byte. What is no text stays as it is."""
+    return value.encode("utf-8").decode("latin-1") if isinstance(value, str) else value
+
+
 def domain_forms(domain: str) -> List[str]:
     """A configured domain as it may stand in a log, in lower case: as it is, and if internationalised in its other form.
 
@@ -1681,7 +1733,6 @@ class DomainFilter:
 # ============================================================================ correlator
 
 REMOTE_AGENTS = frozenset(("smtp", "lmtp"))    # what other agents tell is no server's reply
-PROBES = frozenset(("deliverable", "undeliverable", "undeliverable-but-not-cached"))
 RELAY = re.compile(r"([^\[\]]*)\[([^\[\]]*)\]:([0-9]{1,5})$")
 FORWARDED_AS = re.compile(r"forwarded as ([0-9A-Za-z]+)$")
 REMOTE_REPLY = re.compile(
@@ -1934,6 +1985,7 @@ def message_id_content(value: str) -> str:
     return content if opened and closed_by else value
 
 
+@functools.lru_cache(maxsize=4096)
 def message_id_key(value: str) -> str:
     """A Message-ID as Postfix, spamd 3 and spamd 4 agree on it: each replaces what it does not like by something else."""
     return "" if value == "(unknown)" else MID_NOISE.sub("_", message_id_content(value))
@@ -1963,8 +2015,27 @@ def reply_code(reason: str) -> Optional[int]:
     >>> reply_code("host mx[192.0.2.1] said: 550-5.7.1 no (in reply to RCPT TO command)"), reply_code("connect to a[::1]:25: refused")
     (550, None)
     """
+    if reason.startswith("250 "):
+        return 250
     found = REMOTE_REPLY.match(reason)
     return int(found.group(1)) if found else None
+
+
+@functools.lru_cache(maxsize=4096)
+def is_near(address: Optional[str]) -> bool:
+    """Whether an address is of this host or its own network.
+
+    >>> is_near("192.168.1.5"), is_near("192.0.2.1"), is_near(None)
+    (True, False, False)
+    """
+    return OWN_NETWORK.match(address or "") is not None
+
+
+def is_dropped(daemon: str, reason: str, near: bool) -> bool:
+    """Whether `sent` reached nobody: local(8) threw the mail away, or a content filter told so."""
+    if daemon == "local" and reason == "discarded":
+        return True
+    return AMAVIS_DROPPED.match(reason) is not None or near and FILTER_DROPPED.match(reason) is not None
 
 
 def is_own(relay_ip: Optional[str], peer_ip: Optional[str]) -> bool:
@@ -1972,7 +2043,7 @@ def is_own(relay_ip: Optional[str], peer_ip: Optional[str]) -> bool:
 
     A server out in the world may say `queued as` what it likes.
     """
-    if not relay_ip or not peer_ip or not OWN_NETWORK.match(relay_ip):
+    if not relay_ip or not peer_ip or not is_near(relay_ip):
         return False
     return peer_ip == relay_ip or (is_loopback(relay_ip) and is_loopback(peer_ip))
 
@@ -2058,7 +2129,8 @@ class Correlator:
         message = origin.open.get(queue_id)
         if message is None:
             message = self._open(origin, queue_id, True)
-        message.hear(self.time, self.now)
+        message.heard = self.now
+        message.last_seen = max(message.last_seen, self.time)       # a clock that steps back does not make it younger
         return message
 
     def _finish(self, message: Message) -> None:
@@ -2513,8 +2585,8 @@ class Correlator:
 
     def _add(self, message: Message, orig_to: Optional[str], upstream_to: Optional[str], time: int) -> Recipient:
         """A further recipient of a message; only a tracked one gets a number, and so a row."""
-        recipient = Recipient(orig_to, upstream_to, time if message.continued else max(time, message.first_seen))
-        if (orig_to is None and upstream_to is None) or self.filter.tracks(orig_to, upstream_to):
+        recipient = Recipient(orig_to, upstream_to, time if message.continued or time > message.first_seen else message.first_seen)
+        if not self.filter.domains or (orig_to is None and upstream_to is None) or self.filter.tracks(orig_to, upstream_to):
             recipient.recipient_no = message.next_no
             message.next_no += 1
         if message.state is not None:
@@ -2526,7 +2598,7 @@ class Correlator:
         """The recipient of a delivery line: by both addresses; else one that was named, by `orig_to` alone, before any hop."""
         recipient = message.by_address.get((orig_to, upstream_to))
         if recipient is None:
-            recipient = self._named(message, orig_to)
+            recipient = self._named(message, orig_to) if message.named else None
             if recipient is None:
                 recipient = self._add(message, orig_to, upstream_to, self.time)
             else:
@@ -2538,16 +2610,16 @@ class Correlator:
     def fold_delivery(self, origin: Origin, event: Delivery) -> None:
         """A delivery attempt: the newest one is the recipient's outcome (trap 12)."""
         message = self._find(origin, event.queue_id)
-        if event.status in PROBES:
+        status = STATUSES[event.status]
+        if status is None:
             message.probe = True
             return
         recipient = self._recipient(message, event.orig_to or event.upstream_to, event.upstream_to)
-        status = DEFERRED if event.status == "SOFTBOUNCE" else event.status.lower()
-        if is_older(self.time, recipient.last_seen) and not outranks(status, self.time, recipient):
+        if self.time < recipient.last_seen and is_older(self.time, recipient.last_seen) and not outranks(status, self.time, recipient):
             return                          # a late, older line
         recipient.last_seen = max(recipient.last_seen, self.time)
         recipient.relay_host, recipient.relay_ip, recipient.relay_port = split_relay(event.relay)
-        recipient.relay_tls = self._relay_tls(origin, event)
+        recipient.relay_tls = self._relay_tls(origin, event) if self.relays or event.relay_tls is not None else None
         recipient.relay_status = status
         recipient.smtp_code, recipient.dsn, recipient.relay_message = None, event.dsn, event.reason
         if origin.daemon in REMOTE_AGENTS:
@@ -2555,7 +2627,7 @@ class Correlator:
         recipient.delay, recipient.delays, recipient.next_queue_id = number(event.delay), event.delays, None
         if self.by_scanner and message.spam_status is None:
             self._claim_score(message, lambda twin: not twin.by_address)
-        if recipient.relay_status == SENT:
+        if status == SENT:
             self._fold_sent(origin, message, recipient, event.reason)
 
     def _relay_tls(self, origin: Origin, event: Delivery) -> Optional[str]:
@@ -2566,7 +2638,7 @@ class Correlator:
         known = self.relays.get(origin.prefix)
         if known is None or known.relay != event.relay or self.now - known.time > CONNECTION_REUSE:
             return None
-        if known.user not in (None, event.queue_id) and not event.reused:
+        if known.user not in (None, event.queue_id) and event.conn_use is None:
             return None                     # a new connection, of which nothing was said: in the clear
         known.user = event.queue_id
         return known.relay_tls
@@ -2582,20 +2654,21 @@ class Correlator:
         forwarded = FORWARDED_AS.match(reason) if origin.daemon == "local" else None
         child = forwarded.group(1) if forwarded else queued_as(reason)
         recipient.next_queue_id = child
+        near = is_near(recipient.relay_ip)
         if child is None:
-            near = recipient.relay_ip is not None and OWN_NETWORK.match(recipient.relay_ip)
-            dropped = origin.daemon == "local" and reason == "discarded"
-            if dropped or AMAVIS_DROPPED.match(reason) or near and FILTER_DROPPED.match(reason):
+            if "discarded" in reason and is_dropped(origin.daemon, reason, near):
                 recipient.relay_status = DISCARDED
             return
         if forwarded:
             recipient.relay_status = REQUEUED
+        known = origin.open.get(child)
+        if known is None and not near and not forwarded:
+            return                          # another server's word for it
         began = self.time - int((recipient.delay or 0) * SECOND) - BIRTH_SLACK
         link = Link(child, message, recipient, (began, self.time + BIRTH_SLACK))
-        known = origin.open.get(child)
         if known is not None and (known.peer_ip is not None or not known.continued or forwarded):
             adopt(known, link)
-        elif is_queue_id(child) and (forwarded or OWN_NETWORK.match(recipient.relay_ip or "")):
+        elif is_queue_id(child) and (forwarded or near):
             self.links.append(link)
 
     def fold_notification(self, origin: Origin, event: Notification) -> None:
@@ -2925,32 +2998,9 @@ FOLDS = {
 
 # -- messages and rows
 
+make_row = maker(Row)
 _message_values = operator.attrgetter(*MESSAGE_COLUMNS)
 _recipient_values = operator.attrgetter(*RECIPIENT_COLUMNS)
-_TEXTS = {column.name for column in COLUMNS if column.type.startswith(("VARCHAR", "TEXT"))}
-_LIMITS = {column.name: column.limit for column in COLUMNS if column.limit}
-_MESSAGE_TEXTS = [(place, _LIMITS[name]) for place, name in enumerate(MESSAGE_COLUMNS) if name in _TEXTS]
-_RECIPIENT_TEXTS = [(place, _LIMITS[name]) for place, name in enumerate(RECIPIENT_COLUMNS) if name in _TEXTS]
-_MESSAGE_NUMBERS = [(place, _LIMITS[name]) for place, name in enumerate(MESSAGE_COLUMNS) if name in _LIMITS and name not in _TEXTS]
-_RECIPIENT_NUMBERS = [(place, _LIMITS[name]) for place, name in enumerate(RECIPIENT_COLUMNS) if name in _LIMITS and name not in _TEXTS]
-
-
-def fit(values: Iterable[Any], texts: List[Tuple[int, int]], numbers: List[Tuple[int, int]]) -> List[Any]:
-    """Values as their columns can hold them, in every store alike: text decoded and clipped by characters, numbers within range."""
-    fitted = list(values)
-    known = [(place, limit, fitted[place]) for place, limit in texts if fitted[place]]
-    plain = PLAIN("".join([value for _, _, value in known]))
-    for place, limit, value in known:
-        if not plain or len(value) > limit:
-            fitted[place] = text_of(value)[:limit]
-    for place, limit in numbers:
-        value = fitted[place]
-        if value is not None and not -limit <= value <= limit:
-            fitted[place] = limit if value > 0 else -limit
-    return fitted
-
-
-PLAIN = re.compile("[\x01-\x7f]*$").match
 
 
 def lineage(message: Message) -> List[Message]:
@@ -3025,27 +3075,49 @@ def rows_of(message: Message, tracks: DomainFilter) -> List[Row]:
         message.recipients += [stand_in] if stand_in else []
     inherit(message)
     complete(message)
-    facts = fit(_message_values(message), _MESSAGE_TEXTS, _MESSAGE_NUMBERS)
-    rows = [Row(*(facts + fit(_recipient_values(recipient), _RECIPIENT_TEXTS, _RECIPIENT_NUMBERS)))
-            for recipient in message.recipients if recipient.recipient_no is not None]
-    return [row for row in rows if row != message.stored.get(row.recipient_no)] if message.stored else rows
+    facts = _message_values(message)
+    rows = [make_row(facts + _recipient_values(recipient)) for recipient in message.recipients if recipient.recipient_no is not None]
+    return [row for row in rows if as_stored(row) != message.stored.get(row.recipient_no)] if message.stored else rows
 
 
-def raw_text(value: Any) -> Any:
-    """A stored text as the correlator holds text: one character per byte."""
-    return value.encode("utf-8").decode("latin-1") if isinstance(value, str) else value
+def fit(value: Any, limit: int) -> Any:
+    """A value as its column can hold it, in every store alike: text decoded and clipped by characters, numbers within range.
+
+    >>> fit("J\\xc3\\xb6rg", 2), fit(-70000, 65535), fit(5, 0)
+    ('Jö', -65535, 5)
+    """
+    if not limit or value is None:
+        return value
+    if isinstance(value, str):
+        return value if PLAIN(value) and len(value) <= limit else text_of(value)[:limit]
+    return max(-limit, min(value, limit))
 
 
-def as_stored(name: str, value: Any) -> Any:
-    """A value of a column as it would come back from the store: clipped, and what was no UTF-8 replaced."""
-    return raw_text(text_of(value)[:_LIMITS[name]]) if isinstance(value, str) else value
+PLAIN = re.compile("[\x01-\x7f]*$").match
+LIMITS = tuple(column.limit for name in ROW_COLUMNS for column in COLUMNS if column.name == name)
+PLACES = {name: place for place, name in enumerate(ROW_COLUMNS)}
+
+
+def fitted(row: Row) -> Row:
+    """A row as its columns can hold it."""
+    return cast(Row, make_row(map(fit, row, LIMITS)))
+
+
+def as_stored(row: Row) -> Row:
+    """A row as it would come back from the store: clipped, and what was no UTF-8 replaced."""
+    return cast(Row, make_row(map(raw_text, fitted(row))))
+
+
+def stored_text(name: str, value: Any) -> Any:
+    """A value of a column as it would come back from the store."""
+    return raw_text(fit(value, LIMITS[PLACES[name]]))
 
 
 def recipient_from(row: Row) -> Recipient:
     """The recipient that a stored row tells of."""
     recipient = Recipient(None, None, row.last_seen)
     for name in RECIPIENT_COLUMNS:
-        setattr(recipient, name, raw_text(getattr(row, name)))
+        setattr(recipient, name, getattr(row, name))
     recipient.refused = recipient.relay_status == REJECTED and recipient.upstream_to is None
     return recipient
 
@@ -3067,11 +3139,11 @@ def absorb(message: Message, stored: Iterable[Row]) -> None:
     if message.fronted:
         own |= CLIENT_FACTS
     for name in FACTS:
-        known = raw_text(getattr(rows[0], name))
+        known = getattr(rows[0], name)
         if known is not None and name not in own:
             setattr(message, name, better(name, known, getattr(message, name)))
     show_front(message, rows[0].client_ip)
-    absorb_sender(message, raw_text(rows[0].envelope_from), raw_text(rows[0].original_envelope_from))
+    absorb_sender(message, rows[0].envelope_from, rows[0].original_envelope_from)
     for recipient in message.recipients:
         recipient.last_seen = max(recipient.last_seen, message.first_seen)
     unite(message, [recipient_from(row) for row in rows])
@@ -3101,7 +3173,7 @@ def latest(rows: Iterable[Row], moment: int) -> List[Row]:
 def contradicts(message: Message, row: Row) -> bool:
     """Whether a continuation cannot be of the message in the store: then its ID was given out anew, unseen."""
     pairs = ((message.message_id, "message_id"), (message.size, "size"), (message.peer_ip, "client_ip"))
-    return any(own is not None and getattr(row, name) is not None and as_stored(name, own) != raw_text(getattr(row, name))
+    return any(own is not None and getattr(row, name) is not None and stored_text(name, own) != getattr(row, name)
                for own, name in pairs)
 
 
@@ -3118,8 +3190,8 @@ def unite(message: Message, known: List[Recipient]) -> None:
     message.next_no = max(one.recipient_no or 0 for one in known) + 1
     free = Stored(known, inherited=message.parent_queue_id is not None)
     for recipient in fresh:
-        recipient.orig_to = as_stored("orig_to", recipient.orig_to)
-        recipient.upstream_to = as_stored("upstream_to", recipient.upstream_to)
+        recipient.orig_to = stored_text("orig_to", recipient.orig_to)
+        recipient.upstream_to = stored_text("upstream_to", recipient.upstream_to)
         same = free.take(recipient)
         if same is not None:
             recipient.became = same
@@ -3234,7 +3306,7 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
 @functools.lru_cache(maxsize=256)
 def stored_host(server_hostname: str) -> str:
     """A host's name as its rows have it."""
-    return text_of(server_hostname)[:_LIMITS["server_hostname"]]
+    return cast(str, stored_text("server_hostname", server_hostname))
 
 
 def name_of(message: Message) -> Tuple[str, str]:
@@ -3281,11 +3353,10 @@ def message_from(rows: List[Row]) -> Optional[Message]:
     if not rows:
         return None
     row = rows[0]
-    host = raw_text(row.server_hostname)
-    message = Message(host, host, row.queue_id, row.first_seen, 0, True)
+    message = Message(row.server_hostname, row.server_hostname, row.queue_id, row.first_seen, 0, True)
     message.stored = {one.recipient_no: one for one in rows}
     for name in FACTS:
-        setattr(message, name, raw_text(getattr(row, name)))
+        setattr(message, name, getattr(row, name))
     message.peer_ip = message.client_ip
     message.recipients = [recipient_from(one) for one in rows]
     message.next_no = max(one.recipient_no or 0 for one in message.recipients) + 1
@@ -3513,8 +3584,8 @@ def time_from(value: Any) -> int:
 
 
 def storable(row: Row) -> List[Any]:
-    """The values of a row as a driver takes them."""
-    values = list(row)
+    """The values of a row as a driver takes them: what their columns can hold."""
+    values = list(fitted(row))
     for place in TIME_PLACES:
         values[place] = time_text(values[place])
     return values
@@ -3522,7 +3593,7 @@ def storable(row: Row) -> List[Any]:
 
 def row_from(values: Iterable[Any]) -> Row:
     """A row as the correlator knows it, from what a driver returned."""
-    named: Dict[str, Any] = dict(zip(ROW_COLUMNS, values))
+    named: Dict[str, Any] = dict(zip(ROW_COLUMNS, map(raw_text, values)))
     for name in TIMES:
         named[name] = time_from(named[name])
     for name in DECIMALS:
@@ -3539,10 +3610,10 @@ def by_name(rows: Iterable[Row]) -> Dict[Tuple[str, str], List[Row]]:
 
 
 def by_host(names: Names) -> Dict[str, List[str]]:
-    """Queue IDs by host, for one query each."""
+    """Queue IDs by host, as the table has it: for one query each."""
     found: Dict[str, List[str]] = {}
     for host, queue_id in sorted(names):
-        found.setdefault(host, []).append(queue_id)
+        found.setdefault(text_of(host), []).append(queue_id)
     return found
 
 
@@ -3648,7 +3719,7 @@ class SqliteStore(Store):
             raise self._meaning(error) from error
 
     def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
-        hosts = list(hosts)
+        hosts = list(map(text_of, hosts))
         marks = ", ".join("?" * len(hosts))
         return list(self._execute(OUTCOMES % ("?", "?", marks), [time_text(since), time_text(until)] + hosts))
 
@@ -3853,7 +3924,7 @@ class MysqlStore(Store):
             self._execute(MYSQL_UPSERT % ",".join(values))
 
     def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
-        found = self._query(OUTCOMES % ("'%s'" % time_text(since), "'%s'" % time_text(until), ", ".join(map(literal, hosts))))
+        found = self._query(OUTCOMES % ("'%s'" % time_text(since), "'%s'" % time_text(until), ", ".join(map(literal, map(text_of, hosts)))))
         return [(status, int(rows), int(messages)) for status, rows, messages in found]
 
     def close(self) -> None:
@@ -3922,8 +3993,7 @@ def _write_batch(store: Store, rows: List[Row], reject: Callable[[Row, str], Non
 
 def row_json(row: Row) -> str:
     """A row as one line of JSON, its columns in the table's order."""
-    named = row._asdict()
-    named.update((name, time_text(named[name])) for name in TIMES)
+    named = dict(zip(ROW_COLUMNS, storable(row)))
     return json.dumps(collections.OrderedDict((column.name, named[column.name]) for column in COLUMNS))
 
 

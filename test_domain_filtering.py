@@ -129,7 +129,7 @@ def rows_of(domains, lines):
     reader.feed([("Nov  5 09:03:07 mx " + line).encode("utf-8").decode("latin-1") for line in lines], 0, 0)
     correlator.close(everything=True)
     assert not odd, "lines not understood: %r" % odd
-    return tracker.settle(correlator.harvest(), lambda names: {}, 0, tracks)
+    return list(map(tracker.fitted, tracker.settle(correlator.harvest(), lambda names: {}, 0, tracks)))
 
 
 def check_address(domains, orig_to, upstream_to):

@@ -148,7 +148,7 @@ def check_log(lines):
     reader.feed([("Nov  5 09:03:07 mx " + line).encode("utf-8").decode("latin-1") for line in lines], 0, 0)
     correlator.close(everything=True)
     assert not odd, "lines not understood: %r" % odd
-    row, = tracker.settle(correlator.harvest(), lambda names: {}, 0, tracker.DomainFilter(()))
+    row, = map(tracker.fitted, tracker.settle(correlator.harvest(), lambda names: {}, 0, tracker.DomainFilter(())))
     return row.envelope_from, row.original_envelope_from
 
 
