@@ -551,7 +551,7 @@ YEARLESS = re.compile(r"([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + " ")
 YEAR_FIRST = re.compile(r"([0-9]{4}) ([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + " ")
 ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T" + _CLOCK + r"(Z|[+-][0-9]{2}:?[0-9]{2}) ")
 WEEKDAY = re.compile(r"[A-Z][a-z]{2} ([0-9]{4})-([0-9]{2})-([0-9]{2}) " + _CLOCK + r" ([A-Z]{3,5}|[+-][0-9]{2,4}) ")
-SECONDS = re.compile(r"[0-9]{2}\.[0-9]{6}")
+MICROSECONDS = re.compile(r"[0-9]{6}")
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
 TAGGED = re.compile(r"([^ ]+) ([^ \[\]]+?)(?:\[([0-9]+)\])?$")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
@@ -609,7 +609,7 @@ class Calendar:
         self.last = self.position = 0
         self._again = False
         self._repeated = (0, 0)
-        self._minute = self._zone = "\n"
+        self._second = self._zone = "\n"
         self._base = 0
 
     def read(self, line: str) -> Tuple[int, int]:
@@ -618,8 +618,8 @@ class Calendar:
         >>> Calendar(epoch(2026, 1, 2, 0)).read("2026-01-01T00:00:01.5Z mx x: y")
         (1767225601500000, 23)
         """
-        if line[:17] == self._minute and line[26:33] == self._zone and SECONDS.match(line, 17):
-            return self._base + int(line[17:19]) * SECOND + int(line[20:26]), 33
+        if line[:20] == self._second and line[26:33] == self._zone and MICROSECONDS.match(line, 20):
+            return self._base + int(line[20:26]), 33
         start = 0
         if line[:1] == "<":
             priority = PRIORITY.match(line)
@@ -639,10 +639,10 @@ class Calendar:
     def _read_iso(self, found: Match[str]) -> int:
         year, month, day, hour, minute, second, fraction, zone = found.groups()
         seconds = int(hour) * 3600 + int(minute) * 60
-        base = epoch(int(year), int(month), int(day), seconds, zone_offset(zone))
-        if found.end() - found.start() == 33 and not found.start() and 0 < base < LATEST - MINUTE:
-            self._minute, self._zone, self._base = found.string[:17], zone + " ", base
-        return base + int(second) * SECOND + microseconds(fraction)
+        base = epoch(int(year), int(month), int(day), seconds + int(second), zone_offset(zone))
+        if found.end() - found.start() == 33 and not found.start() and 0 < base < LATEST - SECOND:
+            self._second, self._zone, self._base = found.string[:20], zone + " ", base
+        return base + microseconds(fraction)
 
     def _read_yearless(self, found: Match[str]) -> int:
         month, day = MONTHS[found.group(1)], int(found.group(2))
@@ -867,8 +867,8 @@ def parse_decision(queue_id: Optional[str], text: str, trailer: Pattern[str] = S
     said, (sender, recipient, protocol, helo, username) = split_trailer(said, trailer, is_cut)
     action = what[7:] if judge == "milter" else what
     code, dsn = enhanced(said) if action == "reject" else (None, None)
-    return Verdict(queue_id, judge, action, stage, said, code, dsn, hostname or None, address,
-                   sender, recipient, protocol, helo, username)
+    return make_verdict((queue_id, judge, action, stage, said, code, dsn, hostname or None, address,
+                         sender, recipient, protocol, helo, username, None))
 
 
 def parse_client(queue_id: str, text: str) -> Event:
@@ -952,7 +952,7 @@ DISCONNECT = Disconnect()
 USUAL_CONNECT = re.compile("connect from " + CLIENT)
 USUAL_CLIENT = re.compile(r"([0-9A-Za-z]{6,64}): client=" + CLIENT + "$")
 NOTHING_MORE = (None,) * 4
-make_connect, make_client = maker(Connect), maker(Client)
+make_connect, make_client, make_verdict = maker(Connect), maker(Client), maker(Verdict)
 BROKEN = re.compile(r"(?:lost connection|timeout|too many errors) after .*? from [^ \[\]]*\[([^ \[\]]*)\](?::[0-9]+)?$")
 
 
@@ -1275,6 +1275,7 @@ def parse_nothing(text: str) -> Event:
 
 # -- opendkim, opendmarc, dkimpy-milter
 
+make_dkim, make_dmarc = maker(Dkim), maker(Dmarc)
 DKIM_LINE = re.compile(r"s=([^ ]*) d=([^ ]*)(?: a=([^ ]*))? SSL(.*)$")
 NOT_INTERNAL = re.compile(r"[^ ]+ \[[^ ]+\] not internal$")
 DKIM_RESULT = re.compile(r'(?:^|; )signature=[^ ]* domain=([^ ]*) selector=([^ ]*) result="([^"]*)"')
@@ -1308,10 +1309,10 @@ def parse_opendkim(text: str) -> Event:
         return unless_repeated(text)
     if rest.startswith("s="):
         found = DKIM_LINE.match(rest)
-        return Dkim(queue_id, 2, None, found.group(2), found.group(1), found.group(3)) if found else None
+        return make_dkim((queue_id, 2, None, found.group(2), found.group(1), found.group(3), None)) if found else None
     result = DKIM_TEXTS.get(rest) or next((DKIM_TEXTS[opening] for opening in DKIM_TEXTS if rest.startswith(opening)), None)
     if result is not None:
-        return Dkim(queue_id, 2, result, signatures=0 if result == "none" else None)
+        return make_dkim((queue_id, 2, result, None, None, None, 0 if result == "none" else None))
     return parse_dkim_detail(queue_id, rest)
 
 
@@ -1365,7 +1366,7 @@ def parse_opendmarc(text: str) -> Event:
         return unless_repeated(text)
     found = DMARC_LINE.match(rest)
     if found:
-        return Dmarc(queue_id, found.group(1), found.group(2))
+        return make_dmarc((queue_id, found.group(1), found.group(2)))
     found = DMARC_SPF.match(rest)
     if found:
         return MilterSpf(queue_id, spf_word(found.group(2)))
@@ -1377,6 +1378,7 @@ def parse_opendmarc(text: str) -> Event:
 
 # -- policy servers: SPF
 
+make_spf = maker(Spf)
 SPF_WORDS = {"Tempfail": "Temperror", "Error": "Temperror", "Unknown": "Permerror"}
 SPF_RESULTS = frozenset("Pass Fail Softfail Neutral None Temperror Permerror".split())
 SPF_SENDER = r'("(?:[^"\\]|\\.)*"(?:@[^;"]*)?|[^;"]*)'
@@ -1401,6 +1403,7 @@ SPF_HEADER = re.compile(r"prepend (?:Received-SPF: |Authentication-Results: [^ ;
 SPF_CODES = frozenset(("5.7.23", "5.7.24", "4.7.23", "4.7.24"))
 
 
+@functools.lru_cache(maxsize=256)
 def spf_word(result: str) -> str:
     """An SPF result in the words of the column.
 
@@ -1449,7 +1452,7 @@ def spf_event(result: str, identity: str, client_ip: str, sender: str, answered:
         return None
     if identity == "helo" and sender and not answered:
         return IGNORED
-    return Spf(client_ip.lower(), sender, word, None, not answered)
+    return make_spf((client_ip.lower(), sender, word, None, not answered))
 
 
 def parse_spf_refusal(dsn: Optional[str], said: str, decode: Callable[[str], str] = str) -> Event:
@@ -1501,9 +1504,10 @@ def parse_policy_spf(text: str) -> Event:
 SPAMD_SCORE = re.compile(r"(identified spam|clean message) \((-?[0-9.]+)/(-?[0-9.]+)\) for ")
 SPAMD_USER = re.compile(r"[^ ]*:[0-9]+$")
 SPAMD_RESULT = re.compile(r"result: ([Y.]) +(-?[0-9]{1,9}) - ([^ ]*) ")
+make_spam_start, make_spam_result = maker(SpamStart), maker(SpamResult)
 USUAL_SPAMD_RESULT = re.compile(
-    r"spamd: result: ([Y.]) +(-?[0-9]{1,9}) - ([^ ,]*(?:,[^ ,]+)*) scantime=[0-9.]+,size=[0-9]+,user=[^,=]*,uid=[0-9]+,"
-    r"required_score=(-?[0-9.]+),rhost=[^,=]*,raddr=[^,=]*,rport=[^,=]*,mid=([^,]*)(?:,autolearn=[^,]*)?(?:,autolearn_force=[^,]*)?$")
+    r"spamd: result: ([Y.]) +(-?[0-9]{1,9}) - ([^ ]*) scantime=[0-9.]+,size=[0-9]+,user=[^,= ]*,uid=[0-9]+,"
+    r"required_score=(-?[0-9.]+),rhost=[^,= ]*,raddr=[^,= ]*,rport=[^,= ]*,mid=([^,]*)(?:,(?!mid=)[a-z_]+=[^,]*)*$")
 SPAMD_MID = re.compile(r",mid=([^,]*)(?=,|$)")
 SPAMD_REQUIRED = re.compile(r"[, ]required_score=(-?[0-9.]+)")
 AMAVIS = re.compile(r"\([^ )]*\) (?:Passed|Blocked) ([A-Z-]+)")
@@ -1528,7 +1532,7 @@ def parse_spamd(text: str) -> Event:
     found = USUAL_SPAMD_RESULT.match(text)
     if found:
         verdict, score, tests, required, mid = found.groups()
-        return SpamResult(mid, "Yes" if verdict == "Y" else "No", float(score), number(required), tests)
+        return make_spam_result((mid, "Yes" if verdict == "Y" else "No", float(score), number(required), tests))
     if not text.startswith("spamd: "):
         return unless_repeated(text)
     text = text[7:]
@@ -1536,7 +1540,7 @@ def parse_spamd(text: str) -> Event:
         return parse_spamd_result(text)
     if text.startswith(("processing message", "checking message")):
         mid, _, user = text.partition(" message ")[2].rpartition(" for ")
-        return SpamStart(mid.partition(" aka ")[0]) if SPAMD_USER.match(user) else None
+        return make_spam_start((mid.partition(" aka ")[0],)) if SPAMD_USER.match(user) else None
     found = SPAMD_SCORE.match(text)
     if found:
         score, required = number(found.group(2)), number(found.group(3))
@@ -3407,37 +3411,37 @@ class Tracker:
         correlator, calendar, origins = self.correlator, self.calendar, self.origins
         correlator.file_start = file_start
         limit = calendar.newest + DAY       # a stamp from a far future does not make everything else idle
-        stamp, time = "\n", 0
+        stamp, start, time, previous = "\n", 0, 0, self.previous
         for line in lines:
             try:
-                if line[:16] == stamp:
-                    start = 16
-                else:
+                if line[:16] != stamp:
                     calendar.position = position
                     time, start = calendar.read(line)
                     stamp = line[:16] if start == 16 else "\n"
                     if time > correlator.now:
                         correlator.advance(time if time < limit else limit)
-                end = line.find(": ", start)
-                origin = origins.get(line[start:end])
+                head, _, text = line.partition(": ")
+                origin = origins.get(head[start:])
                 if origin is None or start < 0:
+                    self.previous = previous
                     self._feed_unusual(line, time, start, position)
                 elif origin.parse is None:
                     origin.tally[FOREIGN] += 1
                 else:
-                    event = origin.parse(line[end + 2:])
+                    event = origin.parse(text)
                     if event is IGNORED:
                         origin.tally[IGNORED_LINES] += 1
                     elif event is None:
-                        self._feed_repeated(origin, line, line[end + 2:], time, position)
+                        self._feed_repeated(origin, line, text, time, position)
                     else:
                         correlator.time, correlator.position = time, position
                         FOLDS[type(event)](correlator, origin, event)
                         origin.tally[PARSED] += 1
             except Exception:               # one bad line must never stop the reading
                 self._failed(line)
-            self.previous = line
+            previous = line
             position += len(line) + 1
+        self.previous = previous
 
     def _feed_unusual(self, line: str, time: int, start: int, position: int) -> None:
         """A line from a process not met before, or in a form that needs a closer look."""
