@@ -59,6 +59,7 @@ GUARANTEE
 
 import argparse
 import atexit
+import bisect
 import bz2
 import calendar
 import collections
@@ -112,6 +113,8 @@ DAY = 24 * HOUR
 
 SCAN_LIFE = 300 * SECOND            # spamd's own limit (--timeout-child); so long a message being scanned is not idle
 SPF_WAIT = 60 * SECOND              # a policy result older than this is not of the `client=` that follows
+SPF_LATE = SECOND                   # a policy server's line comes so much behind that of the refusal that it led to, at most
+CROWD_LIFE = 5 * MINUTE             # what is under way together for longer is read again from its last minutes only
 PATIENCE = HOUR                     # how long an upload, or a message without recipients, may keep its place in memory
 CONNECTION_REUSE = 10 * MINUTE      # an outbound TLS line tells of deliveries up to this later: smtp_connection_reuse_time_limit is 300 s
 DRAFT_LIFE = 10 * MINUTE            # a message of which nobody can say yet whether it makes a row waits this long for more
@@ -1806,14 +1809,14 @@ class Message:
 
     `low` is the position of the first line it was made from; `opened` and `heard` tell by the log's clock when it came into memory
     and when it was spoken of last. `continued`: it was not born here, the store may know its rows. `by_address` and `named` find
-    recipients again: those of delivery lines, and those only named so far.
+    recipients again: those of delivery lines, and those only named so far. `called_in`: the SPF result that was shown, and is another's.
     """
 
     __slots__ = MESSAGE_COLUMNS + (
         "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "state", "sweeps", "continued", "queued", "ended",
         "removed", "finished", "probe", "generated", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender",
         "peer_ip", "orig_queue_id", "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending",
-        "front", "fronted", "scored", "scanned_until")
+        "front", "fronted", "scored", "scanned_until", "called_in")
 
     def __init__(self, host: str, server_hostname: str, queue_id: str, time: int, low: int, continued: bool, now: int = 0) -> None:
         self.host, self.server_hostname, self.queue_id = host, server_hostname, queue_id
@@ -1846,6 +1849,7 @@ class Message:
         self.parent: Optional[Message] = None
         self.front: Optional[Dict[str, Optional[str]]] = None
         self.stored: Dict[int, Row] = {}
+        self.called_in: Optional[str] = None
 
     def hear(self, time: int, now: int) -> None:
         """A line spoke of this message. A clock that steps back does not make it younger."""
@@ -1878,15 +1882,54 @@ class Session:
 
 
 class Waiting:
-    """An SPF result on its way to a message. `contended`: another transaction of this client was under way meanwhile."""
+    """An SPF result on its way to a message. `contended`: another transaction of this client was under way meanwhile.
 
-    __slots__ = ("event", "sender", "prefix", "time", "low", "message", "contended")
+    `message` has it until the sender is known, or `lent`: that was another one, who did not ask for it. `refused` was just turned
+    away without a result: should nobody else ask for this one, it was late.
+    """
+
+    __slots__ = ("event", "sender", "prefix", "time", "low", "message", "contended", "lent", "refused")
 
     def __init__(self, event: Spf, prefix: str, time: int, low: int) -> None:
         self.event, self.prefix, self.time, self.low = event, prefix, time, low
         self.sender = None if event.sender is None else bare(event.sender)
-        self.message: Optional[Message] = None
-        self.contended = False
+        self.message = self.refused = None      # type: Optional[Message]
+        self.contended = self.lent = False
+
+
+class Crowd:
+    """What is under way together of one client, or with one Message-ID: which line is about which message, only all of them tell.
+
+    From `low` to `high`, positions, it is read as a whole or not at all, for who begins to read in its midst would take one for the
+    other. `size` counts results and messages: two cannot be mistaken. Of a client: the `results` that are nobody's for good, the
+    messages that are `unnamed`, their sender not being known yet.
+    """
+
+    __slots__ = ("low", "high", "since", "size", "results", "unnamed")
+
+    def __init__(self, low: int, since: int) -> None:
+        self.low = self.high = low
+        self.since, self.size = since, 0
+        self.results: List[Waiting] = []
+        self.unnamed: List[Message] = []
+
+    def free(self) -> List[Waiting]:
+        """The results that wait for a message."""
+        return [one for one in self.results if one.message is None]
+
+    def about(self, senders: Set[Optional[str]]) -> Optional[Waiting]:
+        """A result about one of these senders: the newest that waits, else one that a message has on trial, or lent."""
+        fits = [one for one in self.results if one.sender in senders]
+        found = next((one for one in reversed(fits) if one.message is None), None)
+        return found or next((one for lent in (False, True) for one in fits if one.lent is lent and one.sender is not None), None)
+
+
+class Straddle(NamedTuple):
+    """Positions that are not to be read one without the other: of a crowd that began at `since`."""
+
+    high: int
+    low: int
+    since: int
 
 
 class Connection:
@@ -1900,10 +1943,7 @@ class Connection:
 
 
 class Context(NamedTuple):
-    """Something said that later lines refer to: a spamd scan by its process, a rewritten sender, a notification to come.
-
-    Of a straddle, `low` and `value` are the positions that are not to be read one without the other.
-    """
+    """Something said that later lines refer to: a spamd scan by its process, a rewritten sender, a notification to come."""
 
     value: Any
     time: int
@@ -2080,13 +2120,12 @@ class Correlator:
         self.tables: Dict[str, Dict[str, Message]] = {}
         self.open_count = 0
         self.sessions: Dict[str, Session] = {}
-        self.waiting: Dict[Tuple[str, str], List[Waiting]] = {}
-        self.unsure: Dict[Tuple[str, str], List[Message]] = {}
-        self.unnamed: Dict[Tuple[str, str], int] = collections.Counter()
-        self.settled: Dict[Tuple[str, str], Message] = {}
-        self.lent: Dict[Tuple[str, str], Message] = {}
+        self.crowds: Dict[Tuple[str, str], Crowd] = {}
+        self.without: Dict[Tuple[str, str, Optional[str]], Context] = {}
+        self.by_policy = False
         self.by_message_id: Dict[Tuple[str, str], List[Message]] = {}
-        self.gone: Dict[Tuple[str, str], Context] = {}
+        self.twins: Dict[Tuple[str, str], Crowd] = {}
+        self.gone: Dict[Tuple[str, str], List[Context]] = {}
         self.by_scanner = False
         self.relays: Dict[str, Connection] = {}
         self.scans: Dict[str, Context] = {}
@@ -2096,7 +2135,7 @@ class Correlator:
         self.serial = 0
         self.finished: List[Message] = []
         self.links: List[Link] = []
-        self.straddles: Deque[Context] = collections.deque(maxlen=MAX_CONTEXTS)
+        self.straddles: List[Straddle] = []
         self.dropped = 0
 
     # -- messages come and go
@@ -2141,7 +2180,7 @@ class Correlator:
         """Give a message to the next harvest; until then late lines still find it."""
         if message.pending:
             self._judge_pending(message)
-        if message.ended:                   # nobody will tell its sender any more
+        if message.ended and message.spf_key is not None:       # nobody will tell its sender any more
             self._settle_sender(message)
         if not message.finished:
             message.finished = True
@@ -2161,16 +2200,17 @@ class Correlator:
             self.open_count -= 1
         if message.mid_key is not None:
             self._forget(self.by_message_id, (message.host, message.mid_key), message)
-            if self.by_scanner and message.spam_status is None:
-                self.gone[message.host, message.mid_key] = Context(message.queue_id, self.now, message.low)
-        if message.spf_key is not None or self.settled:
+            if self.by_scanner:
+                self._leave_twins(message, (message.host, message.mid_key))
+        if message.spf_key is not None:
             self._settle_sender(message)
-            self._forget_settled(message)
 
-    def _forget_settled(self, message: Message) -> None:
-        key = message.host, (message.peer_ip or "").lower()
-        if self.settled.get(key) is message:
-            del self.settled[key]
+    def _leave_twins(self, message: Message, key: Tuple[str, str]) -> None:
+        if message.spam_status is None:
+            self.gone.setdefault(key, []).append(Context(message.queue_id, message.heard, message.low))
+            self._bound(self.gone)
+        if key in self.twins and key not in self.by_message_id:
+            self._disperse(self.twins, key)
 
     @staticmethod
     def _forget(index: Dict[Tuple[str, str], List[Message]], key: Tuple[str, str], message: Message) -> None:
@@ -2235,17 +2275,27 @@ class Correlator:
             self._leave(message)
             self.dropped += bool(self.filter.domains) and not message.recipients and not message.probe
         self.announced = {key: one for key, one in self.announced.items() if self.now - one.time <= MINUTE}
-        self.gone = {key: one for key, one in self.gone.items() if self.now - one.time <= DISORDER}
-        low = self.low_water(self.position)
-        while self.straddles and self.straddles[0].value < low:
-            self.straddles.popleft()
+        for key, gone in list(self.gone.items()):
+            self._keep_gone(key, [one for one in gone if self.now - one.time <= DISORDER])
+        self.without = {key: one for key, one in self.without.items() if self.now - one.time <= SPF_LATE}
+        for key in [key for key, crowd in self.crowds.items() if self._is_over(crowd)]:
+            self._disperse(self.crowds, key)
+        if self.straddles:
+            del self.straddles[:bisect.bisect_left(self.straddles, (self.low_water(self.position),))]
         if len(self.due) > 2 * self.open_count + BATCH_ROWS:
             self.due = [one for one in self.due if not one[2].finished]
             heapq.heapify(self.due)
         return harvest
 
     def close(self, everything: bool) -> None:
-        """The log is at its end: finish the open messages; those that may still wait only when `everything` is asked for."""
+        """The log is at its end: finish the open messages; those that may still wait only when `everything` is asked for.
+
+        A score that a twin may still claim is not written: the message is read again.
+        """
+        for twins in self.by_message_id.values() if self.twins and not everything else ():
+            for message in twins:
+                if len(twins) > 1 and message.scored and not message.by_address and not message.finished:
+                    self._move_score(message, None)
         for table in self.tables.values():
             for message in table.values():
                 if everything or not self._may_wait(message):
@@ -2254,12 +2304,14 @@ class Correlator:
     def low_water(self, position: int) -> int:
         """The position from which all that is in memory and not yet written can be read again; `position`: all is read to there.
 
-        A result that a birth took from among several binds their lines together: reading again must not begin between them,
-        or that birth would take another's.
+        Reading again must not begin in the midst of a crowd. But one may reach back into another, and this into a third: those that
+        began long before the last of them are not regarded, or the position would never move. Begun in the midst of such a crowd,
+        a message that has no result of its own may take another's.
         """
-        low = self._first_needed(position)
+        low, oldest = self._first_needed(position), None
         for one in reversed(self.straddles):
-            if one.low < low <= one.value:
+            if one.low < low <= one.high and (oldest is None or one.since >= oldest):
+                oldest = one.since - CROWD_LIFE if oldest is None else oldest
                 low = one.low
         return low
 
@@ -2268,11 +2320,19 @@ class Correlator:
         lows += [message.low for table in self.tables.values() for message in table.values()]
         lows += [message.low for message in self.finished]
         lows += [session.low for session in self.sessions.values() if session.low is not None and self.now - session.started < PATIENCE]
-        lows += [one.low for waiting in self.waiting.values() for one in waiting if self.now - one.time <= SPF_WAIT]
+        lows += [crowd.low for crowds in (self.crowds, self.twins) for crowd in crowds.values()]
+        lows += [one.low for one in self.without.values() if self.now - one.time <= SPF_LATE]
         lows += [one.low for known in (self.announced, self.rewritten) for one in known.values() if self.now - one.time <= MINUTE]
-        lows += [one.low for one in self.gone.values() if self.now - one.time <= DISORDER]
+        lows += [one.low for gone in self.gone.values() for one in gone if self.now - one.time <= DISORDER]
         lows += [relay.low for relay in self.relays.values() if self.now - relay.time <= CONNECTION_REUSE]
         return min(lows)
+
+    def _disperse(self, crowds: Dict[Tuple[str, str], Crowd], key: Tuple[str, str]) -> None:
+        """A crowd is over: what it was made of is to be read together still."""
+        crowd = crowds.pop(key)
+        if crowd.size > 2:
+            bisect.insort(self.straddles, Straddle(crowd.high, crowd.low, crowd.since))
+            del self.straddles[:-MAX_CONTEXTS]
 
     def _bind(self, message: Message, low: Optional[int]) -> None:
         """A message was made from an earlier line, too."""
@@ -2380,7 +2440,7 @@ class Correlator:
         self._bind(message, session.low)
         if event.orig_queue_id or event.orig_hostname:
             self._take_origin(origin, message, event)
-        if not event.orig_queue_id:
+        if self.by_policy and not event.orig_queue_id:
             self._take_spf(message, session)
         message.pending = [verdict for verdict in session.pending if verdict.envelope_from is not None]
         session.pending = [verdict for verdict in session.pending if verdict.envelope_from is None]
@@ -2407,7 +2467,10 @@ class Correlator:
         message.message_id = message_id_content(event.message_id)
         message.generated = event.queue_id + "@" in message.message_id
         message.mid_key = message_id_key(event.message_id)
-        self.by_message_id.setdefault((origin.host, message.mid_key), []).append(message)
+        twins = self.by_message_id.setdefault((origin.host, message.mid_key), [])
+        twins.append(message)
+        if self.by_scanner and len(twins) > 1:
+            self._gather(twins)
 
     def fold_pickup(self, origin: Origin, event: Pickup) -> None:
         """Local submission, or the return of a requeued message under a new ID: it takes along what the old one knew."""
@@ -2441,7 +2504,7 @@ class Correlator:
         if is_srs(sender) and sender.lower() in self.rewritten:
             self._bind(message, self.rewritten[sender.lower()].low)
         if message.spf_key is not None:
-            self._confirm_spf(message)
+            self._confirm_spf(message, message.spf_key)
         if message.pending:
             self._judge_pending(message)
 
@@ -2714,7 +2777,7 @@ class Correlator:
 
     def fold_spam_start(self, origin: Origin, event: SpamStart) -> None:
         """spamd begins a scan: the score comes without a Message-ID, from the same process. A message being scanned is not idle."""
-        message = self._by_message_id(origin, event.message_id)
+        message = self._unscanned(origin, event.message_id)
         if message is not None:
             message.hear(self.time, self.now)
             message.scanned_until = self.now + SCAN_LIFE
@@ -2737,21 +2800,53 @@ class Correlator:
         self._set_spam(message, event.status, score, event.required, event.tests, exact is not None)
 
     def _by_message_id(self, origin: Origin, message_id: str, child: Optional[str] = None) -> Optional[Message]:
+        """The message that a result with this Message-ID is about: one that waits for it, else the first of those that went without.
+
+        A scanner tells the result after it has answered: the message may just have been removed, or have left memory.
+        """
+        message = self._unscanned(origin, message_id, child)
+        if message is None or message.queue_id == child:
+            key = origin.host, message_id_key(message_id)
+            gone = [one for one in self.gone.get(key, ()) if self.now - one.time <= DISORDER]
+            ended = [one for one in self.by_message_id.get(key, ()) if one.ended and one.spam_status is None and one.queue_id != child]
+            if gone:
+                message = self._find(origin, gone[0].value)
+                self._bind(message, gone[0].low)
+                self._keep_gone(key, gone[1:])
+            elif ended and self.now - ended[0].heard <= DISORDER:
+                message = ended[0]
+        return message
+
+    def _unscanned(self, origin: Origin, message_id: str, child: Optional[str] = None) -> Optional[Message]:
         """The first message of this Message-ID that waits for its scan: before it is queued (milter), else behind (filter).
 
-        Not the one that the filter made of it, unless there is no other: then it stands before the queue. A scanner tells the
-        result after it has answered: the message may just have left memory.
+        Not the one that the filter made of it, unless there is no other: then it stands before the queue.
         """
-        self.by_scanner = True
-        key = origin.host, message_id_key(message_id)
-        found = self.by_message_id.get(key, [])
-        before = [message for message in found if message.queue_id != child]
-        gone = None if before else self.gone.pop(key, None)
-        if gone is not None:
-            before = [self._find(origin, gone.value)]
-            self._bind(before[0], gone.low)
-        unscanned = [message for message in before or found if message.spam_status is None]
-        return next((message for message in unscanned if not message.queued), unscanned[0] if unscanned else None)
+        if not self.by_scanner:
+            self.by_scanner = True
+            for twins in self.by_message_id.values():
+                self._gather(twins)
+        found = self.by_message_id.get((origin.host, message_id_key(message_id)), ())
+        unscanned = [message for message in found if message.spam_status is None and not message.ended]
+        return min(unscanned, key=lambda message: (message.queue_id == child, message.queued), default=None)
+
+    def _keep_gone(self, key: Tuple[str, str], gone: List[Context]) -> None:
+        if gone:
+            self.gone[key] = gone
+        else:
+            self.gone.pop(key, None)
+
+    def _gather(self, twins: List[Message]) -> None:
+        """Messages with one Message-ID: which result is about which of them, tells what becomes of all of them."""
+        if len(twins) < 2:
+            return
+        key = twins[0].host, twins[0].mid_key or ""
+        low = min(message.low for message in twins)
+        crowd = self.twins.get(key)
+        if crowd is None or self.now - crowd.since > CROWD_LIFE:
+            crowd = self.twins[key] = Crowd(low, self.now)
+            self._bound(self.twins)
+        crowd.low, crowd.size = min(low, crowd.low), 3
 
     def _claim_score(self, message: Message, is_behind: Callable[[Message], bool]) -> None:
         """Of messages with one Message-ID that are scanned at the same time, the one that goes on was answered first."""
@@ -2760,10 +2855,17 @@ class Correlator:
         twins = self.by_message_id.get((message.host, message.mid_key), ())
         twin = next((one for one in twins if one is not message and one.scored and one.state is None and is_behind(one)), None)
         if twin is not None:
-            for name in SCORE:
-                setattr(message, name, getattr(twin, name))
-                setattr(twin, name, None)
-            message.scored, twin.scored, twin.exact_score = True, False, False
+            self._move_score(twin, message)
+
+    @staticmethod
+    def _move_score(message: Message, twin: Optional[Message]) -> None:
+        for name in SCORE:
+            if twin is not None:
+                setattr(twin, name, getattr(message, name))
+            setattr(message, name, None)
+        message.scored = message.exact_score = False
+        if twin is not None:
+            twin.scored = True
 
     @staticmethod
     def _set_spam(message: Message, status: Optional[str], score: Optional[float], required: Optional[float],
@@ -2792,134 +2894,156 @@ class Correlator:
             message = self._find(origin, event.queue_id)
             message.spf, message.spf_result = Waiting(event, origin.prefix, self.now, self.position), event.result
             return
+        if not self.by_policy:
+            self._begin_policy()
         new = Waiting(event, origin.prefix, self.now, self.position)
-        if self._was_late(new, (origin.host, event.client_ip)):
+        late = self._late_for(new, origin.host, event.client_ip)
+        if late is not None and late.session is not None:
+            self._attach(late, new)
             return
-        waiting = self._fresh((origin.host, event.client_ip))
-        for place, old in enumerate(waiting):
+        crowd = self._crowd((origin.host, event.client_ip), late.low if late is not None else self.position)
+        new.refused = late
+        free = crowd.free()
+        for old in free:
             if old.event.debug and old.prefix == new.prefix and (old.sender == new.sender or new.sender is None):
-                new.low, new.sender = old.low, old.sender
-                waiting[place] = new
+                new.low, new.sender, new.contended = old.low, old.sender, old.contended
+                crowd.results[crowd.results.index(old)] = new
                 return
-        new.contended = bool(waiting)
-        for old in waiting:
-            old.contended = True
-        waiting.append(new)
-        self.waiting[origin.host, event.client_ip] = waiting
-        self._bound(self.waiting)
+        for one in [*free, new] if free else []:
+            one.contended = True
+        crowd.results.append(new)
+        crowd.size += 1
 
-    def _was_late(self, one: Waiting, key: Tuple[str, str]) -> bool:
-        """A result that was written by another hand than Postfix's may come behind the line that told the sender of its message."""
-        message = self.settled.get(key)
-        if message is None or message.spf is not None or not self._is_coming_in(message) or one.sender is None \
-                or one.sender not in self._senders(message.envelope_from, message.original_envelope_from):
-            return False
-        self._attach(message, one)
-        return True
+    def _begin_policy(self) -> None:
+        """The first result of all: there is a policy server. What came in so far waits for results, too."""
+        self.by_policy = True
+        for message in [message for table in self.tables.values() for message in table.values()]:
+            if message.session is not None and message.envelope_from is None and message.orig_queue_id is None and not message.ended:
+                self._take_spf(message, message.session)
 
-    def _fresh(self, key: Tuple[str, str]) -> List[Waiting]:
-        """The results that wait for messages of a client, without those that have waited too long."""
-        waiting = self.waiting.get(key)
-        if waiting is None:
-            return []
-        fresh = [one for one in waiting if self.now - one.time <= SPF_WAIT]
-        if fresh:
-            self.waiting[key] = fresh
-        else:
-            del self.waiting[key]
-        return fresh
+    def _late_for(self, one: Waiting, host: str, client_ip: str) -> Optional[Message]:
+        """Whom a result may be about that was written by another hand than Postfix's, and came behind the line that told the sender."""
+        known = self.without.pop((host, client_ip, one.sender), None)
+        if known is None or self.now - known.time > SPF_LATE or known.value.spf is not None:
+            return None
+        message: Message = known.value
+        return message if message.session is None or self._is_coming_in(message) else None
 
-    def _drop_waiting(self, key: Tuple[str, str], one: Waiting) -> None:
-        waiting = self.waiting[key]
-        waiting.remove(one)
-        if not waiting:
-            del self.waiting[key]
+    def _is_over(self, crowd: Crowd) -> bool:
+        """Whether nothing of a client is under way any more; results that have waited too long are forgotten."""
+        for one in crowd.results:
+            if one.refused is not None:
+                self._tell_refused(one)
+        if crowd.results:
+            crowd.results = [one for one in crowd.results if self.now - one.time <= SPF_WAIT or one.message in crowd.unnamed]
+        return not crowd.results and not crowd.unnamed
+
+    def _tell_refused(self, one: Waiting) -> None:
+        """Nobody asked for a result in time: it was that of the refusal before."""
+        if one.refused is not None and self.now - one.time > SPF_LATE:
+            message, one.refused = self._again(one.refused), None
+            if message.spf_result is None:
+                message.spf_result = one.event.result
+                self._bind(message, one.low)
+
+    def _crowd(self, key: Tuple[str, str], low: int) -> Crowd:
+        """What a client has under way; a further line of it stands at `low`."""
+        crowd = self.crowds.get(key)
+        if crowd is not None and self._is_over(crowd):
+            self._disperse(self.crowds, key)
+            crowd = None
+        if crowd is None:
+            crowd = self.crowds[key] = Crowd(low, self.now)
+            self._bound(self.crowds)
+        elif self.now - crowd.since > CROWD_LIFE:
+            crowd.low, crowd.since = self.position, self.now
+            low = min([low] + [one.low for one in crowd.results] + [message.low for message in crowd.unnamed])
+        crowd.low, crowd.high = min(crowd.low, low), self.position
+        return crowd
 
     def _take_spf(self, message: Message, session: Session) -> None:
-        """At `client=`: the newest result for this client, until the sender is known and may say otherwise.
-
-        `unnamed` counts a client's messages whose sender is not known yet, `unsure` are those of them that took a result.
-        """
+        """At `client=`: the newest result for this client, until the sender is known and may say otherwise."""
         key = message.spf_key = (message.host, (message.client_ip or "").lower())
-        waiting, unsure = self._fresh(key), self.unsure.get(key, [])
-        for one in [other.spf for other in unsure if other.spf is not None] + (waiting if len(waiting) > 1 or self.unnamed[key] else []):
+        crowd = self._crowd(key, message.low)
+        free = crowd.free()
+        for one in [other.spf for other in crowd.unnamed if other.spf is not None] + (free if len(free) > 1 or crowd.unnamed else []):
             one.contended = True
-        if waiting:
-            self._attach(message, waiting[-1])
-            self._drop_waiting(key, waiting[-1])
+        if free:
+            self._attach(message, free[-1])
         elif session.spf is not None and self.now - session.spf.time <= SPF_WAIT:
             self._attach(message, session.spf)
-        self.unnamed[key] += 1
-        if message.spf is not None:
-            self.unsure.setdefault(key, []).append(message)
+        crowd.unnamed.append(message)
+        crowd.size += 1
 
     def _attach(self, message: Message, one: Optional[Waiting]) -> None:
         message.spf = one
         message.spf_result = one.event.result if one else None
         if one is not None:
             one.message = message
-            self._use_up(message, one)
-
-    def _use_up(self, message: Message, one: Waiting) -> None:
-        """A result is a message's own from here on."""
-        self._bind(message, one.low)
-        if one.contended:
-            self.straddles.append(Context(self.position, self.now, one.low))
+            self._bind(message, one.low)
 
     def _settle_sender(self, message: Message) -> None:
-        """The sender of a message is known, or never will be."""
+        """The sender of a message will never be known: the result that it has on trial is its own."""
         key, message.spf_key = message.spf_key, None
-        if key is not None:
-            self._forget(self.unsure, key, message)
-            self.unnamed[key] -= 1
-            if not self.unnamed[key]:
-                del self.unnamed[key]
+        if key in self.crowds:
+            crowd = self.crowds[key]
+            crowd.unnamed = [one for one in crowd.unnamed if one is not message]
+            self._use_up(crowd, key, message.spf)
 
-    def _confirm_spf(self, message: Message) -> None:
+    def _use_up(self, crowd: Crowd, key: Tuple[str, str], one: Optional[Waiting]) -> None:
+        """A result is a message's own from here on."""
+        if one is not None and one in crowd.results:
+            self._tell_refused(one)
+            crowd.results.remove(one)
+        crowd.high = max(crowd.high, self.position)
+        if self._is_over(crowd):
+            self._disperse(self.crowds, key)
+
+    def _confirm_spf(self, message: Message, key: Tuple[str, str]) -> None:
         """The sender is known: keep the result that was about it, or exchange it for the one that was."""
-        key = message.spf_key
-        self._settle_sender(message)
-        if key is not None:
-            self.settled[key] = message
-            self._bound(self.settled)
+        crowd, own, message.spf_key = self._crowd(key, message.low), message.spf, None
+        crowd.unnamed = [one for one in crowd.unnamed if one is not message]
         senders = self._senders(message.envelope_from, message.original_envelope_from)
-        own = message.spf
-        if key is None or own is not None and own.sender in senders:
+        if own is not None and (own.sender in senders or own.event.queue_id is not None):
+            self._use_up(crowd, key, own)
             return
-        waiting = next((one for one in reversed(self._fresh(key)) if one.sender in senders), None)
-        other = next((one for one in self.unsure.get(key, ()) if one.spf is not None and one.spf.sender in senders), None)
-        if waiting is not None:
-            self._drop_waiting(key, waiting)
-            self._give_back(key, own)
-            self._attach(message, waiting)
-        elif other is not None:
-            theirs = other.spf
-            self._attach(other, own)
-            self._attach(message, theirs)
-        elif own is not None and own.sender is not None and (own.contended or message.session is not None and own is message.session.spf):
-            self._give_back(key, own)
-            self._attach(message, None)
-        elif own is not None:
-            self.lent[key] = message        # maybe a sender that was rewritten; unless a mail of that very sender comes
-            self._bound(self.lent)
-        else:
-            self._attach(message, self._call_in(key, senders - {None}))
+        found = crowd.about(senders)
+        if found is None and own is not None and own in crowd.results and not own.contended:
+            own.lent = True                 # maybe a sender that was rewritten; unless a mail of that very sender comes
+            return
+        if own is not None and own in crowd.results:
+            own.message = None
+        self._attach(message, self._call_in(found))
+        if found is None and not message.queued:
+            self._await_spf(message, senders)
+        self._use_up(crowd, key, found)
 
-    def _call_in(self, key: Tuple[str, str], senders: Set[Optional[str]]) -> Optional[Waiting]:
-        """A result about one of these senders that was lent to a message of another one."""
-        holder = self.lent.get(key)
-        one = holder.spf if holder is not None else None
-        if holder is None or one is None or one.sender not in senders or self.now - one.time > SPF_WAIT:
-            return None
-        del self.lent[key]
-        self._attach(holder, None)
+    def _call_in(self, one: Optional[Waiting]) -> Optional[Waiting]:
+        """Take a result from the message of another sender that has it."""
+        holder = one.message if one is not None else None
+        if one is not None and holder is not None:
+            holder = self._again(holder)
+            holder.called_in = one.event.result if one.lent else holder.called_in
+            self._attach(holder, None)
+            one.lent = False
         return one
 
-    def _give_back(self, key: Tuple[str, str], one: Optional[Waiting]) -> None:
-        if one is not None and self.now - one.time <= SPF_WAIT:
-            one.message = None
-            self.waiting.setdefault(key, []).append(one)
-            self.waiting[key].sort(key=lambda waiting: waiting.low)
+    def _again(self, message: Message) -> Message:
+        """A message, or when it has left memory a continuation that reaches its rows."""
+        if not message.finished or message in self.finished:
+            return message
+        again = self.tables[message.host].get(message.queue_id)
+        if again is None or not again.continued:
+            again = Message(message.host, message.server_hostname, message.queue_id, message.first_seen, self.position, True, self.now)
+            self._finish(again)
+        return again
+
+    def _await_spf(self, message: Message, senders: Set[Optional[str]]) -> None:
+        """A message, or a refused recipient, has no result: it may come in a moment."""
+        for sender in senders - {None}:
+            key = message.host, (message.client_ip or "").lower(), sender
+            self.without[key] = Context(message, self.now, message.low)
+        self._bound(self.without)
 
     def _senders(self, *addresses: Optional[str]) -> Set[Optional[str]]:
         """An envelope sender as a policy server may have seen it: as it is, unwrapped, as postsrsd knew it. None fits any."""
@@ -2928,31 +3052,25 @@ class Correlator:
         found: Set[Optional[str]] = {bare(address) for address in known}
         return found | {None}
 
-    def _take_from_another(self, key: Tuple[str, str], senders: Set[Optional[str]]) -> Optional[Waiting]:
-        """A result about one of these senders that a message of the same client took before its own sender was known."""
-        other = next((other for other in self.unsure.get(key, ()) if other.spf is not None and other.spf.sender in senders), None)
-        one = other.spf if other is not None else None
-        if other is not None:
-            self._attach(other, None)
-        return one
-
     def _claim_spf(self, message: Message, session: Session, event: Verdict) -> None:
         """A refused recipient takes its result, too; the transaction may go on, so its session remembers it."""
         if event.envelope_from is None or message.client_ip is None:
             return
         key = (message.host, message.client_ip.lower())
         senders = self._senders(event.envelope_from, message.original_envelope_from)
-        one = next((one for one in reversed(self._fresh(key)) if one.sender in senders), None)
-        if one is not None:
-            self._drop_waiting(key, one)
-        elif session.spf is not None and session.spf.sender in senders and self.now - session.spf.time <= SPF_WAIT:
+        crowd = self.crowds.get(key)
+        one = crowd.about(senders) if crowd is not None and not self._is_over(crowd) else None
+        if session.spf is not None and session.spf.sender in senders and self.now - session.spf.time <= SPF_WAIT \
+                and (one is None or one.message is not None):
             one = session.spf
-        else:
-            one = self._take_from_another(key, senders - {None}) or self._call_in(key, senders - {None})
+        elif crowd is not None and one is not None:
+            crowd.size += 1
+            self._use_up(crowd, key, self._call_in(one))
         if one is None:
+            self._await_spf(message, senders)
             return
-        message.spf_result = one.event.result
-        self._use_up(message, one)
+        message.spf, message.spf_result = one, one.event.result
+        self._bind(message, one.low)
         session.spf = one
         session.low = one.low if session.low is None else min(session.low, one.low)
 
@@ -3144,7 +3262,7 @@ def absorb(message: Message, stored: Iterable[Row]) -> None:
         own |= CLIENT_FACTS
     for name in FACTS:
         known = getattr(rows[0], name)
-        if known is not None and name not in own:
+        if known is not None and name not in own and not (name == "spf_result" and known == message.called_in):
             setattr(message, name, better(name, known, getattr(message, name)))
     show_front(message, rows[0].client_ip)
     absorb_sender(message, rows[0].envelope_from, rows[0].original_envelope_from)
@@ -5173,7 +5291,8 @@ class Daemon:
             "log: %d bytes to read, newest line %.0f s old, %d rotations, %d truncations"
             % (follower.lag(), behind, follower.rotations, follower.truncations),
             "messages: %d open, %d dropped without a recipient; sessions: %d; SPF results waiting: %d"
-            % (correlator.open_count, correlator.dropped, len(correlator.sessions), sum(map(len, correlator.waiting.values()))),
+            % (correlator.open_count, correlator.dropped, len(correlator.sessions),
+               sum(len(crowd.free()) for crowd in correlator.crowds.values())),
             "database: %d rows written, %d refused, %d times in trouble"
             % (self.recorder.rows, self.recorder.rejects.count, self.recorder.trouble.count)]
 

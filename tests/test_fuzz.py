@@ -75,7 +75,8 @@ class Life:
     def finish(self):
         """Everything is written, and nothing of it kept."""
         correlator = self.tracker.correlator
-        assert correlator.open_count == 0 and not correlator.unsure and not correlator.by_message_id
+        assert correlator.open_count == 0 and not correlator.by_message_id and not correlator.twins
+        assert not any(crowd.unnamed for crowd in correlator.crowds.values())
         for row in self.store.all_rows():
             tracker.row_json(row)
         self.store.close()
@@ -248,14 +249,15 @@ def test_forged_texts_change_no_other_field(trial, text):
 # -- a long life
 
 LIMITS = {"MAX_OPEN": 200, "MAX_CONTEXTS": 100, "MAX_ORIGINS": 300}
-PER_CONTEXT = ("sessions", "waiting", "relays", "scans", "rewritten", "announced", "straddles")
+PER_CONTEXT = ("sessions", "crowds", "without", "relays", "scans", "rewritten", "announced", "straddles", "gone")
 
 
 def sizes_above_their_limits(life):
     """The tables of a life that have grown too large."""
     correlator = life.tracker.correlator
     found = {name: (len(getattr(correlator, name)), LIMITS["MAX_CONTEXTS"]) for name in PER_CONTEXT}
-    found.update({name: (len(getattr(correlator, name)), correlator.open_count) for name in ("unsure", "unnamed", "by_message_id")})
+    found.update({name: (len(getattr(correlator, name)), correlator.open_count) for name in ("twins", "by_message_id")})
+    found["unnamed"] = sum(len(crowd.unnamed) for crowd in correlator.crowds.values()), correlator.open_count
     found["origins"] = len(life.tracker.origins), LIMITS["MAX_ORIGINS"]
     found["hosts"] = len(correlator.tables), LIMITS["MAX_ORIGINS"] + correlator.open_count
     found["open"] = sum(map(len, correlator.tables.values())), min(LIMITS["MAX_OPEN"], correlator.open_count)
