@@ -828,7 +828,7 @@ MILTER_ACTIONS = frozenset("milter-reject milter-hold milter-discard".split())
 QUIET_ACTIONS = frozenset("reject_warning warn info permit hangup warning pass replace strip".split())
 QUEUED_AS = "queued as "
 SMTPD_NOISE = (
-    "warning: ", "improper command pipelining ", "discarding EHLO keywords: ", "SSL_accept ", "setting up TLS connection ", "fatal: ",
+    "warning: ", "improper command pipelining ", "discarding EHLO keywords: ", "SSL_accept", "setting up TLS connection ", "fatal: ",
     "error: ", "panic: ", "statistics: ", "table ", "too many ", "connect to ", "disconnecting", "certificate verification failed",
     "initializing the server-side TLS engine", "before ", "send attr", "idle timeout", "subject_CN=", "using ", "NOQUEUE: warning",
     "issuing session ticket", "reloading session", "replacing command ", "TLS ", "Host offered ", "xsasl_", "name_", "match_", "smtpd_",
@@ -935,7 +935,12 @@ def parse_session(text: str) -> Event:
         return parse_proxy(text)
     if text.startswith("warning: "):
         return parse_cleanup_warning(text)
-    return parse_tls(text) or parse_broken(text) or is_known(text, SMTPD_NOISE)
+    return parse_tls(text) or parse_broken(text) or of_peer(text, SMTPD_NOISE)
+
+
+def of_peer(text: str, openings: Tuple[str, ...]) -> Event:
+    """IGNORED, too, for `name[address]:port: Trusted: subject_CN=…`: what is told of a certificate (tls_client.c, tls_server.c)."""
+    return IGNORED if text.startswith(openings) or PEER.match(text) else None
 
 
 def parse_proxy(text: str) -> Event:
@@ -956,6 +961,7 @@ USUAL_CONNECT = re.compile("connect from " + CLIENT)
 USUAL_CLIENT = re.compile(r"([0-9A-Za-z]{6,64}): client=" + CLIENT + "$")
 NOTHING_MORE = (None,) * 4
 make_connect, make_client, make_verdict = maker(Connect), maker(Client), maker(Verdict)
+PEER = re.compile(CLIENT + ": ")
 BROKEN = re.compile(r"(?:lost connection|timeout|too many errors) after .*? from [^ \[\]]*\[([^ \[\]]*)\](?::[0-9]+)?$")
 
 
@@ -1178,7 +1184,7 @@ STATUSES = {                         # what status= says, as relay_status has it
 FIELD = re.compile(r"([a-z_]+)=([^,]*)")
 SMTP_NOISE = (
     "connect to ", "warning: ", "certificate verification failed ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "using ",
-    "setting up TLS ", "SSL_connect ", "initializing the client-side TLS engine", "Server certificate ", "host ", "subject_CN=", "process ",
+    "setting up TLS ", "SSL_connect", "initializing the client-side TLS engine", "Server certificate ", "host ", "subject_CN=", "process ",
     "server certificate ", "smtp_", "looking for session ", "save session ", "reloaded session ", "Host offered ", "send attr", "TLS ",
 )
 DELIVERY_ID_NOISE = (
@@ -1246,7 +1252,7 @@ def parse_agent(text: str) -> Event:
     queue_id, _, rest = text.partition(": ")
     if is_queue_id(queue_id):
         return parse_delivery(text) if rest.startswith("to=<") else is_known(rest, DELIVERY_ID_NOISE)
-    return parse_tls(text) or is_known(text, SMTP_NOISE)
+    return parse_tls(text) or of_peer(text, SMTP_NOISE)
 
 
 def parse_discard(text: str) -> Event:
@@ -2251,9 +2257,14 @@ class Correlator:
             return False
         if age < DRAFT_LIFE and self._is_draft(message) or self.now < message.scanned_until:
             return True
-        if age < SPF_WAIT and message.spf is not None and message.spf.contended and message.envelope_from is None and not message.pending:
+        if age < SPF_WAIT and self._is_guessed(message) and not message.pending and message.message_id is not None:
             return True                     # which of the waiting results is its own, the sender will tell
         return self._is_coming_in(message) or (bool(self.filter.domains) and not message.recipients and not message.continued)
+
+    @staticmethod
+    def _is_guessed(message: Message) -> bool:
+        """Whether an SPF result is one of several, and nobody has told the sender."""
+        return message.spf is not None and message.spf.contended and message.envelope_from is None
 
     @staticmethod
     def _is_draft(message: Message) -> bool:
