@@ -188,6 +188,7 @@ PLACES = (
     place("noise of smtpd", "smtpd", r"(?:warning: .*?|improper command .*?\]): (.*)$", printable),
     place("noise of postscreen", "postscreen", r"(?:PREGREET|COMMAND|NON-SMTP) .*?\]:[0-9]+(?: after [A-Z]+)?: (.*)$", printable),
     place("noise of smtp", "smtp", r": (?:warning|info|replace|prepend|strip): (?:header|body) (.*)$", printable),
+    place("name in a certificate", "smtpd smtp", r"subject_CN=([^,]+),", printable),
     place("TLS name", "smtpd smtp", r"TLS connection [a-z]+ (?:from|to) [^ ]+ to ([^ ]+):", host_name),
     place("key selector", "opendkim dkimpy-milter", r"(?:: |(?:failed|revoked|verified) \()s=([^ ,)]+)", tag_value),
     place("signing domain", "opendkim dkimpy-milter", r"(?:: |(?:failed|revoked|verified) \()s=[^ ,)]+,? d=([^ ,)]+)", tag_value),
@@ -482,7 +483,7 @@ def repeated(trial, attack):
 
 def test_a_repeated_line_tells_what_it_repeats():
     wrong = [(trial.line, found) for name in BY_PLACE for trial, attack in sparse(firsts(name), 167)
-             for found in [repeated(trial, attack)] if found[0] != found[1]]
+             if "message repeated" not in trial.line for found in [repeated(trial, attack)] if found[0] != found[1]]
     assert not wrong, told(wrong, "many")
 
 
@@ -669,7 +670,7 @@ class Heard:
 
 
 NO_STRANGERS = (                # where no text of a stranger stands
-    "PRIORITY ISO UNIX WEEKDAY YEARLESS YEAR_FIRST SYSLOG_5424 REPEATED REPEATED_LAST ROTATED ROTATED_LOG DKIM_ADDED NOTIFICATION "
+    "PRIORITY ISO UNIX WEEKDAY YEARLESS YEAR_FIRST MICROSECONDS SYSLOG_5424 REPEATED_LAST ROTATED ROTATED_LOG DKIM_ADDED NOTIFICATION "
     "SPAMD_SCORE SPF_HEADER SRS_PAIR FILTER_DROPPED").split()
 
 
@@ -681,7 +682,8 @@ def test_every_pattern_that_reads_text_of_strangers_does_here():
         for trial, attack in itertools.product(TRIALS, ("x", "SRS0", "SRS1", "Receiver", ">, relay=evil[192.0.2.66]:25, delay=1")):
             text = next((one for one in ATTACKS if one.startswith(attack)), attack)
             rows_of(log_with(trial.put(text)[0] or trial.line))
-    assert sorted(set(patterns) - heard) == sorted(NO_STRANGERS)
+    unheard_patterns = set(patterns) - heard
+    assert (unheard_patterns - set(NO_STRANGERS), set(NO_STRANGERS) - unheard_patterns) == (set(), set())
 
 
 # -- stories, told by strangers
