@@ -759,6 +759,8 @@ RECORD = 1999                       # Postfix cuts a record at 2000 bytes (msg_s
 ADDRESS = r'<((?:@[^:]*:)?"(?:[^"\\]|\\.)*"(?:@[^">]*)?|@[^:]*:[^">]*|[^">;]*(?:;(?! (?:from|to|proto)=)[^">;]*)*)>'
 # The same where text of strangers stands before it: what looks like the beginning of a trailer is not part of an address.
 SAFE_ADDRESS = r'<((?:@[^:;]*:)?"(?:[^"\\;]|\\.|;(?! (?:from|to)=<))*"(?:@[^">]*)?|[^">]*)>'
+# One in no need of quotes: nothing can be imitated in it.
+USUAL_ADDRESS = r"<([^][\s<>(),;:\\\"@]+@[^\s<>(),;\\\"@]+)>"
 CLIENT = r"([^ \[\]]*)\[([^ \[\]]*)\](?::[0-9]+)?"
 
 
@@ -819,6 +821,9 @@ DECISION = re.compile(r"((?:milter-)?[a-z_]+): ([A-Za-z-]+) from " + CLIENT + r"
 SMTPD_TRAILER = re.compile(                         # nobody logs in without EHLO
     r"; (?:from=" + ADDRESS + r" ?)?(?:to=" + ADDRESS + r" ?)?(?:proto=([A-Z]+) ?)?(?:helo=<([^<>]*)>(?: sasl_method=[^ ]*)?"
     r"(?: sasl_username=((?:(?! helo=<|; from=<).)*?))?(?: sasl_sender=(?:(?! helo=<|; from=<).)*)?)?$")
+USUAL_REFUSAL = re.compile(             # of the texts that fit, the longest: no address behind it can hold the beginning of another trailer
+    r"NOQUEUE: reject: ([A-Z]+) from " + CLIENT + r": (([45][0-9]{2}) ([45]\.[0-9]{1,3}\.[0-9]{1,3}) .*); from=(?:<>|" + USUAL_ADDRESS
+    + ") to=" + USUAL_ADDRESS + r" proto=([A-Z]+) helo=<([^][<>\"; ]*)>$", re.S)
 POSTSCREEN_TRAILER = re.compile(
     r"; from=" + ADDRESS + ", to=" + ADDRESS + r", proto=([A-Z]+), helo=<([^ ]*)>()$")
 TLS_LINE = re.compile(r"[A-Z][a-z]+ TLS connection (?:established|reused) (from|to) ([^ ]+)(?: to [^ ]+)?: "
@@ -907,6 +912,8 @@ def parse_smtpd(text: str) -> Event:
     """smtpd: sessions, births, decisions (log-formats: `QID: client=`, `NOQUEUE: reject: …`)."""
     if text.startswith("disconnect from "):
         return DISCONNECT
+    if text.startswith("NOQUEUE: "):
+        return parse_noqueue(text)
     found = USUAL_CONNECT.match(text)
     if found:
         return make_connect(found.groups())
@@ -920,11 +927,20 @@ def parse_smtpd(text: str) -> Event:
         if rest.startswith("client="):
             return parse_client(queue_id, rest[7:])
         return parse_broken(rest) or parse_decision(queue_id, rest)
-    if queue_id == "NOQUEUE":
-        if rest.startswith("client="):
-            return parse_client("", rest[7:])
-        return parse_broken(rest) or parse_decision(None, rest)
     return parse_session(text)
+
+
+def parse_noqueue(text: str) -> Event:
+    """What smtpd says of a mail that has no queue ID: mostly that it refuses it."""
+    found = USUAL_REFUSAL.match(text) if len(text) < RECORD else None
+    if found:
+        stage, hostname, address, said, code, dsn, sender, recipient, protocol, helo = found.groups()
+        return make_verdict((None, "access", "reject", stage, said, int(code), dsn, hostname or None, address, sender or "", recipient,
+                             protocol, helo, None, None))
+    rest = text[9:]
+    if rest.startswith("client="):
+        return parse_client("", rest[7:])
+    return parse_broken(rest) or parse_decision(None, rest)
 
 
 def parse_session(text: str) -> Event:
@@ -1165,7 +1181,6 @@ def parse_postsuper(text: str) -> Event:
 # -- delivery agents
 
 # What nearly all lines look like; whatever differs is read by the patterns behind this one.
-USUAL_ADDRESS = r"<([^][\s<>(),;:\\\"@]+@[^\s<>(),;\\\"@]+)>"
 USUAL_DELIVERY = re.compile(
     r"([0-9A-Za-z]{6,64}): to=" + USUAL_ADDRESS + "(?:, orig_to=" + USUAL_ADDRESS + r")?, relay=([^,<>]*)(?:, conn_use=([0-9]+))?"
     r", delay=([0-9.]+), delays=([0-9./]+)(?:, tls=([^,<>]+))?, dsn=([0-9.]+), status=(sent|bounced|deferred) \((.*)\)$", re.S)
@@ -1658,7 +1673,7 @@ def is_srs(address: str) -> bool:
     >>> is_srs("srs1+x@y"), is_srs("srs0@y")
     (True, False)
     """
-    return SRS_TAG.match(address) is not None
+    return "RS" in address[:4].upper() and SRS_TAG.match(address) is not None
 
 
 def unwrap_srs(address: str) -> Optional[str]:
@@ -2013,6 +2028,16 @@ def sweep_recipient(recipient: Recipient, sweep: Sweep) -> None:
     recipient.relay_status = sweep.status
     if sweep.text is not None:
         recipient.relay_message, recipient.smtp_code, recipient.dsn = sweep.text, sweep.code, sweep.dsn
+
+
+@functools.lru_cache(maxsize=16)
+def digits_of(second: int) -> str:
+    """A second of UTC as the digits of a NOQUEUE ID.
+
+    >>> digits_of(0)
+    '19700101000000'
+    """
+    return (EPOCH_DAY + datetime.timedelta(seconds=second)).strftime("%Y%m%d%H%M%S")
 
 
 def bare(address: str) -> str:
@@ -2441,7 +2466,7 @@ class Correlator:
         if message is None or message.removed or message.peer_ip is not None or self.now - message.opened > BIRTH_DISORDER:
             message = self._open(origin, event.queue_id, False)
         message.continued = False
-        message.hear(self.time, self.now)
+        message.heard, message.last_seen = self.now, max(message.last_seen, self.time)
         if session.message is not None and session.message is not message:
             self._end_message(session, broken=False)
         message.session, session.message = session, message
@@ -2453,9 +2478,14 @@ class Correlator:
             self._take_origin(origin, message, event)
         if self.by_policy and not event.orig_queue_id:
             self._take_spf(message, session)
+        if session.pending:
+            self._take_pending(message, session)
+
+    def _take_pending(self, message: Message, session: Session) -> None:
+        """What was decided before there was an ID: of the connection it concerns every message of the session."""
         message.pending = [verdict for verdict in session.pending if verdict.envelope_from is not None]
         session.pending = [verdict for verdict in session.pending if verdict.envelope_from is None]
-        for verdict in session.pending:     # of the connection: it concerns every message of the session
+        for verdict in session.pending:
             self._judge(message, verdict, self.time)
 
     def _take_origin(self, origin: Origin, message: Message, event: Client) -> None:
@@ -2472,7 +2502,7 @@ class Correlator:
         message = origin.open.get(event.queue_id)
         if message is None or message.removed:
             message = self._open(origin, event.queue_id, True)
-        message.hear(self.time, self.now)
+        message.heard, message.last_seen = self.now, max(message.last_seen, self.time)
         if message.message_id is not None:
             return
         message.message_id = message_id_content(event.message_id)
@@ -2511,9 +2541,11 @@ class Correlator:
 
     def _set_sender(self, message: Message, sender: str) -> None:
         message.envelope_from = sender
-        message.original_envelope_from = original_sender(sender, self._rewritten_from)
-        if is_srs(sender) and sender.lower() in self.rewritten:
-            self._bind(message, self.rewritten[sender.lower()].low)
+        message.original_envelope_from = sender
+        if is_srs(sender):
+            message.original_envelope_from = original_sender(sender, self._rewritten_from)
+            if sender.lower() in self.rewritten:
+                self._bind(message, self.rewritten[sender.lower()].low)
         if message.spf_key is not None:
             self._confirm_spf(message, message.spf_key)
         if message.pending:
@@ -2562,12 +2594,13 @@ class Correlator:
             session.pending.append(event)
             session.low = self.position if session.low is None else session.low
             return
-        moment = EPOCH_DAY + datetime.timedelta(seconds=self.time // SECOND)
-        queue_id = "NOQUEUE-%s%06d" % (moment.strftime("%Y%m%d%H%M%S"), (self.position - self.file_start) % 1000000)
+        queue_id = "NOQUEUE-%s%06d" % (digits_of(self.time // SECOND), (self.position - self.file_start) % 1000000)
         message = Message(origin.host, self.server_hostname or origin.host, queue_id, self.time, self.position, False)
         message.client_hostname = event.client_hostname or session.client_hostname
         message.client_ip = event.client_ip or session.client_ip
-        session.pending = [one for one in session.pending if (one.envelope_from, one.recipient) != (event.envelope_from, event.recipient)]
+        if session.pending:
+            refused = (event.envelope_from, event.recipient)
+            session.pending = [one for one in session.pending if (one.envelope_from, one.recipient) != refused]
         message.client_tls = session.client_tls
         self._bind(message, session.low)
         self._learn(message, event)
@@ -2596,8 +2629,8 @@ class Correlator:
             message.spf_result = spf_of_refusal(event.dsn, event.text or "")
         if event.judge == "milter" and message.spam_status is None and (event.text or "").startswith(SPAM_REJECTS):
             message.spam_status = "Yes"
-        found = DMARC_REJECT.match(event.text or "")
-        if found and event.judge == "milter" and message.dmarc_result is None:
+        found = DMARC_REJECT.match(event.text or "") if event.judge == "milter" and message.dmarc_result is None else None
+        if found:
             message.dmarc_result, message.dmarc_domain = "fail", found.group(1)
 
     def _refuse(self, message: Message, event: Verdict) -> None:
