@@ -57,9 +57,14 @@ def told(status, score, required=None, tests=None):
     return Origins(QID, "joe@a.net", "ESMTP", "mx.a.net", Spam(QID, None, status, score, required, tests))
 
 
-def found(status, score, required=None, tests=None, queue_id=QID):
+def found(status, score, required=None, tests=None, queue_id=QID, child=None):
     """What amavis or rspamd found."""
-    return Spam(queue_id, "1@a.net", status, score, required, tests)
+    return Spam(queue_id, "1@a.net", status, score, required, tests, child)
+
+
+def passed_on(status, score, tests=None, queue_id=QID):
+    """What amavis found of a message that it gave on."""
+    return found(status, score, None, tests, queue_id, "4A1B2C3D4E")
 
 
 # name, line, what it says
@@ -101,13 +106,13 @@ TEXTS = (
     ("header: cut before tests", header("Yes, score=7.6 required=5.0"), told("Yes", 7.6, 5.0)),
     ("header: warning instead of info", header("Yes, score=7.6 required=5.0 tests=X", "milter-header-warning"),
      told("Yes", 7.6, 5.0, "X")),
-    ("amavis: clean", amavis("Passed CLEAN", "-1.9"), found("No", -1.9)),
-    ("amavis: score zero", amavis("Passed CLEAN", "0"), found("No", 0.0)),
-    ("amavis: spammy, passed with a tag", amavis("Passed SPAMMY", "6.312"), found("Yes", 6.312)),
-    ("amavis: spam, blocked", amavis("Blocked SPAM", "21.5"), found("Yes", 21.5)),
+    ("amavis: clean", amavis("Passed CLEAN", "-1.9"), passed_on("No", -1.9)),
+    ("amavis: score zero", amavis("Passed CLEAN", "0"), passed_on("No", 0.0)),
+    ("amavis: spammy, passed with a tag", amavis("Passed SPAMMY", "6.312"), passed_on("Yes", 6.312)),
+    ("amavis: spam, blocked", amavis("Blocked SPAM", "21.5"), passed_on("Yes", 21.5)),
     ("amavis: names of tests", amavis("Passed SPAMMY", "6.3", tests=", Tests: [BAYES_99=3.5,X=0.001,Y_2=2.8]"),
-     found("Yes", 6.3, None, "BAYES_99,X,Y_2")),
-    ("amavis: no queue ID", amavis("Passed CLEAN", "1.4", ""), found("No", 1.4, queue_id=None)),
+     passed_on("Yes", 6.3, "BAYES_99,X,Y_2")),
+    ("amavis: no queue ID", amavis("Passed CLEAN", "1.4", ""), passed_on("No", 1.4, queue_id=None)),
     ("amavis: not scanned", amavis("Passed CLEAN", "-"), IGNORED),
     ("amavis: other lines", "amavis[7]: (04336-07) Checking: wnMB3mhE3oaz [192.0.2.1] <joe@a.net> -> <a@b>", IGNORED),
     ("rspamd: no action", rspamd("F (no action): [-0.50/15.00] [SPF_ALLOW(-0.50){+ip4:192.0.2.0/24;},ARC_NA(0.00){}]"),
