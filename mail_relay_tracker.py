@@ -69,6 +69,7 @@ import difflib
 import errno
 import fcntl
 import functools
+import gc
 import getpass
 import gzip
 import hashlib
@@ -3252,14 +3253,14 @@ def fit(value: Any, limit: int) -> Any:
     >>> fit("J\\xc3\\xb6rg", 2), fit(-70000, 65535), fit(5, 0)
     ('Jö', -65535, 5)
     """
-    if not limit or value is None:
+    if value is None or not limit:
         return value
     if isinstance(value, str):
-        return value if PLAIN(value) and len(value) <= limit else text_of(value)[:limit]
-    return max(-limit, min(value, limit))
+        return value if len(value) <= limit and is_ascii(value) and "\0" not in value else text_of(value)[:limit]
+    return value if -limit <= value <= limit else limit if value > 0 else -limit
 
 
-PLAIN = re.compile("[\x01-\x7f]*$").match
+is_ascii: Callable[[str], Any] = getattr(str, "isascii", re.compile("[\x00-\x7f]*$").match)      # str has it from 3.7 on
 LIMITS = tuple(column.limit for name in ROW_COLUMNS for column in COLUMNS if column.name == name)
 PLACES = {name: place for place, name in enumerate(ROW_COLUMNS)}
 
@@ -3721,7 +3722,6 @@ INDEXES = (                          # (name, columns): one for every way that t
 )
 SQLITE_TYPES = {"VARCHAR": "TEXT", "TEXT": "TEXT", "TIMESTAMP": "TEXT", "DECIMAL": "REAL"}
 TIMES = frozenset(column.name for column in COLUMNS if column.type.startswith("TIMESTAMP"))
-TIME_PLACES = [place for place, name in enumerate(ROW_COLUMNS) if name in TIMES]
 DECIMALS = frozenset(column.name for column in COLUMNS if column.type.startswith("DECIMAL"))
 
 # What the server's error numbers ask for (measured: class and SQLSTATE tell too little).
@@ -3738,8 +3738,13 @@ def time_text(time: int) -> str:
     >>> time_text(epoch(2026, 11, 5, 3661) + 5)
     '2026-11-05 01:01:01.000005'
     """
-    moment = EPOCH_DAY + datetime.timedelta(microseconds=time)
-    return moment.isoformat(" ", "microseconds")
+    return "%s.%06d" % (second_text(time // SECOND), time % SECOND)
+
+
+@functools.lru_cache(maxsize=1024)
+def second_text(second: int) -> str:
+    """A second, without its fraction; rows written together share many."""
+    return (EPOCH_DAY + datetime.timedelta(seconds=second)).isoformat(" ", "seconds")
 
 
 def time_from(value: Any) -> int:
@@ -3749,12 +3754,27 @@ def time_from(value: Any) -> int:
     return int((value - EPOCH_DAY) // datetime.timedelta(microseconds=1))
 
 
-def storable(row: Row) -> List[Any]:
-    """The values of a row as a driver takes them: what their columns can hold."""
-    values = list(fitted(row))
-    for place in TIME_PLACES:
-        values[place] = time_text(values[place])
+OWN = len(MESSAGE_COLUMNS)          # where a row's own columns begin
+FIRST_SEEN, LAST_SEEN = MESSAGE_COLUMNS.index("first_seen"), RECIPIENT_COLUMNS.index("last_seen")
+
+
+def storable_facts(facts: Tuple[Any, ...]) -> List[Any]:
+    """What the rows of a message have in common as a driver takes it: what the columns can hold."""
+    values = list(map(fit, facts, LIMITS))
+    values[FIRST_SEEN] = time_text(facts[FIRST_SEEN])
     return values
+
+
+def storable_own(own: Tuple[Any, ...]) -> List[Any]:
+    """What is a row's own, likewise."""
+    values = list(map(fit, own, LIMITS[OWN:]))
+    values[LAST_SEEN] = time_text(own[LAST_SEEN])
+    return values
+
+
+def storable(row: Row) -> List[Any]:
+    """The values of a row as a driver takes them."""
+    return storable_facts(row[:OWN]) + storable_own(row[OWN:])
 
 
 def row_from(values: Iterable[Any]) -> Row:
@@ -3954,13 +3974,19 @@ def literal(value: Any) -> str:
     if value is None:
         return "NULL"
     if isinstance(value, str):
-        return "_utf8mb4 X'%s'" % value.encode("utf-8").hex()
+        return "_utf8mb4 X'" + value.encode("utf-8").hex() + "'"
     return repr(value)
+
+
+@functools.lru_cache(maxsize=64)
+def facts_literal(facts: Tuple[Any, ...]) -> str:
+    """The literals of what the rows of a message have in common: they are written one after the other."""
+    return ",".join(map(literal, storable_facts(facts)))
 
 
 def row_literal(row: Row) -> str:
     """A row as a parenthesis of literals."""
-    return "(%s)" % ",".join(map(literal, storable(row)))
+    return "(" + facts_literal(row[:OWN]) + "," + ",".join(map(literal, storable_own(row[OWN:]))) + ")"
 
 
 class MysqlStore(Store):
@@ -5361,6 +5387,7 @@ STATISTICS = logging.CRITICAL + 1
 # ============================================================================ commands and main
 
 SAMPLES = 100                       # failed lines shown per run
+GARBAGE = (50000, 20, 50)           # when to look for circles of objects (gc): there are few, and looking as often as usual costs a sixth
 
 
 class Progress:
@@ -5667,6 +5694,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out a command; returns the exit code."""
+    gc.set_threshold(*GARBAGE)
     config = load_config(find_config(arguments.config))
     if arguments.check:
         return run_check(config)
