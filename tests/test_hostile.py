@@ -123,7 +123,7 @@ def message_id(text):
 
 def bracketless(text):
     """The content of a Message-ID, which ends at its bracket."""
-    return printable(text).replace(">", "")
+    return printable(text).replace(">", "") or None
 
 
 def raw(text):
