@@ -26,7 +26,7 @@ LINES = collections.Counter()
 
 
 def fuzz(examples):
-    """So many examples in CI, in the same proportion as FUZZ_EXAMPLES has it: then a failure is shown as it was met, which takes no time."""
+    """So many examples in CI, in the same proportion as FUZZ_EXAMPLES has it: then a failure is shown as it was met."""
     wanted = settings(max_examples=EXAMPLES * examples // 100 or examples, derandomize=SEED is None, database=None, deadline=None,
                       phases=[Phase.generate] if EXAMPLES else list(Phase), suppress_health_check=list(HealthCheck))
     return (lambda test: seed(int(SEED))(wanted(test))) if SEED is not None else wanted
