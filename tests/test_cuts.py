@@ -451,7 +451,7 @@ def test_T16_the_corpus_is_the_same_in_whatever_order_its_processes_write(record
         lines = stretch(recorded["rfc3339"], start, 1500)
         rows = order_free(Replay(lines, queue_timeout).whole())
         other = Writers(lines).disordered(rng)
-        assert sum(map(str.__ne__, lines, other)) > 500
+        assert sum(map(str.__ne__, lines, other)) > len(lines) // 4
         replay = Replay(other, queue_timeout)
         for found in (replay.whole(), lives(replay, rng, 60)):
             assert not differences(order_free(found), rows), "seed %d, lines from %d" % (seed, start + 1)
