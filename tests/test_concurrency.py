@@ -6,14 +6,16 @@ every message shows its own score. The same after restarts anywhere, and in both
 
     CONCURRENCY_SEEDS=7:9 pytest tests/test_concurrency.py         other interleavings
 """
+import bisect
 import collections
 import itertools
 import os
 import random
+from unittest import mock
 
 import pytest
 
-from tests.unit.replay import Replay, traditional
+from tests.unit.replay import Replay, tracker, traditional
 
 MANY = 200
 RESULTS = ("Pass", "Fail", "Softfail", "Neutral", "None", "Temperror", "Permerror")
@@ -396,3 +398,61 @@ def of_message_ids(rows, messages):
     names = {message.queue_id: message.message_id for message in messages}
     shown = sorted((names[row.queue_id], -99 if row.spam_score is None else row.spam_score) for row in rows)
     return shown, sorted((message.message_id, message.score) for message in messages)
+
+
+# What is under way together keeps the saved position back, but never for long
+
+def without_a_pause(chains, seconds, overlap):
+    """Lines of chains, each begun when the one before is only half told; `overlap` of them at a time, `seconds` from line to line."""
+    texts = []
+    for number, chain in enumerate(chains):
+        texts += [(number + overlap * place / len(chain), text) for place, text in enumerate(chain)]
+    return stamped([text for _, text in sorted(texts)], int(seconds * 1e6))
+
+
+def longest_lag(lines):
+    """By how many seconds of the log the position, saved after every line, stays behind at most."""
+    replay, store, lags = Replay(lines), Replay.table(), []
+    moments = [minute * 60 + second for minute, second in ((int(line[14:16]), float(line[17:26])) for line in lines)]
+    saved = tracker.Correlator.low_water
+
+    def low_water(correlator, position):
+        low = saved(correlator, position)
+        if position in replay.offsets[1:]:
+            here = bisect.bisect_left(replay.offsets, position) - 1
+            lags.append(moments[here] - moments[min(bisect.bisect_left(replay.offsets, low), here)])
+        return low
+
+    with mock.patch.object(tracker.Correlator, "low_water", low_water):
+        replay.run(store, 0, len(lines), rhythm=1)
+    store.close()
+    return max(lags)
+
+
+def always_a_mail_under_way():
+    """One client."""
+    return [mail.intake(100 + mail.number, 30000 + mail.number) + mail.delivery() for mail in of_some_without_result(random.Random(1), 140)]
+
+
+def always_a_client_with_two_mails_under_way():
+    """One client after the other, each with two mails at a time."""
+    mails, chains = list(of_different_senders(random.Random(1), 140)), []
+    for one, other in zip(mails[::2], mails[1::2]):
+        pairs = zip(*[mail.intake(100 + mail.number, 30000 + mail.number) + mail.delivery() for mail in (one, other)])
+        chains.append([text.replace("192.0.2.10", "192.0.2.%d" % (one.number + 10)) for pair in pairs for text in pair])
+    return chains
+
+
+def always_a_scan_under_way():
+    """One Message-ID."""
+    messages = [Scanned(number, "<newsletter@bulk.test>") for number in range(140)]
+    for message in messages:
+        message.child = 800 + message.number
+    return [["spamd[%d]: %s" % (message.child, text) if text.startswith("spamd: ") else text for _, text in message.lines(False)]
+            for message in messages]
+
+
+@pytest.mark.parametrize("chains", [always_a_mail_under_way, always_a_client_with_two_mails_under_way, always_a_scan_under_way])
+def test_the_saved_position_moves_on_when_something_is_always_under_way(chains):
+    lines = without_a_pause(chains(), 4, 3)
+    assert 60 < longest_lag(lines) < 3 * tracker.CROWD_LIFE / tracker.SECOND < float(lines[-1][14:16]) * 60
