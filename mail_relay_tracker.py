@@ -1414,7 +1414,7 @@ SPF_CHAIN = re.compile(r"(?:identity=|smtp\.)(mailfrom|helo)(?:; |=[^ ]* \()clie
                        r"envelope-from=" + SPF_SENDER + r"; receiver=[^;]*;?$")
 AUTH_RESULTS = re.compile(r"(?:prepend |Header field not prepended: )Authentication-Results: [^ ;]+; spf=([a-z]+) ")
 PERL_SPF = re.compile(r"Policy action=PREPEND Received-SPF: ([A-Za-z]+) .* identity=(mailfrom|helo); "
-                      r'(?:envelope-from=("(?:[^"\\]|\\.)*"|[^; ]*); )?helo=[^;]*; client-ip=([^; ]+)', re.S)
+                      r'(?:envelope-from=("(?:[^"\\]|\\.)*"|[^; ]*); )?helo=[^;]*; client-ip="?([^; "]+)', re.S)
 PERL_REFUSED = re.compile(r"Policy action=550 (.*)$", re.S)
 SPF_REFUSED = re.compile(r"(?:550|defer_if_permit|451)(?: ([45]\.7\.2[34]))? (.*)$", re.S)
 WHY = re.compile(r"[?;&]s=(mfrom|mailfrom|helo);id=((?:\"(?:[^\"\\]|\\.)*\"@)?[^ \";]*);ip=([0-9A-Fa-f.:%]+);r=")
