@@ -555,7 +555,6 @@ YEARLESS = re.compile(r"([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + " ")
 YEAR_FIRST = re.compile(r"([0-9]{4}) ([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + " ")
 ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T" + _CLOCK + r"(Z|[+-][0-9]{2}:?[0-9]{2}) ")
 WEEKDAY = re.compile(r"[A-Z][a-z]{2} ([0-9]{4})-([0-9]{2})-([0-9]{2}) " + _CLOCK + r" ([A-Z]{3,5}|[+-][0-9]{2,4}) ")
-MICROSECONDS = re.compile(r"[0-9]{6}")
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
 TAGGED = re.compile(r"([^ ]+) ([^ \[\]]+?)(?:\[([0-9]+)\])?$")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
@@ -622,7 +621,7 @@ class Calendar:
         >>> Calendar(epoch(2026, 1, 2, 0)).read("2026-01-01T00:00:01.5Z mx x: y")
         (1767225601500000, 23)
         """
-        if line[:20] == self._second and line[26:33] == self._zone and MICROSECONDS.match(line, 20):
+        if line[:20] == self._second and line[26:33] == self._zone and line[20:26].isdecimal():
             return self._base + int(line[20:26]), 33
         start = 0
         if line[:1] == "<":
