@@ -910,28 +910,35 @@ def client_tls(protocol: str, cipher: str) -> ClientTls:
 
 def parse_smtpd(text: str) -> Event:
     """smtpd: sessions, births, decisions (log-formats: `QID: client=`, `NOQUEUE: reject: …`)."""
-    if text.startswith("disconnect from "):
-        return DISCONNECT
-    if text.startswith("NOQUEUE: "):
-        return parse_noqueue(text)
-    found = USUAL_CONNECT.match(text)
-    if found:
-        return make_connect(found.groups())
+    without_id = SMTPD_OPENINGS.get(text[:7])
+    if without_id is not None:
+        return without_id(text)
     found = USUAL_CLIENT.match(text)
     if found and is_queue_id(found.group(1)):
-        return make_client(found.groups() + NOTHING_MORE)
+        return make_client(found.groups() + NO_ORIGIN)
     queue_id, _, rest = text.partition(": ")
-    if " " in queue_id:
+    if not is_queue_id(queue_id):
         return parse_session(text)
-    if is_queue_id(queue_id):
-        if rest.startswith("client="):
-            return parse_client(queue_id, rest[7:])
-        return parse_broken(rest) or parse_decision(queue_id, rest)
-    return parse_session(text)
+    if rest.startswith("client="):
+        return parse_client(queue_id, rest[7:])
+    return parse_broken(rest) or parse_decision(queue_id, rest)
+
+
+def parse_connect(text: str) -> Event:
+    """`connect from name[address]`."""
+    found = CONNECT.match(text)
+    return make_connect(found.groups()) if found else parse_session(text)
+
+
+def parse_disconnect(text: str) -> Event:
+    """`disconnect from name[address] ehlo=1 …`."""
+    return DISCONNECT if text.startswith("disconnect from ") else parse_session(text)
 
 
 def parse_noqueue(text: str) -> Event:
     """What smtpd says of a mail that has no queue ID: mostly that it refuses it."""
+    if not text.startswith("NOQUEUE: "):
+        return None
     found = USUAL_REFUSAL.match(text) if len(text) < RECORD else None
     if found:
         stage, hostname, address, said, code, dsn, sender, recipient, protocol, helo = found.groups()
@@ -945,8 +952,6 @@ def parse_noqueue(text: str) -> Event:
 
 def parse_session(text: str) -> Event:
     """What smtpd says of its session, without an ID in front."""
-    if text.startswith("connect from "):
-        return None
     if text.startswith(("proxy-accept: ", "proxy-reject: ")):
         return parse_proxy(text)
     if text.startswith("warning: "):
@@ -972,10 +977,14 @@ def parse_proxy(text: str) -> Event:
     return Verdict(None, "access", "reject", stage, said, code, dsn, None, None, sender, recipient, protocol, helo, username)
 
 
+SMTPD_OPENINGS = {                  # the first letters of lines that no queue ID can begin with
+    "connect": parse_connect, "disconn": parse_disconnect, "NOQUEUE": parse_noqueue, "Anonymo": parse_session, "Untrust": parse_session,
+    "Trusted": parse_session, "Verifie": parse_session, "warning": parse_session, "lost co": parse_session,
+}
 DISCONNECT = Disconnect()
-USUAL_CONNECT = re.compile("connect from " + CLIENT)
-USUAL_CLIENT = re.compile(r"([0-9A-Za-z]{6,64}): client=" + CLIENT + "$")
-NOTHING_MORE = (None,) * 4
+CONNECT = re.compile("connect from " + CLIENT)
+USUAL_CLIENT = re.compile(r"([0-9A-Za-z]{6,64}): client=" + CLIENT + "(?:, sasl_method=[^, ]*, sasl_username=([^, =]+))?$")
+NO_ORIGIN = (None,) * 3
 make_connect, make_client, make_verdict = maker(Connect), maker(Client), maker(Verdict)
 PEER = re.compile(CLIENT + ": ")
 BROKEN = re.compile(r"(?:lost connection|timeout|too many errors) after .*? from [^ \[\]]*\[([^ \[\]]*)\](?::[0-9]+)?$")
@@ -1773,6 +1782,7 @@ SPAM_REJECTS = ("5.7.1 Blocked by SpamAssassin", "5.7.1 Spam message rejected") 
 OWN_NETWORK = re.compile(r"127\.|::1$|10\.|192\.168\.|172\.(?:1[6-9]|2[0-9]|3[01])\.|169\.254\.|f[cd][0-9a-f]{2}:|fe80:", re.I)
 CLIENT_FACTS = frozenset(("client_hostname", "client_ip", "client_tls", "sasl_username"))
 SCORE = ("spam_status", "spam_score", "exact_score", "spam_required", "spam_tests")
+MID_PLAIN = re.compile(r"[!-+\--;=>@-\[\]^`-~]*$")
 MID_NOISE = re.compile(r"(?:\\x\{[0-9A-Fa-f]+\}|\\\\|[^!-+\--;=>@-\[\]^`-~])+")
 STRONG_ACTIONS = frozenset(("hold", "reject", "discard"))
 SWEPT = {"hold": HELD, "discard": DISCARDED, "reject": REJECTED}
@@ -2063,7 +2073,10 @@ def message_id_content(value: str) -> str:
 @functools.lru_cache(maxsize=4096)
 def message_id_key(value: str) -> str:
     """A Message-ID as Postfix, spamd 3 and spamd 4 agree on it: each replaces what it does not like by something else."""
-    return "" if value == "(unknown)" else MID_NOISE.sub("_", message_id_content(value))
+    content = message_id_content(value)
+    if MID_PLAIN.match(content):
+        return "" if value == "(unknown)" else content
+    return MID_NOISE.sub("_", content)
 
 
 def original_sender(address: str, rewritten: Callable[[str], Optional[str]]) -> str:
