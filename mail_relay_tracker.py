@@ -1974,7 +1974,7 @@ class Connection:
 
 
 class Context(NamedTuple):
-    """Something said that later lines refer to: a spamd scan by its process, a rewritten sender, a notification to come."""
+    """Something said that later lines refer to: a spamd scan by its process, a rewritten sender, a message to come."""
 
     value: Any
     time: int
@@ -2205,7 +2205,7 @@ class Correlator:
         heapq.heappush(self.due, (self.now + self.queue_timeout, self.serial, message))
         announced = self.announced.pop((origin.host, queue_id), None) if self.announced else None
         if announced:
-            message.parent_queue_id = announced.value
+            adopt(message, announced.value)
             self._bind(message, announced.low)
         if self.open_count > MAX_OPEN:
             self._make_room()
@@ -2792,8 +2792,16 @@ class Correlator:
         link = Link(child, message, recipient, (began, self.time + BIRTH_SLACK))
         if known is not None and (known.peer_ip is not None or not known.continued or forwarded):
             adopt(known, link)
-        elif is_queue_id(child) and (forwarded or near):
+        elif is_queue_id(child) and forwarded:
+            self._announce(origin, link)    # its lines may come a moment later (trap 30)
+        elif is_queue_id(child) and near:
             self.links.append(link)
+
+    def _announce(self, origin: Origin, link: Link) -> None:
+        """A message that this host makes of another one: yet to be born, or no more in memory."""
+        self.announced[origin.host, link.child] = Context(link, self.now, self.position)
+        self._bound(self.announced)
+        self.links.append(link)
 
     def fold_notification(self, origin: Origin, event: Notification) -> None:
         """A bounce or delay notification: which message it tells of. Before 3.11 it is born already, from 3.11 on not yet (trap 31)."""
@@ -2802,9 +2810,7 @@ class Correlator:
         if child is not None:
             child.parent_queue_id = child.parent_queue_id or event.queue_id
         else:
-            self.announced[origin.host, event.child] = Context(event.queue_id, self.now, self.position)
-            self._bound(self.announced)
-            self.links.append(Link(event.child, parent))
+            self._announce(origin, Link(event.child, parent))
 
     # -- what filters say
 
