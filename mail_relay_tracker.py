@@ -125,7 +125,7 @@ BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, wh
 
 MAX_OPEN = 30000                    # open messages; the oldest are written and forgotten beyond that
 MAX_CONTEXTS = 20000                # sessions, TLS connections, waiting results, SRS pairs: each table
-MAX_ORIGINS = 20000                 # cached line prefixes ("host program[pid]")
+MAX_ORIGINS = 8000                  # cached line prefixes ("host program[pid]")
 MAX_PROGRAMS = 500                  # programs with counters of their own
 MAX_COPIES = 10000                  # what "message repeated n times" may claim
 MAX_LINE = 65536                    # bytes of one line that are looked at; the rest is dropped, counted
@@ -1911,6 +1911,10 @@ class Session:
         self.message: Optional[Message] = None
         self.live = True
 
+    def close(self) -> None:
+        """The client is gone. Without a circle of references a message's memory is free as soon as it is written."""
+        self.live, self.message = False, None
+
 
 class Waiting:
     """An SPF result on its way to a message. `contended`: another transaction of this client was under way meanwhile.
@@ -2423,13 +2427,13 @@ class Correlator:
         """Postfix started or stopped: no session of this host lives on."""
         for prefix in [prefix for prefix in self.sessions if prefix.startswith(origin.host + " ")]:
             self._end_message(self.sessions[prefix], broken=True)
-            self.sessions.pop(prefix).live = False
+            self.sessions.pop(prefix).close()
 
     def _end_session(self, origin: Origin) -> None:
         session = self.sessions.pop(origin.prefix, None)
         if session is not None:
             self._end_message(session, broken=False)
-            session.live = False
+            session.close()
 
     def _end_message(self, session: Optional[Session], broken: bool) -> None:
         """End the message of a session when it can never reach the queue: the session broke off, or it is thrown away anyway.
@@ -5302,12 +5306,12 @@ class Daemon:
                 self.let_time_pass(now)
             if now >= self.next_flush or len(self.tracker.correlator.finished) >= 4 * BATCH_ROWS:
                 self.flush()
-                self.next_flush = clock.monotonic() + self.config["cleanup_interval"]
+                self.next_flush = now + self.config["cleanup_interval"]
             self.waiter.answer()
             if self.waiter.woken:
                 self.waiter.woken, self.follower.next_check = False, 0.0
             if not busy:
-                self.waiter.sleep(self.config["poll_interval"])
+                self.waiter.sleep(min(self.config["poll_interval"], max(self.next_flush - clock.monotonic(), 0)))
         self.flush()
 
     def read_some(self, once: bool = False) -> bool:
