@@ -1232,7 +1232,7 @@ def parse_delivery(text: str) -> Event:
     found = DELIVERY.match(rest)
     if found:
         upstream_to, orig_to, middle, status, reason = found.groups()
-        if reason and ">, " in reason and is_doubtful(reason, upstream_to, orig_to):
+        if reason and ">, " in reason and is_doubtful(reason, upstream_to, orig_to) or holds_chain(upstream_to) or holds_chain(orig_to):
             return None
     else:
         found = INTERNAL_TAIL.search(rest)
@@ -1260,6 +1260,15 @@ def is_doubtful(reason: str, upstream_to: str, orig_to: Optional[str]) -> bool:
     """
     return SECOND_CHAIN.search(reason) is not None and not (
         ORDINARY.match(upstream_to) and (orig_to is None or ORDINARY.match(orig_to)))
+
+
+def holds_chain(address: Optional[str]) -> bool:
+    """Whether what was read as a source route reaches into the fields behind it: had it held them, they would stand between quotes.
+
+    >>> holds_chain("@a>, relay=b[192.0.2.1]:25, delay=1, status=sent (x@y"), holds_chain('@a:"b, status=sent (x"@y')
+    (True, False)
+    """
+    return address is not None and address[:1] == "@" and ", status=" in address and '"' not in address
 
 
 def closed(text: str, by: str = ")") -> str:
@@ -2242,7 +2251,7 @@ class Correlator:
 
     def _leave(self, message: Message) -> None:
         """Forget a message that is written."""
-        table = self.tables[message.host]
+        table = self.tables.get(message.host, {})       # dropped when nothing was open, as is a refusal that bears no ID
         if table.get(message.queue_id) is message:
             del table[message.queue_id]
             self.open_count -= 1
@@ -3099,7 +3108,7 @@ class Correlator:
         """A message, or when it has left memory a continuation that reaches its rows."""
         if not message.finished or message in self.finished:
             return message
-        again = self.tables[message.host].get(message.queue_id)
+        again = self.tables.get(message.host, {}).get(message.queue_id)
         if again is None or not again.continued:
             again = Message(message.host, message.server_hostname, message.queue_id, message.first_seen, self.position, True, self.now)
             self._finish(again)

@@ -217,6 +217,15 @@ class Counters(unittest.TestCase):
             tracker.FOLDS[tracker.Removed] = before
         self.assertEqual((reader.totals()[tracker.FAILED], sum(reader.totals())), (1, 2))
 
+    def test_more_processes_than_are_remembered(self):
+        """A refusal waits to be written when the processes that were known, and the tables of their hosts, are forgotten."""
+        refusal = "Nov 22 10:00:00 mx postfix/smtpd[1]: NOQUEUE: reject: CONNECT from x[192.0.2.1]: 554 5.7.1 no; proto=SMTP"
+        others = ["Nov 22 10:00:00 other kernel[%d]: x" % pid for pid in range(tracker.MAX_ORIGINS)]
+        correlator = tracker.Correlator(30 * tracker.SECOND)
+        reader = tracker.Tracker(tracker.Calendar(PRESENT), correlator, self.fail, self.fail)
+        reader.feed([refusal, *others], 0, 0)
+        self.assertEqual(len(correlator.harvest().messages), 1)
+
 
 if __name__ == "__main__":
     unittest.main()
