@@ -2063,6 +2063,7 @@ def digits_of(second: int) -> str:
     return (EPOCH_DAY + datetime.timedelta(seconds=second)).strftime("%Y%m%d%H%M%S")
 
 
+@functools.lru_cache(maxsize=4096)
 def bare(address: str) -> str:
     """An address for comparing: policy servers see it in lower case and without the quotes that Postfix logs.
 
@@ -2230,7 +2231,8 @@ class Correlator:
         if message is None:
             message = self._open(origin, queue_id, True)
         message.heard = self.now
-        message.last_seen = max(message.last_seen, self.time)       # a clock that steps back does not make it younger
+        if self.time > message.last_seen:   # a clock that steps back does not make it younger
+            message.last_seen = self.time
         return message
 
     def _finish(self, message: Message) -> None:
@@ -2528,7 +2530,7 @@ class Correlator:
         message = origin.open.get(event.queue_id)
         if message is None or message.removed:
             message = self._open(origin, event.queue_id, True)
-        message.heard, message.last_seen = self.now, max(message.last_seen, self.time)
+        message.hear(self.time, self.now)
         if message.message_id is not None:
             return
         message.message_id = message_id_content(event.message_id)
@@ -2754,7 +2756,8 @@ class Correlator:
         recipient = self._recipient(message, event.orig_to or event.upstream_to, event.upstream_to)
         if self.time < recipient.last_seen and is_older(self.time, recipient.last_seen) and not outranks(status, self.time, recipient):
             return                          # a late, older line
-        recipient.last_seen = max(recipient.last_seen, self.time)
+        if self.time > recipient.last_seen:
+            recipient.last_seen = self.time
         recipient.relay_host, recipient.relay_ip, recipient.relay_port = split_relay(event.relay)
         recipient.relay_tls = self._relay_tls(origin, event) if self.relays or event.relay_tls is not None else None
         recipient.relay_status = status
@@ -2903,6 +2906,8 @@ class Correlator:
             for twins in self.by_message_id.values():
                 self._gather(twins)
         found = self.by_message_id.get((origin.host, message_id_key(message_id)), ())
+        if len(found) == 1 and found[0].spam_status is None and not found[0].ended:
+            return found[0]
         unscanned = [message for message in found if message.spam_status is None and not message.ended]
         return min(unscanned, key=lambda message: (message.queue_id == child, message.queued), default=None)
 
