@@ -2037,6 +2037,8 @@ def outranks(status: Optional[str], time: int, known: Recipient) -> bool:
 
 def sweep_recipient(recipient: Recipient, sweep: Sweep) -> None:
     """Let an event of the whole message reach one recipient, unless that one's fate is decided."""
+    if recipient.relay_status == sweep.status == REQUEUED and recipient.next_queue_id is None:
+        recipient.last_seen = max(recipient.last_seen, sweep.time)      # postsuper and pickup tell of it, in any order
     if recipient.relay_status not in UNDECIDED or not outranks(sweep.status, sweep.time, recipient):
         return
     if sweep.status is None:
