@@ -3094,9 +3094,12 @@ class Correlator:
         if found is None and own is not None and own in crowd.results and not own.contended:
             own.lent = True                 # maybe a sender that was rewritten; unless a mail of that very sender comes
             return
+        holder = found.message if found is not None else None
         if own is not None and own in crowd.results:
             own.message = None
         self._attach(message, self._call_in(found))
+        if holder in crowd.unnamed and own in crowd.results:
+            self._attach(holder, own)       # on trial it does not age
         if found is None and not message.queued:
             self._await_spf(message, senders)
         self._use_up(crowd, key, found)
