@@ -125,6 +125,7 @@ BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, wh
 
 MAX_OPEN = 30000                    # open messages; the oldest are written and forgotten beyond that
 MAX_CONTEXTS = 20000                # sessions, TLS connections, waiting results, SRS pairs: each table
+MAX_WAITING = 1000                  # SPF results of one client
 MAX_ORIGINS = 8000                  # cached line prefixes ("host program[pid]")
 MAX_PROGRAMS = 500                  # programs with counters of their own
 MAX_COPIES = 10000                  # what "message repeated n times" may claim
@@ -2995,6 +2996,7 @@ class Correlator:
         for one in [*free, new] if free else []:
             one.contended = True
         crowd.results.append(new)
+        del crowd.results[:-MAX_WAITING]
         crowd.size += 1
 
     def _begin_policy(self) -> None:
