@@ -3076,10 +3076,12 @@ class Correlator:
             self._use_up(crowd, key, message.spf)
 
     def _use_up(self, crowd: Crowd, key: Tuple[str, str], one: Optional[Waiting]) -> None:
-        """A result is a message's own from here on."""
-        if one is not None and one in crowd.results:
-            self._tell_refused(one)
-            crowd.results.remove(one)
+        """A result is a message's own from here on; the message's memory is free as soon as it is written."""
+        if one is not None:
+            one.message = None
+            if one in crowd.results:
+                self._tell_refused(one)
+                crowd.results.remove(one)
         crowd.high = max(crowd.high, self.position)
         if self._is_over(crowd):
             self._disperse(self.crowds, key)
