@@ -1201,7 +1201,7 @@ INTERNAL_TAIL = re.compile(
     r">, (relay=[^,]*, (?:conn_use=[0-9]+, )?delay=[0-9.]+, delays=[0-9./]+, (?:(?!relay=)[a-z]+=[^,<>]*, ){0,5}?dsn=[0-9.]+), "
     r"status=([A-Za-z-]+)(?: \((.*))?$", re.S)
 SECOND_CHAIN = re.compile(">, [a-z_]+=")
-ORDINARY = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^][\s<>(),;:\\"@]+)(?:@[^\s<>(),;\\"@]+)?$')    # quoted, or in no need of it
+ORDINARY = re.compile(r'(?:(?:@[^:]*:)?"(?:[^"\\]|\\.)*"|[^][\s<>(),;:\\"@]+)(?:@[^\s<>(),;\\"@]+)?$')    # quoted, or in no need of it
 STATUSES = {                         # what status= says, as relay_status has it; None: the answer to a probe
     "sent": SENT, "bounced": BOUNCED, "deferred": DEFERRED, "expired": EXPIRED, "SOFTBOUNCE": DEFERRED, DISCARDED: DISCARDED,
     "deliverable": None, "undeliverable": None, "undeliverable-but-not-cached": None,

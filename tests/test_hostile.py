@@ -577,7 +577,7 @@ def rows_of(lines, recall=lambda names: {}, known=0):
 
 
 def by_key(rows):
-    return {(row.queue_id, row.recipient_no): row for row in rows}
+    return {(row.queue_id, row.recipient_no): tracker.fitted(row) for row in rows}
 
 
 def log_with(line):
