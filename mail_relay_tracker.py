@@ -2170,6 +2170,11 @@ class Correlator:
     sessions and results are found again by host and queue ID, by process, by client address, by Message-ID.
     """
 
+    __slots__ = (
+        "queue_timeout", "server_hostname", "filter", "now", "time", "position", "file_start", "tables", "open_count", "sessions",
+        "crowds", "without", "by_policy", "by_message_id", "twins", "gone", "by_scanner", "relays", "scans", "rewritten",
+        "announced", "due", "serial", "finished", "links", "straddles", "dropped")
+
     def __init__(self, queue_timeout: int, server_hostname: str = "", tracks: Optional[DomainFilter] = None) -> None:
         self.queue_timeout = queue_timeout
         self.server_hostname = server_hostname
