@@ -2341,6 +2341,7 @@ class Correlator:
 
     def harvest(self) -> Harvest:
         """Hand out what is finished, and forget it: the caller writes it before it saves a position."""
+        self._tell_late()
         harvest = Harvest(self.finished, self.links)
         self.finished, self.links = [], []
         for message in harvest.messages:
@@ -2364,6 +2365,8 @@ class Correlator:
 
         A score that a twin may still claim is not written: the message is read again.
         """
+        if everything:
+            self._tell_late(at_end=True)
         for twins in self.by_message_id.values() if self.twins and not everything else ():
             for message in twins:
                 if len(twins) > 1 and message.scored and not message.by_address and not message.finished:
@@ -3028,9 +3031,16 @@ class Correlator:
             crowd.results = [one for one in crowd.results if self.now - one.time <= SPF_WAIT or one.message in crowd.unnamed]
         return not crowd.results and not crowd.unnamed
 
-    def _tell_refused(self, one: Waiting) -> None:
+    def _tell_late(self, at_end: bool = False) -> None:
+        """Results that came behind a refusal go out with it, not one harvest later: there may be none."""
+        for crowd in self.crowds.values():
+            for one in crowd.results:
+                if one.refused is not None:
+                    self._tell_refused(one, at_end)
+
+    def _tell_refused(self, one: Waiting, at_end: bool = False) -> None:
         """Nobody asked for a result in time: it was that of the refusal before."""
-        if one.refused is not None and self.now - one.time > SPF_LATE:
+        if one.refused is not None and (at_end or self.now - one.time > SPF_LATE):
             message, one.refused = self._again(one.refused), None
             if message.spf_result is None:
                 message.spf_result = one.event.result

@@ -38,8 +38,8 @@ class Replay:
         """One life of the tracker: read lines [first, last), write what is ready after every `rhythm` of them, else once; returns the
         line to go on with.
 
-        How it ends: `finished`, as --once does, with all written that is known; `stopped` as the daemon is; `killed` before it wrote
-        what was ready; `unsaved`, killed with that committed and the position not saved.
+        How it ends: `finished`, as --once does, with all written that is known; `imported`, where that is the only writing; `stopped`
+        as the daemon is; `killed` before it wrote what was ready; `unsaved`, killed with that committed and the position not saved.
         """
         unsupported, failed = [], []
         dates = tracker.Calendar(self.present)
@@ -49,12 +49,12 @@ class Replay:
         for start in range(first, last, rhythm or max(last - first, 1)):
             stop = min(start + rhythm, last) if rhythm else last
             self.tracker.feed(self.lines[start:stop], self.offsets[start], 0)
-            if stop < last or end != "killed":
+            if stop < last or end not in ("killed", "imported"):
                 self._flush(store, known)
             if stop < last or end not in ("killed", "unsaved"):
                 saved = correlator.low_water(self.offsets[stop])
-        if end == "finished":
-            correlator.close(everything=False)
+        if end in ("finished", "imported"):
+            correlator.close(everything=end == "imported")
             self._flush(store, known)
         if unsupported or failed:
             raise AssertionError("unsupported %r, failed %r" % (unsupported, failed))
