@@ -757,7 +757,7 @@ RECORD = 1999                       # Postfix cuts a record at 2000 bytes (msg_s
 
 # An address as logged between angle brackets: the local part quoted (external form, 3.5 and later), or nothing that ends it. Before the
 # colon of a source route nothing is quoted (quote_822_local.c).
-ADDRESS = r'<((?:@[^:]*:)?"(?:[^"\\]|\\.)*"(?:@[^">]*)?|@[^:]*:[^">]*|[^">;]*(?:;(?! (?:from|to|proto)=)[^">;]*)*)>'
+ADDRESS = r'<((?:@[^:]*:)?"(?:[^"\\]|\\.)*"(?:@[^">]*)?|(?:@[^:]*:)?[^">;]*(?:;(?! (?:from|to|proto)=)[^">;]*)*)>'
 # The same where text of strangers stands before it: what looks like the beginning of a trailer is not part of an address.
 SAFE_ADDRESS = r'<((?:@[^:;]*:)?"(?:[^"\\;]|\\.|;(?! (?:from|to)=<))*"(?:@[^">]*)?|[^">]*)>'
 # One in no need of quotes: nothing can be imitated in it.
@@ -2877,6 +2877,7 @@ class Correlator:
     def fold_spam_score(self, origin: Origin, event: SpamScore) -> None:
         """The score with its decimals; the result line follows."""
         self.scans[origin.prefix] = Context(event, self.now, self.position)
+        self._bound(self.scans)
 
     def fold_spam_result(self, origin: Origin, event: SpamResult) -> None:
         """spamd's result, for the message of this Message-ID."""
