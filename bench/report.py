@@ -1,4 +1,10 @@
-"""What the commands of the bench share: running and measuring processes, tables, and their part of RESULTS.md."""
+#!/usr/bin/env python3
+"""What the commands of the bench share: running and measuring processes, tables, and their part of RESULTS.md.
+
+    python3 bench/report.py
+
+brings the figures of RESULTS.md into the README's table.
+"""
 import datetime
 import os
 import pathlib
@@ -13,6 +19,18 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = ROOT / "bench" / ".cache"
 RESULTS = ROOT / "bench" / "RESULTS.md"
 TRACKER = ROOT / "mail_relay_tracker.py"
+README = ROOT / "README.md"
+QUOTED = (                          # what the README tells: text, a part of RESULTS.md, a row, a column, unit
+    ("reading and understanding a log, all columns", "CPU, ", "ours: parse and correlate", "lines/CPU s", "lines per CPU second"),
+    ("`--import` into a new SQLite file", "CPU, ", "ours: --import, SQLite", "lines/CPU s", "lines per CPU second"),
+    ("`--import` into MariaDB, the server's share not counted", "CPU, ", "ours: --import, MariaDB", "lines/CPU s", "lines per CPU second"),
+    ("memory of an import into SQLite, at most", "CPU, ", "ours: --import, SQLite", "peak RSS MB", "MB"),
+    ("following a log", "Following live", "lines per second", 1, "lines per second"),
+    ("that takes", "Following live", "daemon: % of a core", 1, "% of a core"),
+    ("from `removed` to the row, with the default interval, at most", "Following live", "removed → visible: longest, s", 1, "s"),
+    ("when there is nothing to read", "Idle", "daemon: % of a core", 1, "% of a core"),
+    ("start on a log of 10 GB, until the first new row", "Start on a very large log", "saved position: first new row, s", 1, "s"),
+)
 
 
 class Usage:
@@ -134,3 +152,32 @@ def publish(title, text, path=None):
     else:
         parts.append(part)
     path.write_text("\n".join([head.rstrip() + "\n"] + parts), encoding="utf-8")
+
+
+def cells(part):
+    """The table of a part of the results: {first cell: {head: cell}}; cells by their number, too."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("| ")]
+    return {row[0]: dict(list(zip(rows[0], row)) + list(enumerate(row))) for row in rows}
+
+
+def quoted(results):
+    """The README's table of what RESULTS.md tells; what was not measured is left out."""
+    parts, rows = re.split(r"^## ", results, flags=re.M)[1:], []
+    for text, title, row, column, unit in QUOTED:
+        found = [cells(part)[row][column] for part in parts if part.startswith(title) and row in cells(part)]
+        if found:
+            rows.append([text, "%s %s" % (found[0], unit)])
+    return table(("what", "figure"), rows)
+
+
+def quote():
+    """Put the figures into the README."""
+    text = README.read_text(encoding="utf-8")
+    head, heading, rest = text.partition("\n## Speed\n")
+    section, _, rest = rest.partition("\n## ")
+    section = re.sub(r"(?:^\|.*\n)+", lambda _: quoted(RESULTS.read_text(encoding="utf-8")) + "\n", section, count=1, flags=re.M)
+    README.write_text(head + heading + section + "\n## " + rest, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    quote()

@@ -105,6 +105,14 @@ def test_a_part_of_the_results_takes_the_place_of_the_former_one(tmp_path):
     assert (tmp_path / "R.md").read_text(encoding="utf-8").count("## A part\n") == 1
 
 
+def test_the_readme_tells_what_was_measured():
+    sys.path.insert(0, str(BENCH))
+    import report
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Speed\n")[2].partition("\n## ")[0]
+    told = "\n".join(line for line in section.splitlines() if line.startswith("|"))
+    assert told == report.quoted((BENCH / "RESULTS.md").read_text(encoding="utf-8"))
+
+
 def test_the_profile_tells_shares_by_section_and_function():
     done = run(BENCH / "run.py", "--lines", 30000, "--profile", "parse")
     assert done.returncode == 0, done.stdout
