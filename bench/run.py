@@ -56,7 +56,7 @@ def count_lines(path):
         return sum(block.count(b"\n") for block in iter(lambda: data.read(1 << 18), b""))
 
 
-def peers(options, log):
+def peers(options, log, folder):
     """{name: command} of the tools that are installed or named."""
     found = collections.OrderedDict()
     found["wc -l"] = ["wc", "-l", log]
@@ -64,12 +64,11 @@ def peers(options, log):
     if shutil.which("pflogsumm"):
         found["pflogsumm"] = ["pflogsumm", log]
     if shutil.which("mtail") and os.path.exists(MTAIL):
-        found["mtail"] = ["mtail", "--one_shot", "--one_shot_format", "json", "--progs", MTAIL, "--logs", log, "--log_dir", CACHE,
+        found["mtail"] = ["mtail", "--one_shot", "--one_shot_format", "json", "--progs", MTAIL, "--logs", log, "--log_dir", folder,
                           "--port", "0"]
     if os.path.exists(LOGWATCH):
-        alias = CACHE / "postfix-logwatch"          # by this name it reads a whole log by itself
-        if not alias.exists():
-            alias.symlink_to(LOGWATCH)
+        alias = folder / "postfix-logwatch"          # by this name it reads a whole log by itself
+        alias.symlink_to(LOGWATCH)
         found["logwatch"] = ["perl", alias, "--detail", "5", log]
     for peer in options.peer:
         name, _, command = peer.partition("=")
@@ -85,7 +84,7 @@ class Bench:
         self.server = server
         self.log, self.truth, self.lines, self.rows = log_of(options)
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="mrt-bench."))
-        self.peers = peers(options, self.log)
+        self.peers = peers(options, self.log, self.folder)
         self.figures = collections.OrderedDict()
         self.wrong = []
         driver = report.driver_for(options.python) if server else None
