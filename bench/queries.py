@@ -211,10 +211,10 @@ def main(arguments=None):
         size = sum(path.stat().st_size for path in (server.folder / "data" / "mail_tracking").iterdir())
         lines, bad = answers(session)
         verdict = "No index answers: " + "; ".join(bad) if bad else "Every step of every plan goes by an index."
-        report.publish("Questions, %d rows" % options.rows, "%d rows over %g days, %.1f GB, buffer pool %s; made in %.0f s. %s\n\n%s" % (
+        report.publish("Questions", "%d rows over %g days, %.1f GB, buffer pool %s; made in %.0f s. %s\n\n%s" % (
             options.rows, options.days, size / 1e9, MEMORY, took, verdict,
             report.table(("question", "index (access)", "rows", "first, s", "again, s"), lines)), options.results)
-        report.publish("Retention beside a writer, %d rows" % options.rows,
+        report.publish("Retention beside a writer",
                        report.table(("", ""), retention(server, session, options.seconds)), options.results)
         session.close()
     finally:

@@ -194,7 +194,7 @@ class Bench:
             "All %d rows, every column, as the log's truth says (%s)." % (self.rows, ", ".join(checked)) if checked else ""
         return "%d lines, %.0f MB, %d rows; medians of %d rounds; %s. Peers: %s.\n\n%s\n\n%s" % (
             self.lines, self.log.stat().st_size / 1e6, self.rows, self.options.rounds, version(self.options.python),
-            versions() or "none", report.table(heads, rows), verdict)
+            versions(self.figures) or "none", report.table(heads, rows), verdict)
 
     def profile(self):
         """Where the CPU goes: by section of the module, and the hottest functions."""
@@ -236,12 +236,10 @@ def version(python):
     return report.first_line([str(python), "--version"]) or str(python)
 
 
-def versions():
-    """Which versions the tools have."""
-    found = [report.first_line(["pflogsumm", "--version"], r"pflogsumm[^\n]*\d"),
-             report.first_line(["mtail", "--version"], r"mtail version \S+"),
-             report.first_line(["logwatch", "--version"], r"Logwatch \S+")]
-    return ", ".join(one for one in found if one)
+def versions(names):
+    """Which versions the tools have that were run."""
+    asked = (("pflogsumm", r"pflogsumm[^\n]*\d"), ("mtail", r"mtail version \S+"), ("logwatch", r"Logwatch \S+"))
+    return ", ".join(report.first_line([name, "--version"], pattern) for name, pattern in asked if name in names)
 
 
 def parse_options(arguments=None):
@@ -280,7 +278,7 @@ def main(arguments=None):
             report.publish(options.title or "Profile", bench.profile(), options.results)
             return 0
         bench.run()
-        report.publish(options.title or "CPU, %d lines, %s" % (bench.lines, version(options.python)), bench.result(), options.results)
+        report.publish(options.title or "CPU, " + version(options.python), bench.result(), options.results)
         return 1 if bench.wrong else 0
 
 
