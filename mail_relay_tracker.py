@@ -3153,10 +3153,12 @@ class Correlator:
 
     def _senders(self, *addresses: Optional[str]) -> Set[Optional[str]]:
         """An envelope sender as a policy server may have seen it: as it is, unwrapped, as postsrsd knew it. None fits any."""
-        known = [address for address in addresses if address is not None]
-        known += [self.rewritten[address.lower()].value for address in known if address.lower() in self.rewritten]
+        known = {address for address in addresses if address is not None}
+        if self.rewritten:
+            known.update(self.rewritten[address.lower()].value for address in tuple(known) if address.lower() in self.rewritten)
         found: Set[Optional[str]] = {bare(address) for address in known}
-        return found | {None}
+        found.add(None)
+        return found
 
     def _claim_spf(self, message: Message, session: Session, event: Verdict) -> None:
         """A refused recipient takes its result, too; the transaction may go on, so its session remembers it."""

@@ -295,7 +295,7 @@ def test_bytes_that_are_no_utf8_are_replaced_and_the_reading_goes_on(live):
     with open(str(live.log), "ab") as log:
         log.write(b"\xff\xfe\x00 garbage\n" + data)
     live.wait(lambda: len(live.rows()) == 1)
-    assert stored(live)[0].upstream_to == "J\ufffdrg@ok.test"
+    assert tracker.fitted(stored(live)[0]).upstream_to == "J\ufffdrg@ok.test"
 
 
 def test_the_database_goes_away_and_comes_back(command):
