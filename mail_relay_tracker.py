@@ -2172,7 +2172,7 @@ class Correlator:
 
     __slots__ = (
         "queue_timeout", "server_hostname", "filter", "now", "time", "position", "file_start", "tables", "open_count", "sessions",
-        "crowds", "without", "by_policy", "by_message_id", "twins", "gone", "by_scanner", "relays", "scans", "rewritten",
+        "crowds", "late", "without", "by_policy", "by_message_id", "twins", "gone", "by_scanner", "relays", "scans", "rewritten",
         "announced", "due", "serial", "finished", "links", "straddles", "dropped")
 
     def __init__(self, queue_timeout: int, server_hostname: str = "", tracks: Optional[DomainFilter] = None) -> None:
@@ -2186,6 +2186,7 @@ class Correlator:
         self.tables: Dict[str, Dict[str, Message]] = {}
         self.open_count = 0
         self.sessions: Dict[str, Session] = {}
+        self.late: List[Waiting] = []
         self.crowds: Dict[Tuple[str, str], Crowd] = {}
         self.without: Dict[Tuple[str, str, Optional[str]], Context] = {}
         self.by_policy = False
@@ -2351,7 +2352,8 @@ class Correlator:
         for key, gone in list(self.gone.items()):
             self._keep_gone(key, [one for one in gone if self.now - one.time <= DISORDER])
         self.without = {key: one for key, one in self.without.items() if self.now - one.time <= SPF_LATE}
-        for key in [key for key, crowd in self.crowds.items() if self._is_over(crowd)]:
+        old = self.now - SPF_WAIT           # a younger one ends with its last line, not by itself
+        for key in [key for key, crowd in self.crowds.items() if crowd.since < old and self._is_over(crowd)]:
             self._disperse(self.crowds, key)
         if self.straddles:
             del self.straddles[:bisect.bisect_left(self.straddles, (self.low_water(self.position),))]
@@ -2990,16 +2992,19 @@ class Correlator:
         if not self.by_policy:
             self._begin_policy()
         new = Waiting(event, origin.prefix, self.now, self.position)
-        late = self._late_for(new, origin.host, event.client_ip)
+        late = self._late_for(new, origin.host, event.client_ip) if self.without else None
         if late is not None and late.session is not None:
             self._attach(late, new)
             return
         crowd = self._crowd((origin.host, event.client_ip), late.low if late is not None else self.position)
-        new.refused = late
-        free = crowd.free()
+        if late is not None:
+            new.refused = late
+            self.late.append(new)
+        free = crowd.free() if crowd.size else []
         for old in free:
             if old.event.debug and old.prefix == new.prefix and (old.sender == new.sender or new.sender is None):
-                new.low, new.sender, new.contended = old.low, old.sender, old.contended
+                new.low, new.sender, new.contended, new.refused = old.low, old.sender, old.contended, new.refused or old.refused
+                self.late = [one for one in self.late if one is not old] + ([new] if new.refused else [])
                 crowd.results[crowd.results.index(old)] = new
                 return
         for one in [*free, new] if free else []:
@@ -3025,19 +3030,17 @@ class Correlator:
 
     def _is_over(self, crowd: Crowd) -> bool:
         """Whether nothing of a client is under way any more; results that have waited too long are forgotten."""
-        for one in crowd.results:
-            if one.refused is not None:
-                self._tell_refused(one)
-        if crowd.results:
+        if self.late:
+            self._tell_late()
+        if crowd.results and self.now - crowd.results[0].time > SPF_WAIT:
             crowd.results = [one for one in crowd.results if self.now - one.time <= SPF_WAIT or one.message in crowd.unnamed]
         return not crowd.results and not crowd.unnamed
 
     def _tell_late(self, at_end: bool = False) -> None:
         """Results that came behind a refusal go out with it, not one harvest later: there may be none."""
-        for crowd in self.crowds.values():
-            for one in crowd.results:
-                if one.refused is not None:
-                    self._tell_refused(one, at_end)
+        for one in self.late:
+            self._tell_refused(one, at_end)
+        self.late = [one for one in self.late if one.refused is not None]
 
     def _tell_refused(self, one: Waiting, at_end: bool = False) -> None:
         """Nobody asked for a result in time: it was that of the refusal before."""
@@ -3097,6 +3100,7 @@ class Correlator:
             one.message = None
             if one in crowd.results:
                 self._tell_refused(one)
+                one.refused = None
                 crowd.results.remove(one)
         crowd.high = max(crowd.high, self.position)
         if self._is_over(crowd):
@@ -3106,8 +3110,11 @@ class Correlator:
         """The sender is known: keep the result that was about it, or exchange it for the one that was."""
         crowd, own, message.spf_key = self._crowd(key, message.low), message.spf, None
         crowd.unnamed = [one for one in crowd.unnamed if one is not message]
+        if own is not None and (own.sender == bare(message.envelope_from or "") or own.event.queue_id is not None):
+            self._use_up(crowd, key, own)
+            return
         senders = self._senders(message.envelope_from, message.original_envelope_from)
-        if own is not None and (own.sender in senders or own.event.queue_id is not None):
+        if own is not None and own.sender in senders:
             self._use_up(crowd, key, own)
             return
         found = crowd.about(senders)
