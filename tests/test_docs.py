@@ -52,6 +52,17 @@ def test_every_option_of_the_command_line_is_told():
     assert options <= set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", told))
 
 
+def test_every_promise_names_the_tests_that_hold_it():
+    files = {path.relative_to(ROOT / "tests").with_suffix("").as_posix(): path.read_text(encoding="utf-8")
+             for path in (ROOT / "tests").glob("**/test_*.py")}
+    promised = {number: set(re.findall("`(.*?)`", row[-1])) for row in table("What is promised, and what is not")
+                for number in row[0].split(", ")}
+    assert list(promised) == ["T%d" % number for number in range(1, 21)]
+    for number, named in promised.items():
+        bearing = {name for name, text in files.items() if re.search(r"def test_(T\d+_)*%s_" % number, text)}
+        assert bearing and bearing <= named <= set(files), number
+
+
 def test_every_key_is_told_with_its_section_and_default():
     told = [tuple(map(bare, row[:3])) for row in table("Configuration")]
     assert told == [("[%s]" % one.section, one.key, one.default or "(empty)") for one in tracker.OPTIONS]
