@@ -20,6 +20,8 @@ from tests.unit.replay import PRESENT, Replay, tracker
 from tests.unit.test_samples import ALL, outcome_of_text
 
 DOMAIN = "@stranger.example"
+ORDINARY = r'(?:"(?:[^"\\]|\\.)*"|[^][\s<>(),;:\\"@]+)(?:@[^\s<>(),;\\"@]+)?>, '
+WHOLE_DELIVERY = re.compile(ORDINARY + "(?:orig_to=<" + ORDINARY + r")?relay=[^,<>]*(?:, [a-z_]+=[^,<>]*)*?, status=[a-z]+ \(", re.S)
 VICTIM, OWN = "4E00061AB", "4F00061AE"      # the message of another client that is in the queue all the while, and the carriers' own
 
 
@@ -52,6 +54,12 @@ def quoted_address(text):
 def bare_address(text):
     """The same before 3.5, and wherever an address stands within a text."""
     return printable(text + DOMAIN)
+
+
+def internal_address(text):
+    """The same with a delivery. Not an ordinary address with all fields behind it: so 3.5 and later log a delivery, and so it is read."""
+    written = bare_address(text)
+    return None if WHOLE_DELIVERY.match(written) else written
 
 
 def local_address(text):
@@ -149,9 +157,9 @@ WORD = r"([^<>\"@ ]+@[^<>\" ]+)"
 PLACES = (
     place("recipient", AGENTS, r": to=<" + WORD + ">", address),
     place("recipient without domain", AGENTS, r": to=<" + WORD + ">", local_address),
-    place("recipient, internal form", AGENTS, r": to=<" + WORD + ">", bare_address),
+    place("recipient, internal form", AGENTS, r": to=<" + WORD + ">", internal_address),
     place("orig_to", AGENTS, r", orig_to=<" + WORD + ">", address),
-    place("orig_to, internal form", AGENTS, r", orig_to=<" + WORD + ">", bare_address),
+    place("orig_to, internal form", AGENTS, r", orig_to=<" + WORD + ">", internal_address),
     place("queued sender", "qmgr pickup", r": (?:uid=[0-9]+ )?from=<" + WORD + ">", address),
     place("queued sender, internal form", "qmgr pickup", r": (?:uid=[0-9]+ )?from=<" + WORD + ">", bare_address),
     place("envelope sender", "smtpd cleanup postscreen", r"; from=<" + WORD + ">", address),
@@ -337,7 +345,7 @@ class Trial(NamedTuple):
         found = self.place.pattern.search(self.line)
         if self.place.writes is uri:
             return self.line[:found.start(1)] + written + self.line[found.end(1):], bare_address(text)
-        if self.place.writes in (address, bare_address, local_address):
+        if self.place.writes in (address, bare_address, internal_address, local_address):
             return re.sub("(?<=[a-z]=<)%s(?=>)" % re.escape(found.group(1)), lambda _: written, self.line), written
         return self.line[:found.start(1)] + written + self.line[found.end(1):], written
 
