@@ -97,7 +97,7 @@ import time as clock
 import urllib.parse
 import zlib
 from typing import (
-    IO, Any, Callable, Deque, Dict, Iterable, Iterator, List, Match, NamedTuple, NoReturn, Optional, Pattern, Set, Tuple, Type, cast,
+    IO, Any, Callable, Deque, Dict, Iterable, Iterator, List, Match, NamedTuple, NoReturn, Optional, Pattern, Set, Tuple, Type, Union, cast,
 )
 
 LOG = logging.getLogger("mail_relay_tracker")
@@ -298,6 +298,8 @@ class Broken(NamedTuple):
 class ClientTls(NamedTuple):
     """smtpd: TLS with the client (tls_misc.c:tls_log_summary)."""
 
+    client_hostname: str
+    client_ip: str
     client_tls: str
 
 
@@ -829,6 +831,7 @@ POSTSCREEN_TRAILER = re.compile(
     r"; from=" + ADDRESS + ", to=" + ADDRESS + r", proto=([A-Z]+), helo=<([^ ]*)>()$")
 TLS_LINE = re.compile(r"[A-Z][a-z]+ TLS connection (?:established|reused) (from|to) ([^ ]+)(?: to [^ ]+)?: "
                       r"([^ ]+) with cipher ([^ ]+) ")
+TLS_CLIENT = re.compile(CLIENT + "$")
 ACCESS_ACTIONS = frozenset("reject hold discard filter redirect bcc prepend delay".split())
 MILTER_ACTIONS = frozenset("milter-reject milter-hold milter-discard".split())
 QUIET_ACTIONS = frozenset("reject_warning warn info permit hangup warning pass replace strip".split())
@@ -900,13 +903,20 @@ def parse_tls(text: str) -> Event:
     if not found:
         return None
     direction, peer, protocol, cipher = found.groups()
-    return client_tls(protocol, cipher) if direction == "from" else RelayTls(peer, "%s %s" % (protocol, cipher))
+    if direction == "to":
+        return RelayTls(peer, tls_text(protocol, cipher))
+    client = TLS_CLIENT.match(peer)
+    return ClientTls(client.group(1), client.group(2), tls_text(protocol, cipher)) if client else None
 
 
 @functools.lru_cache(maxsize=256)
-def client_tls(protocol: str, cipher: str) -> ClientTls:
-    """The event of a session's TLS; there are only so many ciphers."""
-    return ClientTls("%s %s" % (protocol, cipher))
+def tls_text(protocol: str, cipher: str) -> str:
+    """Protocol and cipher as the columns have them; there are only so many.
+
+    >>> tls_text("TLSv1.3", "TLS_AES_256_GCM_SHA384")
+    'TLSv1.3 TLS_AES_256_GCM_SHA384'
+    """
+    return "%s %s" % (protocol, cipher)
 
 
 def parse_smtpd(text: str) -> Event:
@@ -2424,6 +2434,15 @@ class Correlator:
             self._bound(self.sessions)
         return self.sessions[origin.prefix]
 
+    def _session_of(self, origin: Origin, event: Union[Client, ClientTls]) -> Session:
+        """The session of the client that a line names, which may be the first line of it."""
+        session = self._session(origin)
+        if session.client_ip is None:       # the log, or the reading, began after its `connect`
+            session.client_hostname, session.client_ip = event.client_hostname, event.client_ip
+        elif session.client_ip != event.client_ip:      # another client by now: its `connect` is missing
+            session = self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.now)
+        return session
+
     @staticmethod
     def _bound(contexts: Dict[Any, Any]) -> None:
         """Drop the oldest tenth of a table that has grown too large: dictionaries keep the order of insertion."""
@@ -2474,7 +2493,7 @@ class Correlator:
         """TLS of a session: every message of it will show it."""
         if origin.daemon != "smtpd":
             return
-        session = self._session(origin)
+        session = self._session_of(origin, event)
         session.client_tls = event.client_tls
         session.low = self.position if session.low is None else session.low
 
@@ -2494,11 +2513,7 @@ class Correlator:
 
     def fold_client(self, origin: Origin, event: Client) -> None:
         """`client=`: a message is born; what was said of it before it had an ID is joined to it."""
-        session = self._session(origin)
-        if session.client_ip is None:       # the log, or the reading, began after its `connect`
-            session.client_hostname, session.client_ip = event.client_hostname, event.client_ip
-        elif session.client_ip != event.client_ip:      # another client by now: its `connect` is missing
-            session = self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.now)
+        session = self._session_of(origin, event)
         if not event.queue_id:              # a before-queue filter will tell the ID, maybe of a message that is born by then
             session.sasl_username = event.sasl_username
             session.low = self.position if session.low is None else session.low
