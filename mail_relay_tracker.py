@@ -1605,7 +1605,7 @@ def parse_spamd(text: str) -> Event:
 def parse_spamd_result(text: str) -> Event:
     """`result: Y 6 - TESTS scantime=…,mid=<…>,autolearn=…`: blanks and commas of the Message-ID were replaced by `_`."""
     found = SPAMD_RESULT.match(text)
-    mid = SPAMD_MID.search(text)
+    mid = SPAMD_MID.search(text, found.end() - 1) if found else None
     if not found or not mid:
         return None
     required = SPAMD_REQUIRED.search(text)
