@@ -3410,7 +3410,7 @@ def absorb(message: Message, stored: Iterable[Row]) -> None:
     each other, for short queue IDs come back. What is stored stays, what was unknown is filled in, a newer outcome replaces
     an older one, never the other way round.
     """
-    rows = latest(stored, message.first_seen) if message.continued else [row for row in stored if row.first_seen == message.first_seen]
+    rows = continued_rows(message, stored) if message.continued else [row for row in stored if row.first_seen == message.first_seen]
     if not rows or message.continued and contradicts(message, rows[0]):
         return
     message.stored, message.first_seen = {row.recipient_no: row for row in rows}, rows[0].first_seen
@@ -3449,6 +3449,24 @@ def latest(rows: Iterable[Row], moment: int) -> List[Row]:
     born = [row.first_seen for row in young if row.first_seen <= moment]
     chosen = max(born) if born else min((row.first_seen for row in young), default=0)
     return [row for row in young if row.first_seen == chosen]
+
+
+def continued_rows(message: Message, stored: Iterable[Row]) -> List[Row]:
+    """The rows that a continuation is about. A message born at the very moment of its first line may have got the ID after it: then
+    the one before is meant, if that has the continuation's recipients and the newer one has not.
+    """
+    rows = latest(stored, message.first_seen)
+    if rows and rows[0].first_seen == message.first_seen:
+        older = latest([row for row in stored if row.first_seen < message.first_seen], message.first_seen)
+        if older and shares_recipient(message, older) and not shares_recipient(message, rows):
+            return older
+    return rows
+
+
+def shares_recipient(message: Message, rows: List[Row]) -> bool:
+    """Whether a message was delivered to somebody whom these rows name."""
+    named = {row.upstream_to for row in rows if row.upstream_to is not None}
+    return any(stored_text("upstream_to", one.upstream_to) in named for one in message.recipients)
 
 
 def contradicts(message: Message, row: Row) -> bool:

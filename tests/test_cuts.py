@@ -392,6 +392,31 @@ def test_T2_reading_again_from_anywhere_changes_nothing(logs, table, log):
         assert dump(store) == before, "seed %d" % seed
 
 
+def test_T2_a_short_queue_id_that_comes_back_within_the_second_is_read_again_from_anywhere():
+    """Where reading begins between the two messages' births, the last lines of the first are its own, though the second is stored."""
+    replay = Replay("""
+        Nov 20 10:00:01 mx postfix/smtpd[11]: 4F00061AE: client=a.example[192.0.2.1]
+        Nov 20 10:00:01 mx postfix/cleanup[12]: 4F00061AE: message-id=<a@a.example>
+        Nov 20 10:00:01 mx postfix/qmgr[13]: 4F00061AE: from=<a@a.example>, size=10, nrcpt=2 (queue active)
+        Nov 20 10:00:02 mx postfix/smtp[14]: 4F00061AE: to=<x@ok.example>, relay=none, delay=1, delays=1/0/0/0, dsn=2.0.0, status=sent (ok)
+        Nov 20 10:00:09 mx postfix/smtp[14]: 4F00061AE: to=<y@ok.example>, relay=none, delay=8, delays=8/0/0/0, dsn=2.0.0, status=sent (ok)
+        Nov 20 10:00:09 mx postfix/qmgr[13]: 4F00061AE: removed
+        Nov 20 10:00:09 mx postfix/smtpd[11]: 4F00061AE: client=b.example[192.0.2.2]
+        Nov 20 10:00:09 mx postfix/cleanup[12]: 4F00061AE: message-id=<b@b.example>
+        Nov 20 10:00:09 mx postfix/qmgr[13]: 4F00061AE: from=<b@b.example>, size=20, nrcpt=1 (queue active)
+        Nov 20 10:00:10 mx postfix/smtp[14]: 4F00061AE: to=<z@ok.example>, relay=none, delay=1, delays=1/0/0/0, dsn=2.0.0, status=sent (ok)
+        Nov 20 10:00:10 mx postfix/qmgr[13]: 4F00061AE: removed
+        """.replace("\n        ", "\n").strip("\n").split("\n"))
+    rows = replay.however_read()
+    assert [(row.envelope_from, row.upstream_to) for row in rows] == [
+        ("a@a.example", "x@ok.example"), ("a@a.example", "y@ok.example"), ("b@b.example", "z@ok.example")]
+    for place in range(len(replay.lines)):
+        store = replay.table()
+        replay.run(store, 0, len(replay.lines))
+        replay.run(store, place, len(replay.lines))
+        assert replay.rows(store) == rows, "again from line %d" % (place + 1)
+
+
 # T16: disorder
 
 INTAKE = re.compile(r"(?:smtpd|cleanup|pickup|policyd?-spf|opendkim|opendmarc|spamd|postsrsd)\b")
