@@ -1574,7 +1574,7 @@ AMAVIS_MAIL = re.compile(AMAVIS_ADDRESS + " -> " + AMAVIS_ADDRESS + "(?:," + AMA
                          r"(?:, queued_as: (?:[^,]* )?([0-9A-Za-z]+)(?![^,]))?")
 AMAVIS_MORE = re.compile(r"\.\.\.$|, Hits: (?:-,|[^ ,]*, tag=)")      # a long line goes on in the next; not scanned; a report
 AMAVIS_SIGNATURE = r"=([^ ,:=]+):([^ ,:=]+)(?:,[^ ,:=]+:[^ ,:=]+)*"       # selector and domain of the first
-AMAVIS_DKIM = re.compile("(?:, dkim_sd" + AMAVIS_SIGNATURE + ")?(?:, dkim_new" + AMAVIS_SIGNATURE + ")?, [0-9]+ ms$")
+AMAVIS_DKIM = re.compile("(?:, queued_as: [^,]*)?(?:, dkim_sd" + AMAVIS_SIGNATURE + ")?(?:, dkim_new" + AMAVIS_SIGNATURE + ")?, [0-9]+ ms$")
 AMAVIS_TESTS = re.compile(r", Tests: \[([^\[\]]*)\]")
 RSPAMD = re.compile(r"(?:<[^>]*>; task; )?(?:rspamd_task_write_log: )?id: <([^>]*)>(?:, qid: <([^>]*)>)?(?:, ip: [^,]*)?(?:, user: [^,]*)?"
                     r"(?:, from: " + ADDRESS + r")?,? \(default: ([TFS]) \(([a-z ]+)\): \[(-?[0-9.]+)/(-?[0-9.]+)\] "
@@ -1645,7 +1645,7 @@ def parse_amavis(text: str) -> Event:
 def amavis_dkim(text: str, place: int) -> Tuple[str, ...]:
     """Result, domain and selector of a signature that amavis found valid, else of one that it made; nothing of others is logged.
 
-    Only directly behind the chain of fields: no stranger's text stands there.
+    Only directly behind the chain of fields, where at most the next hop's reply stands: one with a comma in it may imitate them.
 
     >>> amavis_dkim("size: 9, dkim_sd=s1:a.example,s2:b.example, 345 ms", 7)
     ('pass', 'a.example', 's1')
