@@ -2176,6 +2176,11 @@ def is_dropped(daemon: str, reason: str, near: bool) -> bool:
     return AMAVIS_DROPPED.match(reason) is not None or near and FILTER_DROPPED.match(reason) is not None
 
 
+def may_scan(recipient: Recipient) -> bool:
+    """Whether the mail went where its scan can have been: to a program, a socket, a filter of this network; not to a server out there."""
+    return is_near(recipient.relay_ip) if recipient.relay_ip else recipient.relay_host != "none"
+
+
 def is_own(relay_ip: Optional[str], peer_ip: Optional[str]) -> bool:
     """Whether a message that came from `peer_ip` can be the one handed to `relay_ip`: a filter on this host or its own network.
 
@@ -2816,7 +2821,7 @@ class Correlator:
         if origin.daemon in REMOTE_AGENTS:
             recipient.smtp_code = reply_code(event.reason)
         recipient.delay, recipient.delays, recipient.next_queue_id = number(event.delay), event.delays, None
-        if self.by_scanner and message.spam_status is None:
+        if self.by_scanner and message.spam_status is None and may_scan(recipient):
             self._claim_score(message, lambda twin: not twin.by_address)
         if status == SENT:
             self._fold_sent(origin, message, recipient, event.reason)
