@@ -5426,7 +5426,8 @@ class Daemon:
             if self.waiter.woken:
                 self.waiter.woken, self.follower.next_check = False, 0.0
             if not busy:
-                self.waiter.sleep(min(self.config["poll_interval"], max(self.next_flush - clock.monotonic(), 0)))
+                due = self.next_flush - clock.monotonic()
+                self.waiter.sleep(due if 0 < due < self.config["poll_interval"] else self.config["poll_interval"])
         self.flush()
 
     def read_some(self, once: bool = False) -> bool:

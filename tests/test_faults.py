@@ -894,10 +894,10 @@ class Lives(tracker.Waiter):
 
     def sleep(self, seconds):
         """At the end of the log more of it comes, or the daemon is told to stop; a wait for the database is over at once."""
-        if seconds == self.POLL and self.pieces:
+        if seconds <= self.POLL and self.pieces:
             with open(str(self.log), "ab") as log:
                 log.write(self.pieces.pop(0))
-        elif seconds == self.POLL:
+        elif seconds <= self.POLL:
             self.stopping = True
         return True
 
