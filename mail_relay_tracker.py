@@ -906,20 +906,11 @@ def parse_tls(text: str) -> Event:
     if not found:
         return None
     direction, peer, protocol, cipher = found.groups()
+    tls = "%s %s" % (protocol, cipher)
     if direction == "to":
-        return RelayTls(peer, tls_text(protocol, cipher))
+        return RelayTls(peer, tls)
     client = TLS_CLIENT.match(peer)
-    return ClientTls(client.group(1), client.group(2), tls_text(protocol, cipher)) if client else None
-
-
-@functools.lru_cache(maxsize=256)
-def tls_text(protocol: str, cipher: str) -> str:
-    """Protocol and cipher as the columns have them; there are only so many.
-
-    >>> tls_text("TLSv1.3", "TLS_AES_256_GCM_SHA384")
-    'TLSv1.3 TLS_AES_256_GCM_SHA384'
-    """
-    return "%s %s" % (protocol, cipher)
+    return ClientTls(client.group(1), client.group(2), tls) if client else None
 
 
 def parse_smtpd(text: str) -> Event:
@@ -2550,7 +2541,7 @@ class Correlator:
         if message is None or message.removed or message.peer_ip is not None or self.now - message.opened > BIRTH_DISORDER:
             message = self._open(origin, event.queue_id, False)
         message.continued = False
-        message.heard, message.last_seen = self.now, max(message.last_seen, self.time)
+        message.hear(self.time, self.now)
         if session.message is not None and session.message is not message:
             self._end_message(session, broken=False)
         message.session, session.message = session, message
@@ -2877,12 +2868,12 @@ class Correlator:
 
     def fold_notification(self, origin: Origin, event: Notification) -> None:
         """A bounce or delay notification: which message it tells of. Before 3.11 it is born already, from 3.11 on not yet (trap 31)."""
-        parent = self._find(origin, event.queue_id)
+        link = Link(event.child, self._find(origin, event.queue_id))
         child = origin.open.get(event.child)
         if child is not None:
-            child.parent_queue_id = child.parent_queue_id or event.queue_id
+            adopt(child, link)
         else:
-            self._announce(origin, Link(event.child, parent))
+            self._announce(origin, link)
 
     # -- what filters say
 
@@ -3049,7 +3040,7 @@ class Correlator:
         if late is not None:
             new.refused = late
             self.late.append(new)
-        free = crowd.free() if crowd.size else []
+        free = crowd.free()
         for old in free:
             if old.event.debug and old.prefix == new.prefix and (old.sender == new.sender or new.sender is None):
                 new.low, new.sender, new.contended, new.refused = old.low, old.sender, old.contended, new.refused or old.refused
@@ -3892,6 +3883,7 @@ def time_from(value: Any) -> int:
 
 
 OWN = len(MESSAGE_COLUMNS)          # where a row's own columns begin
+OWN_LIMITS = LIMITS[OWN:]
 FIRST_SEEN, LAST_SEEN = MESSAGE_COLUMNS.index("first_seen"), RECIPIENT_COLUMNS.index("last_seen")
 
 
@@ -3904,7 +3896,7 @@ def storable_facts(facts: Tuple[Any, ...]) -> List[Any]:
 
 def storable_own(own: Tuple[Any, ...]) -> List[Any]:
     """What is a row's own, likewise."""
-    values = list(map(fit, own, LIMITS[OWN:]))
+    values = list(map(fit, own, OWN_LIMITS))
     values[LAST_SEEN] = time_text(own[LAST_SEEN])
     return values
 
