@@ -12,9 +12,11 @@ DESCRIPTION
     One row of mail_relay_log per message and recipient: client, sender (behind SRS, too), SPF, DKIM, DMARC, spam score, milter
     actions, next hop, outcome. A later delivery attempt updates the same row. The way of a line:
 
-        bytes -> Follower -> line -> Calendar, split_prefix -> time, host, program, pid, text
-              -> parse_<program> -> event -> Correlator.fold_<event> -> Message
+        bytes -> Follower -> lines -> Calendar, split_prefix -> time, host, program, pid, text
+              -> Pile -> parse_<program> -> event -> Correlator.fold_<event> -> Message
               -> settle (with what the store remembers) -> Row -> Store -> saved position
+
+    Lines come in batches; those of a program are parsed together, for that is sooner done, then all are folded in their order.
 
     The rule for, say, milter-hold: `parse_decision` makes it a Verdict, `fold_verdict` decides whom it concerns, `Message.sweep`
     brings it to the recipients.
@@ -24,7 +26,7 @@ MAP
     errors                  named by what they make the program do
     records                 the table's columns; events: what one line says
     line header             time stamps, host, program, pid
-    program parsers         text -> event, a function per program; POSTFIX_PARSERS and OTHER_PARSERS list them
+    program parsers         text -> event, a function per program; POSTFIX_PARSERS and OTHER_PARSERS list them; USUAL, for many texts
     addresses               SRS, the domain filter
     correlator              events -> messages -> rows; the low-water mark
     stores                  SQLite; MySQL and MariaDB
@@ -135,7 +137,7 @@ TRAILER = 4096                      # Postfix cuts a record at 2000 bytes (msg_s
 
 TEXT_LIMIT = 16000                  # characters kept of a TEXT column
 BATCH_ROWS = 500                    # rows of one statement: more gains nothing
-BATCH_BYTES = 1000000               # below max_allowed_packet of every server in the field
+BATCH_BYTES = 500000                # below max_allowed_packet of every server in the field
 
 SENT, BOUNCED, DEFERRED, EXPIRED, REJECTED, HELD = "sent", "bounced", "deferred", "expired", "rejected", "held"
 DISCARDED, DELETED, REQUEUED, INCOMPLETE = "discarded", "deleted", "requeued", "incomplete"
@@ -609,13 +611,14 @@ class Calendar:
 
     A stamp without a year gets the year that brings it nearest below `newest` + 1 day; `newest` is what the caller knows
     of the present: the wall clock when following, the file's mtime when importing. A stamp without a zone is local time
-    (TZ); in the hour that the end of summer time repeats, the reading goes on where the line before left off. `position` is that
-    of the line at hand: which lines are of the repeated hour, a restart in their midst has to know.
+    (TZ); in the hour that the end of summer time repeats, the reading goes on where the line before left off. `where` tells the
+    position of the line at hand: which lines are of the repeated hour, a restart in their midst has to know.
     """
 
     def __init__(self, newest: int) -> None:
         self.newest = newest
-        self.last = self.position = 0
+        self.last = 0
+        self.where: Callable[[], int] = int
         self._again = False
         self._repeated = (0, 0)
         self._second = self._zone = "\n"
@@ -694,7 +697,7 @@ class Calendar:
     def _turn(self, again: bool) -> None:
         if again != self._again:
             self._again = again
-            self._repeated = (self.position, 1 << 62) if again else (self._repeated[0], self.position)
+            self._repeated = (self.where(), 1 << 62) if again else (self._repeated[0], self.where())
 
     def is_repeated(self, position: int) -> bool:
         """Whether the line at a position is of an hour that the end of summer time repeats."""
@@ -702,7 +705,7 @@ class Calendar:
 
     def go_on(self, position: int, repeated: bool) -> None:
         """Begin at a position, in an hour that is the repeated one, or is not."""
-        self.position = position
+        self.where = lambda: position
         self._turn(repeated)
 
 
@@ -766,7 +769,7 @@ ADDRESS = r'<((?:@[^:]*:)?"(?:[^"\\]|\\.)*"(?:@[^">]*)?|(?:@[^:]*:)?[^">;]*(?:;(
 # The same where text of strangers stands before it: what looks like the beginning of a trailer is not part of an address.
 SAFE_ADDRESS = r'<((?:@[^:;]*:)?"(?:[^"\\;]|\\.|;(?! (?:from|to)=<))*"(?:@[^">]*)?|[^">]*)>'
 # One in no need of quotes: nothing can be imitated in it.
-USUAL_ADDRESS = r"<([^][\s<>(),;:\\\"@]+@[^\s<>(),;\\\"@]+)>"
+USUAL_ADDRESS = r"<([^][\0-\x20\x7f-\xa0<>(),;:\\\"@]+@[^][\0-\x20\x7f-\xa0<>(),;:\\\"@]+)>"
 CLIENT = r"([^ \[\]]*)\[([^ \[\]]*)\](?::[0-9]+)?"
 
 
@@ -827,9 +830,6 @@ DECISION = re.compile(r"((?:milter-)?[a-z_]+): ([A-Za-z-]+) from " + CLIENT + r"
 SMTPD_TRAILER = re.compile(                         # nobody logs in without EHLO
     r"; (?:from=" + ADDRESS + r" ?)?(?:to=" + ADDRESS + r" ?)?(?:proto=([A-Z]+) ?)?(?:helo=<([^<>]*)>(?: sasl_method=[^ ]*)?"
     r"(?: sasl_username=((?:(?! helo=<|; from=<).)*?))?(?: sasl_sender=(?:(?! helo=<|; from=<).)*)?)?$")
-USUAL_REFUSAL = re.compile(             # of the texts that fit, the longest: no address behind it can hold the beginning of another trailer
-    r"NOQUEUE: reject: ([A-Z]+) from " + CLIENT + r": (([45][0-9]{2}) ([45]\.[0-9]{1,3}\.[0-9]{1,3}) .*); from=(?:<>|" + USUAL_ADDRESS
-    + ") to=" + USUAL_ADDRESS + r" proto=([A-Z]+) helo=<([^][<>\"; ]*)>$", re.S)
 POSTSCREEN_TRAILER = re.compile(
     r"; from=" + ADDRESS + ", to=" + ADDRESS + r", proto=([A-Z]+), helo=<([^ ]*)>()$")
 TLS_LINE = re.compile(r"[A-Z][a-z]+ TLS connection (?:established|reused) (from|to) ([^ ]+)(?: to [^ ]+)?: "
@@ -882,8 +882,7 @@ def parse_decision(queue_id: Optional[str], text: str, trailer: Pattern[str] = S
     said, (sender, recipient, protocol, helo, username) = split_trailer(said, trailer, is_cut)
     action = what[7:] if judge == "milter" else what
     code, dsn = enhanced(said) if action == "reject" else (None, None)
-    return make_verdict((queue_id, judge, action, stage, said, code, dsn, hostname or None, address,
-                         sender, recipient, protocol, helo, username, None))
+    return Verdict(queue_id, judge, action, stage, said, code, dsn, hostname or None, address, sender, recipient, protocol, helo, username)
 
 
 def parse_client(queue_id: str, text: str) -> Event:
@@ -918,9 +917,6 @@ def parse_smtpd(text: str) -> Event:
     without_id = SMTPD_OPENINGS.get(text[:7])
     if without_id is not None:
         return without_id(text)
-    found = USUAL_CLIENT.match(text)
-    if found and is_queue_id(found.group(1)):
-        return make_client(found.groups() + NO_ORIGIN)
     queue_id, _, rest = text.partition(": ")
     if not is_queue_id(queue_id):
         return parse_session(text)
@@ -932,7 +928,7 @@ def parse_smtpd(text: str) -> Event:
 def parse_connect(text: str) -> Event:
     """`connect from name[address]`."""
     found = CONNECT.match(text)
-    return make_connect(found.groups()) if found else parse_session(text)
+    return Connect(*found.groups()) if found else parse_session(text)
 
 
 def parse_disconnect(text: str) -> Event:
@@ -944,11 +940,6 @@ def parse_noqueue(text: str) -> Event:
     """What smtpd says of a mail that has no queue ID: mostly that it refuses it."""
     if not text.startswith("NOQUEUE: "):
         return None
-    found = USUAL_REFUSAL.match(text) if len(text) < RECORD else None
-    if found:
-        stage, hostname, address, said, code, dsn, sender, recipient, protocol, helo = found.groups()
-        return make_verdict((None, "access", "reject", stage, said, int(code), dsn, hostname or None, address, sender or "", recipient,
-                             protocol, helo, None, None))
     rest = text[9:]
     if rest.startswith("client="):
         return parse_client("", rest[7:])
@@ -988,9 +979,6 @@ SMTPD_OPENINGS = {                  # the first letters of lines that no queue I
 }
 DISCONNECT = Disconnect()
 CONNECT = re.compile("connect from " + CLIENT)
-USUAL_CLIENT = re.compile(r"([0-9A-Za-z]{6,64}): client=" + CLIENT + "(?:, sasl_method=[^, ]*, sasl_username=([^, =]+))?$")
-NO_ORIGIN = (None,) * 3
-make_connect, make_client, make_verdict = maker(Connect), maker(Client), maker(Verdict)
 PEER = re.compile(CLIENT + ": ")
 BROKEN = re.compile(r"(?:lost connection|timeout|too many errors) after .*? from [^ \[\]]*\[([^ \[\]]*)\](?::[0-9]+)?$")
 
@@ -1055,7 +1043,6 @@ QMGR_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "tab
 OPERATION_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ")
 POSTSUPER_NOISE = OPERATION_NOISE + ("Deleted: ", "Requeued: ", "Placed on hold: ", "Released from hold: ", "Force-expired: ", "Expired: ",
                                      "Renamed ", "renamed ", "removed ", "Moved ", "moved ", "Cleaned ", "Total: ", "expired ")
-make_queued, make_removed, make_message_id = maker(Queued), maker(Removed), maker(MessageId)
 HANDLED = {"requeued": "requeue", "placed on hold": "hold", "released from hold": "release"}
 
 
@@ -1065,7 +1052,7 @@ def parse_cleanup(text: str) -> Event:
     if not is_queue_id(queue_id):
         return parse_cleanup_warning(text) if text.startswith("warning: ") else is_known(text, CLEANUP_NOISE)
     if rest.startswith("message-id="):
-        return make_message_id((queue_id, rest[11:]))
+        return MessageId(queue_id, rest[11:])
     found = CHECK.match(rest)
     if found:
         return parse_check(queue_id, found.group(1), rest[found.end():])
@@ -1156,13 +1143,13 @@ def parse_qmgr(text: str) -> Event:
     if not is_queue_id(queue_id):
         return is_known(text, QMGR_NOISE)
     if rest == "removed":
-        return make_removed((queue_id, "qmgr"))
+        return Removed(queue_id, "qmgr")
     if rest.startswith("to="):
         return discarded(parse_delivery(text))
     found = QUEUED_LINE.match(rest)
     if found:
         sender, size, nrcpt = found.groups()
-        return make_queued((queue_id, sender, int(size), int(nrcpt)))
+        return Queued(queue_id, sender, int(size), int(nrcpt))
     found = EXPIRED_LINE.match(rest)
     if found:
         return Expired(queue_id, found.group(1))
@@ -1194,11 +1181,6 @@ def parse_postsuper(text: str) -> Event:
 
 # -- delivery agents
 
-# What nearly all lines look like; whatever differs is read by the patterns behind this one.
-USUAL_DELIVERY = re.compile(
-    r"([0-9A-Za-z]{6,64}): to=" + USUAL_ADDRESS + "(?:, orig_to=" + USUAL_ADDRESS + r")?, relay=([^,<>]*)(?:, conn_use=([0-9]+))?"
-    r", delay=([0-9.]+), delays=([0-9./]+)(?:, tls=([^,<>]+))?, dsn=([0-9.]+), status=(sent|bounced|deferred) \((.*)\)$", re.S)
-make_delivery = maker(Delivery)
 DELIVERY = re.compile(r"to=" + ADDRESS + r"(?:, orig_to=" + ADDRESS + r")?, (relay=[^,<>]*(?:, [a-z_]+=[^,<>]*)*?), "
                       r"status=([A-Za-z-]+)(?: \((.*))?$", re.S)
 INTERNAL_TAIL = re.compile(
@@ -1284,9 +1266,6 @@ def closed(text: str, by: str = ")") -> str:
 
 def parse_agent(text: str) -> Event:
     """smtp, lmtp, local, virtual, pipe, error: deliveries, and the TLS of the connections they use."""
-    found = USUAL_DELIVERY.match(text)
-    if found and is_queue_id(found.group(1)):
-        return make_delivery(found.groups())
     queue_id, _, rest = text.partition(": ")
     if is_queue_id(queue_id):
         return parse_delivery(text) if rest.startswith("to=<") else is_known(rest, DELIVERY_ID_NOISE)
@@ -1322,7 +1301,6 @@ def parse_nothing(text: str) -> Event:
 
 # -- opendkim, opendmarc, dkimpy-milter
 
-make_dkim, make_dmarc = maker(Dkim), maker(Dmarc)
 DKIM_LINE = re.compile(r"s=([^ ]*) d=([^ ]*)(?: a=([^ ]*))? SSL(.*)$")
 NOT_INTERNAL = re.compile(r"[^ ]+ \[[^ ]+\] not internal$")
 DKIM_RESULT = re.compile(r'(?:^|; )signature=[^ ]* domain=([^ ]*) selector=([^ ]*) result="([^"]*)"')
@@ -1356,10 +1334,10 @@ def parse_opendkim(text: str) -> Event:
         return unless_repeated(text)
     if rest.startswith("s="):
         found = DKIM_LINE.match(rest)
-        return make_dkim((queue_id, 2, None, found.group(2), found.group(1), found.group(3), None)) if found else None
+        return Dkim(queue_id, 2, None, found.group(2), found.group(1), found.group(3)) if found else None
     result = DKIM_TEXTS.get(rest) or next((DKIM_TEXTS[opening] for opening in DKIM_TEXTS if rest.startswith(opening)), None)
     if result is not None:
-        return make_dkim((queue_id, 2, result, None, None, None, 0 if result == "none" else None))
+        return Dkim(queue_id, 2, result, signatures=0 if result == "none" else None)
     return parse_dkim_detail(queue_id, rest)
 
 
@@ -1413,7 +1391,7 @@ def parse_opendmarc(text: str) -> Event:
         return unless_repeated(text)
     found = DMARC_LINE.match(rest)
     if found:
-        return make_dmarc((queue_id, found.group(1), found.group(2)))
+        return Dmarc(queue_id, found.group(1), found.group(2))
     found = DMARC_SPF.match(rest)
     if found:
         return MilterSpf(queue_id, spf_word(found.group(2)))
@@ -1425,7 +1403,6 @@ def parse_opendmarc(text: str) -> Event:
 
 # -- policy servers: SPF
 
-make_spf = maker(Spf)
 SPF_WORDS = {"Tempfail": "Temperror", "Error": "Temperror", "Unknown": "Permerror"}
 SPF_RESULTS = frozenset("Pass Fail Softfail Neutral None Temperror Permerror".split())
 SPF_SENDER = r'("(?:[^"\\]|\\.)*"(?:@[^;"]*)?|[^;"]*)'
@@ -1499,7 +1476,7 @@ def spf_event(result: str, identity: str, client_ip: str, sender: str, answered:
         return None
     if identity == "helo" and sender and not answered:
         return IGNORED
-    return make_spf((client_ip.lower(), sender, word, None, not answered))
+    return Spf(client_ip.lower(), sender, word, None, not answered)
 
 
 def parse_spf_refusal(dsn: Optional[str], said: str, decode: Callable[[str], str] = str) -> Event:
@@ -1551,10 +1528,6 @@ def parse_policy_spf(text: str) -> Event:
 SPAMD_SCORE = re.compile(r"(identified spam|clean message) \((-?[0-9.]+)/(-?[0-9.]+)\) for ")
 SPAMD_USER = re.compile(r"[^ ]*:[0-9]+$")
 SPAMD_RESULT = re.compile(r"result: ([Y.]) +(-?[0-9]{1,9}) - ([^ ]*) ")
-make_spam_start, make_spam_result = maker(SpamStart), maker(SpamResult)
-USUAL_SPAMD_RESULT = re.compile(
-    r"spamd: result: ([Y.]) +(-?[0-9]{1,9}) - ([^ ]*) scantime=[0-9.]+,size=[0-9]+,user=[^,= ]*,uid=[0-9]+,"
-    r"required_score=(-?[0-9.]+),rhost=[^,= ]*,raddr=[^,= ]*,rport=[^,= ]*,mid=([^,]*)(?:,(?!mid=)[a-z_]+=[^,]*)*$")
 SPAMD_MID = re.compile(r",mid=([^,]*)(?=,|$)")
 SPAMD_REQUIRED = re.compile(r"[, ]required_score=(-?[0-9.]+)")
 AMAVIS = re.compile(r"\([^ )]*\) (?:Passed|Blocked) ([A-Z-]+)")
@@ -1578,10 +1551,6 @@ SRS_OPENING = re.compile(r"(?:[0-9A-Za-z]+: )?(?:srs_forward: )?<")
 
 def parse_spamd(text: str) -> Event:
     """spamd: no queue ID; by Message-ID and pid (spamd.raw). The result line truncates the score, the one before has it whole."""
-    found = USUAL_SPAMD_RESULT.match(text)
-    if found:
-        verdict, score, tests, required, mid = found.groups()
-        return make_spam_result((mid, "Yes" if verdict == "Y" else "No", float(score), number(required), tests))
     if not text.startswith("spamd: "):
         return unless_repeated(text)
     text = text[7:]
@@ -1589,7 +1558,7 @@ def parse_spamd(text: str) -> Event:
         return parse_spamd_result(text)
     if text.startswith(("processing message", "checking message")):
         mid, _, user = text.partition(" message ")[2].rpartition(" for ")
-        return make_spam_start((mid.partition(" aka ")[0],)) if SPAMD_USER.match(user) else None
+        return SpamStart(mid.partition(" aka ")[0]) if SPAMD_USER.match(user) else None
     found = SPAMD_SCORE.match(text)
     if found:
         score, required = number(found.group(2)), number(found.group(3))
@@ -1701,6 +1670,149 @@ def parser_of(program: str) -> Optional[Callable[[str], Event]]:
     if slash and daemon in POSTFIX_PARSERS:
         return POSTFIX_PARSERS[daemon]
     return OTHER_PARSERS.get(daemon)
+
+
+# -- what nearly all lines look like, read many at once
+
+# Fixed in length where it can be: a subset of QUEUE_ID that is found or not without trying twice.
+USUAL_ID = ("((?:[0-9A-E]|F[0-3])[0-9A-F]{5,14}|[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{6}[0-7][0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{3}z"
+            "[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-y]{1,19}): ")
+USUAL_CLIENT = r"([^][ \n]*)\[([^][ \n]+)\]"
+USUAL_TLS = r"([^ \n]+) with cipher ([^ \n]+) .*"
+make_connect, make_client_tls, make_client, make_verdict = maker(Connect), maker(ClientTls), maker(Client), maker(Verdict)
+make_relay_tls, make_delivery, make_message_id = maker(RelayTls), maker(Delivery), maker(MessageId)
+make_queued, make_removed, make_dkim, make_dmarc = maker(Queued), maker(Removed), maker(Dkim), maker(Dmarc)
+make_spam_start, make_spam_result = maker(SpamStart), maker(SpamResult)
+Groups = Tuple[str, ...]                        # of the shapes that a line has not: empty
+
+
+def shapes(*usual: str) -> Pattern[str]:
+    """One pattern for the usual shapes of a program's lines: of each line of a text it finds one of them, or nothing but the line.
+
+    >>> shapes("a([0-9]+)", "b([0-9]+)").findall("b7\\nx\\na1")
+    [('', '7'), ('', ''), ('1', '')]
+    """
+    return re.compile("^(?:%s|.*)$" % "|".join(usual), re.M)
+
+
+def usual_smtpd(groups: Groups, text: str) -> Event:
+    """Sessions, births, refusals at RCPT."""
+    (hostname, client_ip, gone, queue_id, client, address, username, tls_client, tls_address, protocol, cipher,
+     stage, refused, refused_ip, said, code, dsn, sender, recipient, proto, helo) = groups
+    if client_ip:
+        return make_connect((hostname, client_ip))
+    if gone:
+        return DISCONNECT
+    if queue_id:
+        return make_client((queue_id, client, address, username or None, None, None, None))
+    if cipher:
+        return make_client_tls((tls_client, tls_address, protocol + " " + cipher))
+    if stage and len(text) < RECORD:
+        return make_verdict((None, "access", "reject", stage, said, int(code), dsn, refused or None, refused_ip, sender, recipient,
+                             proto, helo, None, None))
+    return parse_smtpd(text)
+
+
+def usual_cleanup(groups: Groups, text: str) -> Event:
+    """The Message-ID."""
+    return make_message_id(groups) if groups[0] else parse_cleanup(text)
+
+
+def usual_qmgr(groups: Groups, text: str) -> Event:
+    """Into the active queue, and out of the queue."""
+    queue_id, removed, sender, size, nrcpt = groups
+    if removed:
+        return make_removed((queue_id, "qmgr"))
+    return make_queued((queue_id, sender, int(size), int(nrcpt))) if queue_id else parse_qmgr(text)
+
+
+def usual_agent(groups: Groups, text: str) -> Event:
+    """Deliveries between addresses in no need of quotes, TLS."""
+    queue_id, upstream_to, orig_to, relay, conn_use, delay, delays, tls, dsn, status, reason, peer, protocol, cipher = groups
+    if queue_id:
+        return make_delivery((queue_id, upstream_to, orig_to or None, relay, conn_use or None, delay, delays, tls or None, dsn, status,
+                              reason))
+    return make_relay_tls((peer, protocol + " " + cipher)) if peer else parse_agent(text)
+
+
+def usual_opendkim(groups: Groups, text: str) -> Event:
+    """A verified signature, its words in three lines; a signature added."""
+    queue_id, ignored, result, selector, domain, algorithm, new_selector, new_domain = groups
+    if ignored:
+        return IGNORED
+    if result:
+        result = DKIM_TEXTS[result]
+        return make_dkim((queue_id, 2, result, None, None, None, 0 if result == "none" else None))
+    if new_domain:
+        return make_dkim((queue_id, 0, "signed", new_domain, new_selector, None, None))
+    return make_dkim((queue_id, 2, None, domain, selector, algorithm or None, None)) if queue_id else parse_opendkim(text)
+
+
+def usual_opendmarc(groups: Groups, text: str) -> Event:
+    """The result of a domain."""
+    return make_dmarc(groups) if groups[0] else parse_opendmarc(text)
+
+
+def usual_policyd_spf(groups: Groups, text: str) -> Event:
+    """A header to be prepended."""
+    result, identity, client_ip, sender = groups
+    return spf_event(result, identity, client_ip, sender, answered=True) if result else parse_policyd_spf(text)
+
+
+def usual_spamd(groups: Groups, text: str) -> Event:
+    """The beginning of a scan, and its result."""
+    ignored, started, verdict, score, tests, required, mid = groups
+    if ignored:
+        return IGNORED
+    if started:
+        return make_spam_start((started,))
+    if verdict:
+        return make_spam_result((mid, "Yes" if verdict == "Y" else "No", float(score), number(required), tests))
+    return parse_spamd(text)
+
+
+USUAL = {
+    parse_smtpd: (usual_smtpd, shapes(
+        "connect from " + USUAL_CLIENT, "(disconnect from ).*",
+        USUAL_ID + "client=" + USUAL_CLIENT + r"(?:, sasl_method=[^, \n]*, sasl_username=([^, =\n]+))?",
+        "Anonymous TLS connection established from " + USUAL_CLIENT + ": " + USUAL_TLS,
+        # Of the texts that fit, the longest: no address behind it can hold the beginning of another trailer.
+        "NOQUEUE: reject: ([A-Z]+) from " + USUAL_CLIENT + r": (([45][0-9]{2}) ([45]\.[0-9]{1,3}\.[0-9]{1,3}) .*); from=(?:<>|"
+        + USUAL_ADDRESS + ") to=" + USUAL_ADDRESS + r" proto=([A-Z]+) helo=<([^][<>\"; \n]*)>")),
+    parse_cleanup: (usual_cleanup, shapes(USUAL_ID + "message-id=(.*)")),
+    parse_qmgr: (usual_qmgr, shapes(
+        USUAL_ID + r"(?:(removed)|from=<([^<>\n]*)>, size=([0-9]{1,20}), nrcpt=([0-9]{1,20}) \(queue active\))")),
+    parse_agent: (usual_agent, shapes(
+        USUAL_ID + "to=" + USUAL_ADDRESS + "(?:, orig_to=" + USUAL_ADDRESS + r")?, relay=([^,<>\n]*)(?:, conn_use=([0-9]+))?"
+        r", delay=([0-9.]+), delays=([0-9./]+)(?:, tls=([^,<>\n]+))?, dsn=([0-9.]+), status=(sent|bounced|deferred) \((.*)\)",
+        r"(?:Anonymous|Untrusted|Trusted|Verified) TLS connection established to ([^ \n]+): " + USUAL_TLS)),
+    parse_opendkim: (usual_opendkim, shapes(
+        USUAL_ID + r"(?:(not authenticated|[^ \n]+ \[[^ \n]+\] not internal)|(DKIM verification successful|bad signature data|"
+        r"no signature data)|s=([^ \n]*) d=([^ \n]*)(?: a=([^ \n]+))? SSL.*|"
+        r"DKIM-Signature field added \(s=([^,\n]*), d=([^)\n]+)\))")),
+    parse_opendmarc: (usual_opendmarc, shapes(USUAL_ID + r"([^ :\n]+) (pass|fail|none|temperror|permerror)")),
+    parse_policyd_spf: (usual_policyd_spf, shapes(
+        r"(?:: )?prepend Received-SPF: ([A-Za-z]+) \((?:mailfrom|helo)\) identity=(mailfrom|helo); client-ip=([^;\n]+); helo=[^;\n]*; "
+        r"envelope-from=([^;\n]*); receiver=[^;\n]*;? *")),
+    parse_spamd: (usual_spamd, shapes(
+        r"(spamd: connection from ).*", r"spamd: (?:processing|checking) message ([^ \n]+) for [^ \n]*:[0-9]+",
+        r"spamd: result: ([Y.]) +(-?[0-9]{1,9}) - ([^ \n]*) scantime=[0-9.]+,size=[0-9]+,user=[^,= \n]*,uid=[0-9]+,"
+        r"required_score=(-?[0-9.]+),rhost=[^,= \n]*,raddr=[^,= \n]*,rport=[^,= \n]*,mid=([^,\n]*)(?:,.*)?")),
+}   # type: Dict[Callable[[str], Event], Tuple[Callable[[Groups, str], Event], Pattern[str]]]
+
+
+def parse_all(parse: Callable[[str], Event], texts: List[str]) -> List[Event]:
+    """What a parser makes of each of many texts, none of which holds a newline: the same as one by one, only sooner.
+
+    >>> parse_all(parse_qmgr, ["4F00061AE: removed", "warning: x", "?"])
+    [Removed(queue_id='4F00061AE', by='qmgr'), Ignored(), None]
+    """
+    if parse in USUAL:
+        read, pattern = USUAL[parse]
+        found = pattern.findall("\n".join(texts))
+        if len(found) == len(texts):
+            return list(map(read, found, texts))
+    return list(map(parse, texts))
 
 
 # ============================================================================ addresses
@@ -1822,19 +1934,56 @@ STRONG_ACTIONS = frozenset(("hold", "reject", "discard"))
 SWEPT = {"hold": HELD, "discard": DISCARDED, "reject": REJECTED}
 
 
+class Pile:
+    """The lines of a batch that one parser reads, and what they tell: taken in order by `told`, as the log has them."""
+
+    __slots__ = ("parse", "texts", "events", "add", "told")
+
+    def __init__(self, parse: Callable[[str], Event]) -> None:
+        self.parse = parse
+        self.texts: List[str] = []
+        self.events: List[Event] = []
+        self.add, self.told = self.texts.append, self.events.pop
+
+    def read(self) -> None:
+        """Parse all that was added, together. A line at which a parser fails is told as its exception."""
+        try:
+            self.events += parse_all(self.parse, self.texts)
+        except Exception:               # one bad line must never stop the reading
+            self.events += map(self._attempt, self.texts)
+        self.events.reverse()
+
+    def _attempt(self, text: str) -> Any:
+        try:
+            return self.parse(text)
+        except Exception as error:
+            return error
+
+    def last_text(self) -> str:
+        """The text of what was told last."""
+        return self.texts[-1 - len(self.events)]
+
+    def clear(self) -> None:
+        """All is told."""
+        del self.texts[:], self.events[:]
+
+
 class Origin:
-    """A process that writes lines: its host's open messages, its parser, its program's tally."""
+    """A process that writes lines: its host's open messages, the pile of its lines, its program's tally.
 
-    __slots__ = ("prefix", "host", "program", "daemon", "open", "parse", "tally")
+    `quiet`: the class in which lines with nothing to learn from are counted.
+    """
 
-    def __init__(self, header: Header, open_messages: "Dict[str, Message]", tally: List[int]) -> None:
+    __slots__ = ("prefix", "host", "program", "daemon", "open", "pile", "add", "told", "tally", "quiet")
+
+    def __init__(self, header: Header, open_messages: "Dict[str, Message]", pile: Pile, tally: List[int], quiet: int) -> None:
         self.prefix = header.prefix
         self.host = header.host
         self.program = header.program
         self.daemon = header.program.rpartition("/")[2]
         self.open = open_messages
-        self.parse = parser_of(header.program)
-        self.tally = tally
+        self.pile, self.add, self.told = pile, pile.add, pile.told
+        self.tally, self.quiet = tally, quiet
 
 
 class Recipient:
@@ -2112,12 +2261,16 @@ def message_id_content(value: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def message_id_key(value: str) -> str:
-    """A Message-ID as Postfix, spamd 3 and spamd 4 agree on it: each replaces what it does not like by something else."""
+def message_id_forms(value: str) -> Tuple[str, str]:
+    """The content of a Message-ID, and what Postfix, spamd 3 and spamd 4 agree on of it: each replaces what it does not like.
+
+    >>> message_id_forms("<a,b@c>")
+    ('a,b@c', 'a_b@c')
+    """
     content = message_id_content(value)
     if MID_PLAIN.match(content):
-        return "" if value == "(unknown)" else content
-    return MID_NOISE.sub("_", content)
+        return content, "" if value == "(unknown)" else content
+    return content, MID_NOISE.sub("_", content)
 
 
 def original_sender(address: str, rewritten: Callable[[str], Optional[str]]) -> str:
@@ -2246,8 +2399,8 @@ class Correlator:
 
     def _open(self, origin: Origin, queue_id: str, continued: bool) -> Message:
         """A new message under this ID; one that was there before is over, for the ID is given out anew."""
-        before = origin.open.get(queue_id)
-        if before is not None:
+        if queue_id in origin.open:
+            before = origin.open[queue_id]
             self._finish(before)
             self._leave(before)
         message = Message(origin.host, self.server_hostname or origin.host, queue_id, self.time, self.position, continued, self.now)
@@ -2291,8 +2444,8 @@ class Correlator:
 
     def _leave(self, message: Message) -> None:
         """Forget a message that is written."""
-        table = self.tables.get(message.host, {})       # dropped when nothing was open, as is a refusal that bears no ID
-        if table.get(message.queue_id) is message:
+        table = self.tables.get(message.host)           # dropped when nothing was open, as is a refusal that bears no ID
+        if table and table.get(message.queue_id) is message:
             del table[message.queue_id]
             self.open_count -= 1
         if message.mid_key is not None:
@@ -2384,7 +2537,7 @@ class Correlator:
         old = self.now - SPF_WAIT           # a younger one ends with its last line, not by itself
         for key in [key for key, crowd in self.crowds.items() if crowd.since < old and self._is_over(crowd)]:
             self._disperse(self.crowds, key)
-        if self.straddles:
+        if len(self.straddles) > BATCH_ROWS:
             del self.straddles[:bisect.bisect_left(self.straddles, (self.low_water(self.position),))]
         if len(self.due) > 2 * self.open_count + BATCH_ROWS:
             self.due = [one for one in self.due if not one[2].finished]
@@ -2448,17 +2601,21 @@ class Correlator:
     # -- smtpd: sessions
 
     def _session(self, origin: Origin) -> Session:
-        if origin.prefix not in self.sessions:
-            self.sessions[origin.prefix] = Session(None, None, self.now)
+        session = self.sessions.get(origin.prefix)
+        if session is None:
+            session = self.sessions[origin.prefix] = Session(None, None, self.now)
             self._bound(self.sessions)
-        return self.sessions[origin.prefix]
+        return session
 
     def _session_of(self, origin: Origin, event: Union[Client, ClientTls]) -> Session:
         """The session of the client that a line names, which may be the first line of it."""
+        session = self.sessions.get(origin.prefix)
+        if session is not None and session.client_ip == event.client_ip:
+            return session
         session = self._session(origin)
         if session.client_ip is None:       # the log, or the reading, began after its `connect`
             session.client_hostname, session.client_ip = event.client_hostname, event.client_ip
-        elif session.client_ip != event.client_ip:      # another client by now: its `connect` is missing
+        else:                               # another client by now: its `connect` is missing
             session = self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.now)
         return session
 
@@ -2471,9 +2628,11 @@ class Correlator:
 
     def fold_connect(self, origin: Origin, event: Connect) -> None:
         """A new client: whoever this process served before is gone."""
-        self._end_session(origin)
+        if origin.prefix in self.sessions:
+            self._end_session(origin)
         self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.now)
-        self._bound(self.sessions)
+        if len(self.sessions) > MAX_CONTEXTS:
+            self._bound(self.sessions)
 
     def fold_disconnect(self, origin: Origin, event: Disconnect) -> None:
         """The client is gone, and with it a message that it never sent."""
@@ -2494,7 +2653,8 @@ class Correlator:
     def _end_session(self, origin: Origin) -> None:
         session = self.sessions.pop(origin.prefix, None)
         if session is not None:
-            self._end_message(session, broken=False)
+            if session.message is not None:
+                self._end_message(session, broken=False)
             session.close()
 
     def _end_message(self, session: Optional[Session], broken: bool) -> None:
@@ -2532,26 +2692,29 @@ class Correlator:
 
     def fold_client(self, origin: Origin, event: Client) -> None:
         """`client=`: a message is born; what was said of it before it had an ID is joined to it."""
+        queue_id, hostname, client_ip, username, orig_queue_id, orig_hostname, _ = event
         session = self._session_of(origin, event)
-        if not event.queue_id:              # a before-queue filter will tell the ID, maybe of a message that is born by then
-            session.sasl_username = event.sasl_username
+        if not queue_id:                    # a before-queue filter will tell the ID, maybe of a message that is born by then
+            session.sasl_username = username
             session.low = self.position if session.low is None else session.low
             return
-        message = origin.open.get(event.queue_id)
+        message = origin.open.get(queue_id)
         if message is None or message.removed or message.peer_ip is not None or self.now - message.opened > BIRTH_DISORDER:
-            message = self._open(origin, event.queue_id, False)
-        message.continued = False
-        message.hear(self.time, self.now)
+            message = self._open(origin, queue_id, False)
+        else:
+            message.continued = False
+            message.hear(self.time, self.now)
         if session.message is not None and session.message is not message:
             self._end_message(session, broken=False)
         message.session, session.message = session, message
-        message.peer_ip = message.client_ip = event.client_ip
-        message.client_hostname = event.client_hostname
-        message.sasl_username, message.client_tls = event.sasl_username, session.client_tls
-        self._bind(message, session.low)
-        if event.orig_queue_id or event.orig_hostname:
+        message.peer_ip = message.client_ip = client_ip
+        message.client_hostname = hostname
+        message.sasl_username, message.client_tls = username, session.client_tls
+        if session.low is not None:
+            self._bind(message, session.low)
+        if orig_queue_id or orig_hostname:
             self._take_origin(origin, message, event)
-        if self.by_policy and not event.orig_queue_id:
+        if self.by_policy and not orig_queue_id:
             self._take_spf(message, session)
         if session.pending:
             self._take_pending(message, session)
@@ -2574,18 +2737,22 @@ class Correlator:
 
     def fold_message_id(self, origin: Origin, event: MessageId) -> None:
         """`message-id=`: a birth when its ID is over or unknown (bounces, local forwards); the first one counts."""
-        message = origin.open.get(event.queue_id)
+        queue_id, message_id = event
+        message = origin.open.get(queue_id)
         if message is None or message.removed:
-            message = self._open(origin, event.queue_id, True)
+            message = self._open(origin, queue_id, True)
         message.hear(self.time, self.now)
         if message.message_id is not None:
             return
-        message.message_id = message_id_content(event.message_id)
-        message.generated = event.queue_id + "@" in message.message_id
-        message.mid_key = message_id_key(event.message_id)
-        twins = self.by_message_id.setdefault((origin.host, message.mid_key), [])
+        message.message_id, message.mid_key = message_id_forms(message_id)
+        message.generated = queue_id + "@" in message.message_id
+        key = origin.host, message.mid_key
+        twins = self.by_message_id.get(key)
+        if twins is None:
+            self.by_message_id[key] = [message]
+            return
         twins.append(message)
-        if self.by_scanner and len(twins) > 1:
+        if self.by_scanner:
             self._gather(twins)
 
     def fold_pickup(self, origin: Origin, event: Pickup) -> None:
@@ -2603,16 +2770,17 @@ class Correlator:
 
     def fold_queued(self, origin: Origin, event: Queued) -> None:
         """`queue active`: sender, size, recipient count; repeated on every retry, the first counts (trap 11)."""
-        message = self._find(origin, event.queue_id)
+        queue_id, sender, size, nrcpt = event
+        message = self._find(origin, queue_id)
         if message.continued or message.state is not None and message.state.status == HELD:
             message.sweep(Sweep(None, self.time))
         if message.queued:
             return
         message.queued = True
-        if self.by_scanner:
+        if self.by_scanner and message.spam_status is None:
             self._claim_score(message, lambda twin: not twin.queued)
-        message.size, message.nrcpt = event.size, event.nrcpt
-        self._set_sender(message, event.envelope_from)
+        message.size, message.nrcpt = size, nrcpt
+        self._set_sender(message, sender)
 
     def _set_sender(self, message: Message, sender: str) -> None:
         message.envelope_from = sender
@@ -2696,12 +2864,14 @@ class Correlator:
 
     @staticmethod
     def _learn_verdict(message: Message, event: Verdict) -> None:
-        if message.client_ip is None and event.client_ip and message.continued and event.judge != "access":
+        if event.dsn in SPF_CODES and message.spf_result is None and message.spf is None:
+            message.spf_result = spf_of_refusal(event.dsn, event.text or "")
+        if event.judge == "access":
+            return
+        if message.client_ip is None and event.client_ip and message.continued:
             message.client_hostname, message.client_ip = event.client_hostname, event.client_ip
         if event.judge in ("milter", "check") and (message.milter_action is None or event.action in STRONG_ACTIONS):
             message.milter_action, message.milter_reason = event.action, event.text
-        if event.dsn in SPF_CODES and message.spf_result is None and message.spf is None:
-            message.spf_result = spf_of_refusal(event.dsn, event.text or "")
         if event.judge == "milter" and message.spam_status is None and (event.text or "").startswith(SPAM_REJECTS):
             message.spam_status = "Yes"
         found = DMARC_REJECT.match(event.text or "") if event.judge == "milter" and message.dmarc_result is None else None
@@ -2796,26 +2966,25 @@ class Correlator:
     def fold_delivery(self, origin: Origin, event: Delivery) -> None:
         """A delivery attempt: the newest one is the recipient's outcome (trap 12)."""
         message = self._find(origin, event.queue_id)
-        status = STATUSES[event.status]
+        _, upstream_to, orig_to, relay, _, delay, delays, relay_tls, dsn, said, reason = event
+        status = STATUSES[said]
         if status is None:
             message.probe = True
             return
-        recipient = self._recipient(message, event.orig_to or event.upstream_to, event.upstream_to)
+        recipient = self._recipient(message, orig_to or upstream_to, upstream_to)
         if self.time < recipient.last_seen and is_older(self.time, recipient.last_seen) and not outranks(status, self.time, recipient):
             return                          # a late, older line
         if self.time > recipient.last_seen:
             recipient.last_seen = self.time
-        recipient.relay_host, recipient.relay_ip, recipient.relay_port = split_relay(event.relay)
-        recipient.relay_tls = self._relay_tls(origin, event) if self.relays or event.relay_tls is not None else None
-        recipient.relay_status = status
-        recipient.smtp_code, recipient.dsn, recipient.relay_message = None, event.dsn, event.reason
-        if origin.daemon in REMOTE_AGENTS:
-            recipient.smtp_code = reply_code(event.reason)
-        recipient.delay, recipient.delays, recipient.next_queue_id = number(event.delay), event.delays, None
-        if self.by_scanner and message.spam_status is None and may_scan(recipient):
+        recipient.relay_host, recipient.relay_ip, recipient.relay_port = split_relay(relay)
+        recipient.relay_tls = self._relay_tls(origin, event) if self.relays or relay_tls is not None else None
+        recipient.relay_status, recipient.dsn, recipient.relay_message = status, dsn, reason
+        recipient.smtp_code = reply_code(reason) if origin.daemon in REMOTE_AGENTS else None
+        recipient.delay, recipient.delays, recipient.next_queue_id = number(delay), delays, None
+        if self.by_scanner and message.spam_status is None and message.mid_key is not None and may_scan(recipient):
             self._claim_score(message, lambda twin: not twin.by_address)
         if status == SENT:
-            self._fold_sent(origin, message, recipient, event.reason)
+            self._fold_sent(origin, message, recipient, reason)
 
     def _relay_tls(self, origin: Origin, event: Delivery) -> Optional[str]:
         """TLS of the connection used: Postfix 3.11 says it in the line, before that the same process said it when connecting."""
@@ -2841,11 +3010,11 @@ class Correlator:
         forwarded = FORWARDED_AS.match(reason) if origin.daemon == "local" else None
         child = forwarded.group(1) if forwarded else queued_as(reason)
         recipient.next_queue_id = child
-        near = is_near(recipient.relay_ip)
         if child is None:
-            if "discarded" in reason and is_dropped(origin.daemon, reason, near):
+            if "discarded" in reason and is_dropped(origin.daemon, reason, is_near(recipient.relay_ip)):
                 recipient.relay_status = DISCARDED
             return
+        near = is_near(recipient.relay_ip)
         if forwarded:
             recipient.relay_status = REQUEUED
         known = origin.open.get(child)
@@ -2879,23 +3048,24 @@ class Correlator:
 
     def fold_dkim(self, origin: Origin, event: Dkim) -> None:
         """opendkim tells one result in several lines: the overall one decides, then the list of all signatures."""
-        message = self._find(origin, event.queue_id)
-        if event.signatures is not None:
-            message.dkim_signatures = max(event.signatures, message.dkim_signatures or 0)
-        if event.weight < message.dkim_weight or event.result is None and event.domain is None:
+        queue_id, weight, result, domain, selector, algorithm, signatures = event
+        message = self._find(origin, queue_id)
+        if signatures is not None:
+            message.dkim_signatures = max(signatures, message.dkim_signatures or 0)
+        if weight < message.dkim_weight or result is None and domain is None:
             return
-        if event.weight == 0 and message.dkim_result not in (None, "signed"):
+        if weight == 0 and message.dkim_result not in (None, "signed"):
             return
-        message.dkim_weight = event.weight
-        message.dkim_result = event.result or message.dkim_result
-        if event.domain is not None:
-            message.dkim_domain, message.dkim_selector = event.domain, event.selector
-            message.dkim_algorithm = event.algorithm
+        message.dkim_weight = weight
+        message.dkim_result = result or message.dkim_result
+        if domain is not None:
+            message.dkim_domain, message.dkim_selector, message.dkim_algorithm = domain, selector, algorithm
 
     def fold_dmarc(self, origin: Origin, event: Dmarc) -> None:
         """opendmarc's result."""
-        message = self._find(origin, event.queue_id)
-        message.dmarc_domain, message.dmarc_result = event.domain, event.result
+        queue_id, domain, result = event
+        message = self._find(origin, queue_id)
+        message.dmarc_domain, message.dmarc_result = domain, result
 
     def fold_milter_spf(self, origin: Origin, event: MilterSpf) -> None:
         """opendmarc's own SPF check: counts where policyd-spf is silent."""
@@ -2917,14 +3087,16 @@ class Correlator:
 
     def fold_spam_result(self, origin: Origin, event: SpamResult) -> None:
         """spamd's result, for the message of this Message-ID."""
+        message_id, status, score, required, tests = event
         scan = self.scans.pop(origin.prefix, None)
-        message = self._by_message_id(origin, event.message_id)
+        message = self._by_message_id(origin, message_id)
         if message is None:
             return
         exact = scan.value if scan else None
-        score = exact.score if exact and int(exact.score) == int(event.score) else event.score
+        if exact and int(exact.score) == int(score):
+            score = exact.score
         message.scored, message.scanned_until = True, 0
-        self._set_spam(message, event.status, score, event.required, event.tests, exact is not None)
+        self._set_spam(message, status, score, required, tests, exact is not None)
 
     def _by_message_id(self, origin: Origin, message_id: str, child: Optional[str] = None) -> Optional[Message]:
         """The message that a result with this Message-ID is about: one that waits for it, else the first of those that went without.
@@ -2933,7 +3105,7 @@ class Correlator:
         """
         message = self._unscanned(origin, message_id, child)
         if message is None or message.queue_id == child:
-            key = origin.host, message_id_key(message_id)
+            key = origin.host, message_id_forms(message_id)[1]
             gone = [one for one in self.gone.get(key, ()) if self.now - one.time <= DISORDER]
             ended = [one for one in self.by_message_id.get(key, ()) if one.ended and one.spam_status is None and one.queue_id != child]
             if gone:
@@ -2953,7 +3125,7 @@ class Correlator:
             self.by_scanner = True
             for twins in self.by_message_id.values():
                 self._gather(twins)
-        found = self.by_message_id.get((origin.host, message_id_key(message_id)), ())
+        found = self.by_message_id.get((origin.host, message_id_forms(message_id)[1]), ())
         if len(found) == 1 and found[0].spam_status is None and not found[0].ended:
             return found[0]
         unscanned = [message for message in found if message.spam_status is None and not message.ended]
@@ -3040,18 +3212,26 @@ class Correlator:
         if late is not None:
             new.refused = late
             self.late.append(new)
-        free = crowd.free()
+        if crowd.results:
+            free = crowd.free()
+            if self._takes_place(crowd, free, new):
+                return
+            for one in [*free, new] if free else []:
+                one.contended = True
+        crowd.results.append(new)
+        if len(crowd.results) > MAX_WAITING:
+            del crowd.results[0]
+        crowd.size += 1
+
+    def _takes_place(self, crowd: Crowd, free: List[Waiting], new: Waiting) -> bool:
+        """Whether a result is the answer of which another one told before, for debugging."""
         for old in free:
             if old.event.debug and old.prefix == new.prefix and (old.sender == new.sender or new.sender is None):
                 new.low, new.sender, new.contended, new.refused = old.low, old.sender, old.contended, new.refused or old.refused
                 self.late = [one for one in self.late if one is not old] + ([new] if new.refused else [])
                 crowd.results[crowd.results.index(old)] = new
-                return
-        for one in [*free, new] if free else []:
-            one.contended = True
-        crowd.results.append(new)
-        del crowd.results[:-MAX_WAITING]
-        crowd.size += 1
+                return True
+        return False
 
     def _begin_policy(self) -> None:
         """The first result of all: there is a policy server. What came in so far waits for results, too."""
@@ -3098,20 +3278,24 @@ class Correlator:
             crowd = None
         if crowd is None:
             crowd = self.crowds[key] = Crowd(low, self.now)
-            self._bound(self.crowds)
+            if len(self.crowds) > MAX_CONTEXTS:
+                self._bound(self.crowds)
         elif self.now - crowd.since > CROWD_LIFE:
-            crowd.low, crowd.since = self.position, self.now
-            low = min([low] + [one.low for one in crowd.results] + [message.low for message in crowd.unnamed])
-        crowd.low, crowd.high = min(crowd.low, low), self.position
+            crowd.since = self.now
+            crowd.low = min([low, self.position] + [one.low for one in crowd.results] + [message.low for message in crowd.unnamed])
+        elif low < crowd.low:
+            crowd.low = low
+        crowd.high = self.position
         return crowd
 
     def _take_spf(self, message: Message, session: Session) -> None:
         """At `client=`: the newest result for this client, until the sender is known and may say otherwise."""
         key = message.spf_key = (message.host, (message.client_ip or "").lower())
         crowd = self._crowd(key, message.low)
-        free = crowd.free()
-        for one in [other.spf for other in crowd.unnamed if other.spf is not None] + (free if len(free) > 1 or crowd.unnamed else []):
-            one.contended = True
+        free = crowd.free() if crowd.results else []
+        if crowd.unnamed or len(free) > 1:
+            for one in [other.spf for other in crowd.unnamed if other.spf is not None] + free:
+                one.contended = True
         if free:
             self._attach(message, free[-1])
         elif session.spf is not None and self.now - session.spf.time <= SPF_WAIT:
@@ -3131,7 +3315,8 @@ class Correlator:
         key, message.spf_key = message.spf_key, None
         if key in self.crowds:
             crowd = self.crowds[key]
-            crowd.unnamed = [one for one in crowd.unnamed if one is not message]
+            if message in crowd.unnamed:
+                crowd.unnamed.remove(message)
             self._use_up(crowd, key, message.spf)
 
     def _use_up(self, crowd: Crowd, key: Tuple[str, str], one: Optional[Waiting]) -> None:
@@ -3148,8 +3333,15 @@ class Correlator:
 
     def _confirm_spf(self, message: Message, key: Tuple[str, str]) -> None:
         """The sender is known: keep the result that was about it, or exchange it for the one that was."""
-        crowd, own, message.spf_key = self._crowd(key, message.low), message.spf, None
-        crowd.unnamed = [one for one in crowd.unnamed if one is not message]
+        own, alone = message.spf, self.crowds.get(key)
+        if own is not None and alone is not None and alone.size == 2 and alone.results == [own] and alone.unnamed == [message] \
+                and own.sender == bare(message.envelope_from or "") and own.refused is None:
+            own.message = message.spf_key = None        # one result, one mail: nobody else to ask
+            del self.crowds[key]
+            return
+        crowd, message.spf_key = self._crowd(key, message.low), None
+        if message in crowd.unnamed:
+            crowd.unnamed.remove(message)
         if own is not None and (own.sender == bare(message.envelope_from or "") or own.event.queue_id is not None):
             self._use_up(crowd, key, own)
             return
@@ -3200,12 +3392,11 @@ class Correlator:
 
     def _senders(self, *addresses: Optional[str]) -> Set[Optional[str]]:
         """An envelope sender as a policy server may have seen it: as it is, unwrapped, as postsrsd knew it. None fits any."""
-        known = {address for address in addresses if address is not None}
+        known = set(addresses)
         if self.rewritten:
-            known.update(self.rewritten[address.lower()].value for address in tuple(known) if address.lower() in self.rewritten)
-        found: Set[Optional[str]] = {bare(address) for address in known}
-        found.add(None)
-        return found
+            told = [self.rewritten.get(address.lower()) for address in known if address is not None]
+            known.update(one.value for one in told if one is not None)
+        return {None if address is None else bare(address) for address in known} | {None}
 
     def _claim_spf(self, message: Message, session: Session, event: Verdict) -> None:
         """A refused recipient takes its result, too; the transaction may go on, so its session remembers it."""
@@ -3346,11 +3537,13 @@ def rows_of(message: Message, tracks: DomainFilter) -> List[Row]:
     """
     if message.probe:
         return []
-    if not message.stored and all(one.refused for one in message.recipients) and not message.queue_id.startswith("NOQUEUE"):
+    if not message.by_address and not message.stored and not message.queue_id.startswith("NOQUEUE") \
+            and all(one.refused for one in message.recipients):
         refused = message.state is not None and message.state.status == REJECTED
         stand_in = nameless(message) if not tracks.domains or refused and not message.recipients else None
         message.recipients += [stand_in] if stand_in else []
-    inherit(message)
+    if message.parent is not None:
+        inherit(message)
     complete(message)
     facts = _message_values(message)
     rows = [make_row(facts + _recipient_values(recipient)) for recipient in message.recipients if recipient.recipient_no is not None]
@@ -3363,11 +3556,20 @@ def fit(value: Any, limit: int) -> Any:
     >>> fit("J\\xc3\\xb6rg", 2), fit(-70000, 65535), fit(5, 0)
     ('Jö', -65535, 5)
     """
-    if value is None or not limit:
-        return value
     if isinstance(value, str):
         return value if len(value) <= limit and is_ascii(value) and "\0" not in value else text_of(value)[:limit]
+    if value is None or not limit:
+        return value
     return value if -limit <= value <= limit else limit if value > 0 else -limit
+
+
+def fit_all(values: Iterable[Any], limits: Iterable[int]) -> List[Any]:
+    """Values as their columns can hold them; most columns of most rows hold nothing.
+
+    >>> fit_all(["Postfix", None, 7], [4, 4, 4])
+    ['Post', None, 4]
+    """
+    return [None if value is None else fit(value, limit) for value, limit in zip(values, limits)]
 
 
 is_ascii: Callable[[str], Any] = getattr(str, "isascii", re.compile("[\x00-\x7f]*$").match)      # str has it from 3.7 on
@@ -3377,7 +3579,7 @@ PLACES = {name: place for place, name in enumerate(ROW_COLUMNS)}
 
 def fitted(row: Row) -> Row:
     """A row as its columns can hold it."""
-    return cast(Row, make_row(map(fit, row, LIMITS)))
+    return cast(Row, make_row(fit_all(row, LIMITS)))
 
 
 def as_stored(row: Row) -> Row:
@@ -3589,7 +3791,7 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
     names |= {parent_name(message) for message in messages if lost_parent(message)}
     names |= {child_name(link) for link in links}
     stored = recall(names) if names else {}
-    for message in messages:
+    for message in messages if stored else ():
         if not message.stored:              # else this is a second try, after trouble with the store
             absorb(message, stored.get(name_of(message), ()))
         if lost_parent(message):
@@ -3695,57 +3897,84 @@ class Tracker:
         self.on_unsupported, self.on_failure = on_unsupported, on_failure
         self.origins: Dict[str, Origin] = {}
         self.tallies: Dict[str, List[int]] = {}
+        self.piles: Dict[Optional[Callable[[str], Event]], Pile] = {}
+        self.nobody = Origin(Header("", "", "", ""), {}, self._pile(None), [0] * len(CLASSES), IGNORED_LINES)
         self.previous = ""
 
-    def feed(self, lines: Iterable[str], position: int, file_start: int) -> None:
-        """Read complete lines, one character per byte, without their newline. `position` is that of the first, `file_start` its file's."""
-        correlator, calendar, origins = self.correlator, self.calendar, self.origins
-        correlator.file_start = file_start
-        limit = calendar.newest + DAY       # a stamp from a far future does not make everything else idle
-        stamp, start, time, previous = "\n", 0, 0, self.previous
+    def feed(self, lines: List[str], position: int, file_start: int) -> None:
+        """Read complete lines, one character per byte, without their newline. `position` is that of the first, `file_start` its file's.
+
+        They are sorted by parser, for a pattern reads many lines of a kind sooner than as many of all kinds; then told in their order.
+        """
+        self.correlator.file_start = file_start
+        times, origins = self._sort(lines, position)
+        piles = [pile for pile in self.piles.values() if pile.texts]
+        for pile in piles:
+            pile.read()
+        try:
+            self._tell(lines, times, origins, position)
+        finally:
+            for pile in piles:
+                pile.clear()
+        if len(self.origins) > MAX_ORIGINS:
+            self.origins.clear()
+            self.correlator.forget_hosts()
+
+    def _sort(self, lines: List[str], position: int) -> Tuple[List[int], List[Origin]]:
+        """Lay each text on its pile; returns of each line its time and its process."""
+        times: List[int] = []
+        origins: List[Origin] = []
+        known, calendar, stamp, start, time = self.origins.get, self.calendar, "\n", 0, 0
+        calendar.where = lambda: position + sum(map(len, lines[:len(times)])) + len(times)
         for line in lines:
             try:
                 if line[:16] != stamp:
-                    calendar.position = position
                     time, start = calendar.read(line)
                     stamp = line[:16] if start == 16 else "\n"
-                    if time > correlator.now:
-                        correlator.advance(time if time < limit else limit)
                 head, _, text = line.partition(": ")
-                origin = origins.get(head[start:])
-                if origin is None or start < 0:
-                    self.previous = previous
-                    self._feed_unusual(line, time, start, position)
-                elif origin.parse is None:
-                    origin.tally[FOREIGN] += 1
-                else:
-                    event = origin.parse(text)
-                    if event is IGNORED:
-                        origin.tally[IGNORED_LINES] += 1
-                    elif event is None:
-                        self._feed_repeated(origin, line, text, time, position)
-                    else:
-                        correlator.time, correlator.position = time, position
-                        FOLDS[type(event)](correlator, origin, event)
-                        origin.tally[PARSED] += 1
+                origin = known(head[start:])
+                if origin is None:
+                    origin, text = self._meet(line, start, lines[len(times) - 1] if times else self.previous)
             except Exception:               # one bad line must never stop the reading
-                self._failed(line)
-            previous = line
-            position += len(line) + 1
-        self.previous = previous
+                origin, text = self._pass(FAILED)
+                self.on_failure(line)
+            origin.add(text)
+            times.append(time)
+            origins.append(origin)
+        self.previous = lines[-1] if lines else self.previous
+        calendar.where = int
+        return times, origins
 
-    def _feed_unusual(self, line: str, time: int, start: int, position: int) -> None:
-        """A line from a process not met before, or in a form that needs a closer look."""
+    def _tell(self, lines: List[str], times: List[int], origins: List[Origin], position: int) -> None:
+        """Fold what the lines tell, in their order."""
+        correlator, limit = self.correlator, self.calendar.newest + DAY     # a stamp from a far future does not make everything else idle
+        for line, time, origin in zip(lines, times, origins):
+            event = origin.told()
+            try:
+                if time > correlator.now:
+                    correlator.advance(time if time < limit else limit)
+                if event is IGNORED:
+                    origin.tally[origin.quiet] += 1
+                elif event is None:
+                    self._tell_repeated(origin, line, time, position)
+                else:
+                    correlator.time, correlator.position = time, position
+                    FOLDS[type(event)](correlator, origin, event)
+                    origin.tally[PARSED] += 1
+            except Exception:               # one bad line must never stop the reading
+                self._tally("")[FAILED] += 1
+                self.on_failure(line)
+            position += len(line) + 1
+
+    def _meet(self, line: str, start: int, previous: str) -> Tuple[Origin, str]:
+        """Process and text of a line from a process not met before, or in a form that needs a closer look; `previous`: the line before."""
         if not line.strip("\0 "):
-            self._tally("")[IGNORED_LINES] += 1
-            return
+            return self._pass(IGNORED_LINES)
         if start < 0:
-            self._tally("")[IGNORED_LINES if line.startswith("-- ") else FOREIGN] += 1
-            return
+            return self._pass(IGNORED_LINES if line.startswith("-- ") else FOREIGN)
         repeated = REPEATED_LAST.match(line, start)
         if repeated:
-            self._repeat_last(repeated, time, position)
-            return
+            return self._repeat_last(repeated, previous)
         end = line.find(": ", start)
         if end >= 0 and " " not in line[start:end]:         # an IPv6 host that ends in colons
             end = line.find(": ", end + 2)
@@ -3754,32 +3983,19 @@ class Tracker:
         if header is None:
             split = split_5424(line[start:])
             if split is None:
-                self._tally("")[FOREIGN] += 1
-                return
+                return self._pass(FOREIGN)
             header, text = split
-        self._feed_text(self._origin(header), line, text, time, position)
+        return self._origin(header), text
 
-    def _feed_text(self, origin: Origin, line: str, text: str, time: int, position: int) -> None:
-        """What `feed` does for a line whose process it knows."""
-        if origin.parse is None:
-            origin.tally[FOREIGN] += 1
-            return
-        event = origin.parse(text)
-        if event is None:
-            self._feed_repeated(origin, line, text, time, position)
-            return
-        if event is not IGNORED:
-            self._fold(origin, event, time, position)
-        origin.tally[IGNORED_LINES if event is IGNORED else PARSED] += 1
+    def _pass(self, line_class: int) -> Tuple[Origin, str]:
+        """Count a line of no program; it has nobody for its process, of whom nothing is counted."""
+        self._tally("")[line_class] += 1
+        return self.nobody, ""
 
-    def _fold(self, origin: Origin, event: Event, time: int, position: int) -> None:
-        self.correlator.time, self.correlator.position = time, position
-        FOLDS[type(event)](self.correlator, origin, event)
-
-    def _feed_repeated(self, origin: Origin, line: str, text: str, time: int, position: int) -> None:
+    def _tell_repeated(self, origin: Origin, line: str, time: int, position: int) -> None:
         """rsyslog's `message repeated n times: [ …]` is n lines (ratelimit.c); any other unknown shape is counted, and shown."""
-        found = REPEATED.match(text)
-        event = origin.parse(closed(found.group(2), "]")) if found and origin.parse else None
+        found = REPEATED.match(origin.pile.last_text())
+        event = origin.pile.parse(closed(found.group(2), "]")) if found else None
         if found and event is not None:
             self._repeat(origin, event, int(found.group(1)), time, position)
             origin.tally[IGNORED_LINES if event is IGNORED else PARSED] += 1
@@ -3790,42 +4006,39 @@ class Tracker:
     def _repeat(self, origin: Origin, event: Event, times: int, time: int, position: int) -> None:
         for copy in range(1, min(times, MAX_COPIES) + 1):
             if event is not IGNORED:
-                self._fold(origin, event, time, position + copy)
+                self.correlator.time, self.correlator.position = time, position + copy
+                FOLDS[type(event)](self.correlator, origin, event)
 
-    def _repeat_last(self, repeated: Match[str], time: int, position: int) -> None:
-        """Classic syslogd's `last message repeated n times`: the line before it, if that was of the same host."""
-        _, start = self.calendar.read(self.previous)
-        end = self.previous.find(": ", start)
-        header = split_prefix(self.previous[start:end]) if start >= 0 and end >= 0 else None
-        origin = self._origin(header) if header and header.host == repeated.group(1) else None
-        event = origin.parse(self.previous[end + 2:]) if origin and origin.parse else None
-        tally = origin.tally if origin else self._tally("")
-        if origin and event is not None and event is not IGNORED:
-            self._repeat(origin, event, int(repeated.group(2)), time, position)
-            tally[PARSED] += 1
-        else:
-            tally[IGNORED_LINES] += 1
+    def _repeat_last(self, repeated: Match[str], previous: str) -> Tuple[Origin, str]:
+        """Classic syslogd's `last message repeated n times`, in rsyslog's words: the line before it, if that was of the same host."""
+        _, start = self.calendar.read(previous)
+        end = previous.find(": ", start)
+        header = split_prefix(previous[start:end]) if start >= 0 and end >= 0 else None
+        if header is None or header.host != repeated.group(1):
+            return self._pass(IGNORED_LINES)
+        origin, text = self._origin(header), previous[end + 2:]
+        event = origin.pile.parse(text)
+        if event is None or event is IGNORED:
+            origin.tally[IGNORED_LINES] += 1
+            return self.nobody, ""
+        return origin, "message repeated %s times: [ %s]" % (repeated.group(2), text)
 
     def _origin(self, header: Header) -> Origin:
         """What is known of the process that wrote a line."""
         origin = self.origins.get(header.prefix)
         if origin is None:
-            if len(self.origins) >= MAX_ORIGINS:
-                self.origins.clear()
-                self.correlator.forget_hosts()
-            known = parser_of(header.program) is not None
-            tally = self._tally(header.program if known else "")
-            origin = self.origins[header.prefix] = Origin(header, self.correlator.table(header.host), tally)
+            parse = parser_of(header.program)
+            tally, quiet = (self._tally(header.program), IGNORED_LINES) if parse else (self._tally(""), FOREIGN)
+            origin = self.origins[header.prefix] = Origin(header, self.correlator.table(header.host), self._pile(parse), tally, quiet)
         return origin
+
+    def _pile(self, parse: Optional[Callable[[str], Event]]) -> Pile:
+        return self.piles.setdefault(parse, Pile(parse or parse_nothing))
 
     def _tally(self, program: str) -> List[int]:
         if len(self.tallies) >= MAX_PROGRAMS and program not in self.tallies:
             program = ""
         return self.tallies.setdefault(program, [0] * len(CLASSES))
-
-    def _failed(self, line: str) -> None:
-        self._tally("")[FAILED] += 1
-        self.on_failure(line)
 
     def totals(self) -> List[int]:
         """Lines by class, over all programs; their sum is the number of lines read."""
@@ -3889,14 +4102,14 @@ FIRST_SEEN, LAST_SEEN = MESSAGE_COLUMNS.index("first_seen"), RECIPIENT_COLUMNS.i
 
 def storable_facts(facts: Tuple[Any, ...]) -> List[Any]:
     """What the rows of a message have in common as a driver takes it: what the columns can hold."""
-    values = list(map(fit, facts, LIMITS))
+    values = fit_all(facts, LIMITS)
     values[FIRST_SEEN] = time_text(facts[FIRST_SEEN])
     return values
 
 
 def storable_own(own: Tuple[Any, ...]) -> List[Any]:
     """What is a row's own, likewise."""
-    values = list(map(fit, own, OWN_LIMITS))
+    values = fit_all(own, OWN_LIMITS)
     values[LAST_SEEN] = time_text(own[LAST_SEEN])
     return values
 
@@ -4100,22 +4313,29 @@ def literal(value: Any) -> str:
     >>> literal("a'b"), literal(None), literal(-0.5)
     ("_utf8mb4 X'612762'", 'NULL', '-0.5')
     """
-    if value is None:
-        return "NULL"
     if isinstance(value, str):
         return "_utf8mb4 X'" + value.encode("utf-8").hex() + "'"
-    return repr(value)
+    return "NULL" if value is None else repr(value)
+
+
+def literals(values: Iterable[Any]) -> str:
+    """Values as SQL, a comma between them.
+
+    >>> literals([None, 1.5])
+    'NULL,1.5'
+    """
+    return ",".join(["NULL" if value is None else literal(value) for value in values])
 
 
 @functools.lru_cache(maxsize=64)
 def facts_literal(facts: Tuple[Any, ...]) -> str:
     """The literals of what the rows of a message have in common: they are written one after the other."""
-    return ",".join(map(literal, storable_facts(facts)))
+    return literals(storable_facts(facts))
 
 
 def row_literal(row: Row) -> str:
     """A row as a parenthesis of literals."""
-    return "(" + facts_literal(row[:OWN]) + "," + ",".join(map(literal, storable_own(row[OWN:]))) + ")"
+    return "(" + facts_literal(row[:OWN]) + "," + literals(storable_own(row[OWN:])) + ")"
 
 
 class MysqlStore(Store):
@@ -4278,8 +4498,9 @@ class MysqlStore(Store):
             raise self._blame(error) from error
 
     def _execute(self, statement: str) -> None:
+        """Send a statement that returns no rows; a cursor would first search all of it for a second one."""
         try:
-            self.cursor.execute(statement)
+            self.connection.cmd_query(statement)
         except Exception as error:
             raise self._blame(error) from error
 
@@ -4380,6 +4601,22 @@ def witness(data: bytes) -> Tuple[int, str]:
     return len(data), hashlib.sha256(data).hexdigest()
 
 
+def is_ordinary(data: bytes) -> bool:
+    """Whether no line is longer than MAX_LINE, or begins with what a truncated file may begin with.
+
+    >>> is_ordinary(b"a\\nb"), is_ordinary(b"a\\n\\0b"), is_ordinary(b"a" * (MAX_LINE + 1))
+    (True, False, False)
+    """
+    if b"\0" in data and (data[:1] == b"\0" or b"\n\0" in data):
+        return False
+    place = 0
+    while len(data) - place > MAX_LINE:     # from a line's beginning to the last that is within reach
+        place = data.rfind(b"\n", place, place + MAX_LINE + 1) + 1
+        if not place:
+            return False
+    return True
+
+
 class LogFile:
     """One log file, open: identity from the descriptor, never from the path, which may mean another file by now.
 
@@ -4472,7 +4709,7 @@ class LogFile:
         self.at_end = not data
         if not data:
             return []
-        self.seen, self.touched = (self.seen + data)[-WITNESS:], self.mtime()
+        self.seen, self.touched = (self.seen + data[-WITNESS:])[-WITNESS:], self.mtime()
         return self._split(self.rest + data)
 
     def last_line(self) -> List[Batch]:
@@ -4500,7 +4737,7 @@ class LogFile:
         lines = data.decode("latin-1").split("\n")
         position = self.start + self.offset
         self.offset += len(data) + 1
-        if max(map(len, lines)) <= MAX_LINE and data[:1] != b"\0" and b"\n\0" not in data:
+        if is_ordinary(data):
             return [Batch(lines, position, self.start)]
         batches: List[Batch] = []
         for line in lines:
@@ -5690,7 +5927,7 @@ def import_file(file: LogFile, recorder: Recorder, progress: Progress) -> bool:
             whole, file.at_end = False, True
         for batch in batches if not file.at_end else file.last_line():
             recorder.tracker.feed(*batch)
-        if len(recorder.tracker.correlator.finished) >= BATCH_ROWS:
+        if len(recorder.tracker.correlator.finished) >= BATCH_ROWS // 2:
             recorder.flush()
         progress.show(file.start + file.offset, recorder.tracker, recorder)
     return whole

@@ -170,6 +170,7 @@ def patterns():
             pattern = getattr(first, "__self__", first)
             if isinstance(pattern, re.Pattern):
                 found["%s[%d]" % (name, number) if listed else name] = pattern
+    found.update(("USUAL[%s]" % parse.__name__, pattern) for parse, (_, pattern) in tracker.USUAL.items())
     return found
 
 
@@ -191,6 +192,8 @@ USES = uses()
 def methods_of(name):
     """How a pattern is used on texts of any length."""
     plain = name.partition("[")[0]
+    if plain == "USUAL":
+        return ["findall"]
     if plain in LET_THROUGH:
         return []
     if plain in HANDED_ON:
@@ -243,7 +246,7 @@ READERS = (
     (tracker.find_trailer, "Subject: x from a[192.0.2.1]; from=<a@b> to=<c@d> proto=SMTP helo=<e>: no"),
     (lambda said: tracker.spf_of_refusal("5.7.23", said), "Message rejected due to: Receiver policy for SPF Softfail"),
     (tracker.unwrap_srs, "SRS1=HHH=fwd.example==HHH=TT=orig.example=user@me.example"), (tracker.text_of, "j\xc3\xb6rg\0\xff"),
-    (tracker.bare, '"a\\"b"@Example.org'), (tracker.message_id_key, "<a b,c\\x{C3}\\\\@x> <y>"),
+    (tracker.bare, '"a\\"b"@Example.org'), (tracker.message_id_forms, "<a b,c\\x{C3}\\\\@x> <y>"),
     (tracker.message_id_content, "<a@b> <c>"), (tracker.split_relay.__wrapped__, "mx.example[2001:db8::1]:25"),
     (tracker.reply_code, "Protocol error: host x[y] said: 550-5.7.1 no"), (lambda to: TRACKS(to, to), "a@b.c.example.net"),
 )
