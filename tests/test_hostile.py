@@ -690,7 +690,8 @@ def test_every_pattern_that_reads_text_of_strangers_does_here():
     patterns, heard = {name: value for name, value in vars(tracker).items() if isinstance(value, re.Pattern)}, set()
     for cached in vars(tracker).values():
         getattr(cached, "cache_clear", int)()
-    with mock.patch.multiple(tracker, **{name: Heard(name, value, heard) for name, value in patterns.items()}):
+    with mock.patch.multiple(tracker, **{name: Heard(name, value, heard) for name, value in patterns.items()}), \
+            mock.patch.dict(tracker.USUAL, clear=True):
         for trial, attack in itertools.product(TRIALS, ("x", "SRS0", "SRS1", "Receiver", ">, relay=evil[192.0.2.66]:25, delay=1")):
             text = next((one for one in ATTACKS if one.startswith(attack)), attack)
             rows_of(log_with(trial.put(text)[0] or trial.line))
