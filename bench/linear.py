@@ -19,6 +19,7 @@ import generate  # noqa: E402
 import report  # noqa: E402
 import run as bench  # noqa: E402
 
+
 def log_of(lines):
     """(log, its lines). Made when it is not there; nobody asks for its truth."""
     log = report.CACHE / ("%d-lines.log" % lines)

@@ -52,7 +52,9 @@ def test_many_texts_are_read_as_one_by_one(corpus):
     for _ in range(TEXTS // AT_ONCE):
         parse = rng.choice(parsers)
         texts = [changed(rng, rng.choice(pools[parse]), pools[parse]) for _ in range(rng.randrange(2 * AT_ONCE))]
-        for text, event in zip(texts, tracker.parse_all(parse, texts)):
+        events = tracker.parse_all(parse, texts)
+        assert len(events) == len(texts)
+        for text, event in zip(texts, events):
             assert repr(event) == repr(parse(text)), text
 
 
