@@ -3563,15 +3563,6 @@ def fit(value: Any, limit: int) -> Any:
     return value if -limit <= value <= limit else limit if value > 0 else -limit
 
 
-def fit_all(values: Iterable[Any], limits: Iterable[int]) -> List[Any]:
-    """Values as their columns can hold them; most columns of most rows hold nothing.
-
-    >>> fit_all(["Postfix", None, 7], [4, 4, 4])
-    ['Post', None, 4]
-    """
-    return [None if value is None else fit(value, limit) for value, limit in zip(values, limits)]
-
-
 is_ascii: Callable[[str], Any] = getattr(str, "isascii", re.compile("[\x00-\x7f]*$").match)      # str has it from 3.7 on
 LIMITS = tuple(column.limit for name in ROW_COLUMNS for column in COLUMNS if column.name == name)
 PLACES = {name: place for place, name in enumerate(ROW_COLUMNS)}
@@ -3579,7 +3570,7 @@ PLACES = {name: place for place, name in enumerate(ROW_COLUMNS)}
 
 def fitted(row: Row) -> Row:
     """A row as its columns can hold it."""
-    return cast(Row, make_row(fit_all(row, LIMITS)))
+    return cast(Row, make_row(map(fit, row, LIMITS)))
 
 
 def as_stored(row: Row) -> Row:
@@ -3947,20 +3938,24 @@ class Tracker:
 
     def _tell(self, lines: List[str], times: List[int], origins: List[Origin], position: int) -> None:
         """Fold what the lines tell, in their order."""
-        correlator, limit = self.correlator, self.calendar.newest + DAY     # a stamp from a far future does not make everything else idle
+        correlator, folds = self.correlator, FOLDS.get
+        limit = self.calendar.newest + DAY      # a stamp from a far future does not make everything else idle
         for line, time, origin in zip(lines, times, origins):
             event = origin.told()
             try:
                 if time > correlator.now:
                     correlator.advance(time if time < limit else limit)
-                if event is IGNORED:
+                fold = folds(type(event))
+                if fold is not None:
+                    correlator.time, correlator.position = time, position
+                    fold(correlator, origin, event)
+                    origin.tally[PARSED] += 1
+                elif event is IGNORED:
                     origin.tally[origin.quiet] += 1
                 elif event is None:
                     self._tell_repeated(origin, line, time, position)
                 else:
-                    correlator.time, correlator.position = time, position
-                    FOLDS[type(event)](correlator, origin, event)
-                    origin.tally[PARSED] += 1
+                    raise event             # the one at which its parser failed
             except Exception:               # one bad line must never stop the reading
                 self._tally("")[FAILED] += 1
                 self.on_failure(line)
@@ -4064,6 +4059,8 @@ INDEXES = (                          # (name, columns): one for every way that t
 SQLITE_TYPES = {"VARCHAR": "TEXT", "TEXT": "TEXT", "TIMESTAMP": "TEXT", "DECIMAL": "REAL"}
 TIMES = frozenset(column.name for column in COLUMNS if column.type.startswith("TIMESTAMP"))
 DECIMALS = frozenset(column.name for column in COLUMNS if column.type.startswith("DECIMAL"))
+TEXTS = frozenset(column.name for column in COLUMNS if column.type.startswith(("VARCHAR", "TEXT")))
+ROW = tuple(column for name in ROW_COLUMNS for column in COLUMNS if column.name == name)
 
 # What the server's error numbers ask for (measured: class and SQLSTATE tell too little).
 OPERATOR_ERRORS = frozenset((1044, 1045, 1130, 1142, 1143, 1227, 1698, 1820, 1862, 3118, 4151, 1251, 2059))
@@ -4089,34 +4086,47 @@ def second_text(second: int) -> str:
 
 
 def time_from(value: Any) -> int:
-    """A stored time, text or datetime, as microseconds since the epoch."""
-    if not isinstance(value, datetime.datetime):
-        value = datetime.datetime.strptime(str(value)[:26].ljust(20, ".").ljust(26, "0"), "%Y-%m-%d %H:%M:%S.%f")
-    return int((value - EPOCH_DAY) // datetime.timedelta(microseconds=1))
+    """A stored time, text or datetime, as microseconds since the epoch.
+
+    >>> time_from("2026-11-05 01:01:01.5") == epoch(2026, 11, 5, 3661) + 500000
+    True
+    """
+    if isinstance(value, datetime.datetime):
+        return int((value - EPOCH_DAY) // datetime.timedelta(microseconds=1))
+    year, month, day, hour, minute, second, fraction = (re.split("[- :.]", value) + ["0"])[:7]
+    return epoch(int(year), int(month), int(day), int(hour) * 3600 + int(minute) * 60 + int(second)) + microseconds(fraction)
 
 
-OWN = len(MESSAGE_COLUMNS)          # where a row's own columns begin
-OWN_LIMITS = LIMITS[OWN:]
-FIRST_SEEN, LAST_SEEN = MESSAGE_COLUMNS.index("first_seen"), RECIPIENT_COLUMNS.index("last_seen")
+def storables(values: List[Any], column: Column) -> Iterable[Any]:
+    """Values of a column as a driver takes them: what the column can hold, times as text."""
+    if column.name in TIMES:
+        return map(time_text, values)
+    return values if column.name in TEXTS and are_plain(values, column.limit) else [fit(value, column.limit) for value in values]
 
 
-def storable_facts(facts: Tuple[Any, ...]) -> List[Any]:
-    """What the rows of a message have in common as a driver takes it: what the columns can hold."""
-    values = fit_all(facts, LIMITS)
-    values[FIRST_SEEN] = time_text(facts[FIRST_SEEN])
-    return values
+def are_plain(texts: List[Optional[str]], limit: int) -> bool:
+    """Whether these texts stay as they are in a column: seen sooner of all together than of each.
+
+    >>> are_plain(["a", None, "bc"], 2), are_plain(["a", None, "bc"], 1), are_plain(["\xe4"], 2)
+    (True, False, False)
+    """
+    told = list(filter(None, texts))
+    together = "".join(told)
+    return len(max(told, key=len, default="")) <= limit and bool(is_ascii(together)) and "\0" not in together
 
 
-def storable_own(own: Tuple[Any, ...]) -> List[Any]:
-    """What is a row's own, likewise."""
-    values = fit_all(own, OWN_LIMITS)
-    values[LAST_SEEN] = time_text(own[LAST_SEEN])
-    return values
+def by_columns(rows: List[Row], make: Callable[[List[Any], Column], Iterable[Any]]) -> Iterator[Tuple[Any, ...]]:
+    """Rows with all their values made ready, each value of a column only once: rows written together have much in common.
 
-
-def storable(row: Row) -> List[Any]:
-    """The values of a row as a driver takes them."""
-    return storable_facts(row[:OWN]) + storable_own(row[OWN:])
+    >>> [row[:2] for row in by_columns([make_row(["mx", "4F00061AE"] + [0] * 42)], lambda values, column: [(column.name, values)])]
+    [(('server_hostname', ['mx']), ('queue_id', ['4F00061AE']))]
+    """
+    columns = []
+    for values, column in zip(zip(*rows), ROW):
+        distinct = list(set(values))
+        ready = dict(zip(distinct, make(distinct, column)))
+        columns.append(map(ready.__getitem__, values))
+    return zip(*columns)
 
 
 def row_from(values: Iterable[Any]) -> Row:
@@ -4249,7 +4259,7 @@ class SqliteStore(Store):
     def write(self, rows: List[Row]) -> None:
         try:
             self.connection.execute("BEGIN IMMEDIATE")
-            self.connection.executemany(SQLITE_UPSERT, [storable(row) for row in rows])
+            self.connection.executemany(SQLITE_UPSERT, by_columns(rows, storables))
             self.connection.execute("COMMIT")
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
             if self.connection.in_transaction:
@@ -4318,24 +4328,9 @@ def literal(value: Any) -> str:
     return "NULL" if value is None else repr(value)
 
 
-def literals(values: Iterable[Any]) -> str:
-    """Values as SQL, a comma between them.
-
-    >>> literals([None, 1.5])
-    'NULL,1.5'
-    """
-    return ",".join(["NULL" if value is None else literal(value) for value in values])
-
-
-@functools.lru_cache(maxsize=64)
-def facts_literal(facts: Tuple[Any, ...]) -> str:
-    """The literals of what the rows of a message have in common: they are written one after the other."""
-    return literals(storable_facts(facts))
-
-
-def row_literal(row: Row) -> str:
-    """A row as a parenthesis of literals."""
-    return "(" + facts_literal(row[:OWN]) + "," + literals(storable_own(row[OWN:])) + ")"
+def literals(values: List[Any], column: Column) -> Iterable[str]:
+    """The literals of what a column can hold."""
+    return map(literal, storables(values, column))
 
 
 class MysqlStore(Store):
@@ -4459,11 +4454,7 @@ class MysqlStore(Store):
         """One transaction per statement; a caller's batch may take several: each is repeatable."""
         values: List[str] = []
         size, room = 0, self.batch_bytes - len(MYSQL_UPSERT)
-        for row in rows:
-            try:
-                text = row_literal(row)
-            except UnicodeError as error:
-                raise RowRefused(str(error)) from error
+        for text in self._render(rows):
             if len(text) > room:            # sent all the same it would cost the connection
                 raise RowRefused("%s: %d bytes are more than max_allowed_packet" % (self.name, len(text)))
             if values and size + len(text) > room:
@@ -4473,6 +4464,14 @@ class MysqlStore(Store):
             size += len(text) + 1
         if values:
             self._execute(MYSQL_UPSERT % ",".join(values))
+
+    @staticmethod
+    def _render(rows: List[Row]) -> List[str]:
+        """Rows as parentheses of literals."""
+        try:
+            return ["(" + ",".join(row) + ")" for row in by_columns(rows, literals)]
+        except UnicodeError as error:
+            raise RowRefused(str(error)) from error
 
     def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
         found = self._query(OUTCOMES % ("'%s'" % time_text(since), "'%s'" % time_text(until), ", ".join(map(literal, map(text_of, hosts)))))
@@ -4545,13 +4544,13 @@ def _write_batch(store: Store, rows: List[Row], reject: Callable[[Row, str], Non
 
 def row_json(row: Row) -> str:
     """A row as one line of JSON, its columns in the table's order."""
-    named = dict(zip(ROW_COLUMNS, storable(row)))
+    named = dict(zip(ROW_COLUMNS, next(by_columns([row], storables))))
     return json.dumps(collections.OrderedDict((column.name, named[column.name]) for column in COLUMNS))
 
 
 # ============================================================================ log follower
 
-CHUNK = 1 << 18
+CHUNK = 1 << 17                     # bytes: what is made of so many lines at once, a processor's cache still holds
 ROTATION_GRACE = 2.0                # seconds for which a renamed file may still be written to: rsyslog goes on until it gets its signal
 WITNESS = 256                       # bytes at a file's head, and before a position, that tell it from any other
 MAGICS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
