@@ -802,7 +802,7 @@ REPLY = re.compile(r"(?:([2-5][0-9]{2})(?=[ -]|$)(?:[ -]([245]\.[0-9]{1,3}\.[0-9
 NUMBER = re.compile(r"-?(?=\.?[0-9])[0-9]{0,12}(?:\.[0-9]{0,12})?$")
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=512)
 def number(text: Optional[str]) -> Optional[float]:
     """A logged number; None when it is none, or out of all reason.
 
@@ -1686,13 +1686,26 @@ make_spam_start, make_spam_result = maker(SpamStart), maker(SpamResult)
 Groups = Tuple[str, ...]                        # of the shapes that a line has not: empty
 
 
+EXCLUDING = re.compile(r"\[\^\]?(?:\\.|[^\]\\])*\]")
+
+
+def holding(excluding: Match[str]) -> str:
+    """A class that excludes characters, as one of those it holds: sooner found, for of a few excluded each would be compared.
+
+    >>> EXCLUDING.sub(holding, "a[^b-y]")
+    'a[\\\\x00-\\\\x61\\\\x7a-\\\\xff]'
+    """
+    held = "".join("#" if re.match(excluding.group(), chr(code)) else " " for code in range(256))
+    return "[%s]" % "".join("\\x%02x-\\x%02x" % (found.start(), found.end() - 1) for found in re.finditer("#+", held))
+
+
 def shapes(*usual: str) -> Pattern[str]:
     """One pattern for the usual shapes of a program's lines: of each line of a text it finds one of them, or nothing but the line.
 
     >>> shapes("a([0-9]+)", "b([0-9]+)").findall("b7\\nx\\na1")
     [('', '7'), ('', ''), ('1', '')]
     """
-    return re.compile("^(?:%s|.*)$" % "|".join(usual), re.M)
+    return re.compile("^(?:%s|.*)$" % EXCLUDING.sub(holding, "|".join(usual)), re.M)
 
 
 def usual_smtpd(groups: Groups, text: str) -> Event:
@@ -2236,10 +2249,9 @@ def digits_of(second: int) -> str:
     >>> digits_of(0)
     '19700101000000'
     """
-    return (EPOCH_DAY + datetime.timedelta(seconds=second)).strftime("%Y%m%d%H%M%S")
+    return "%d%02d%02d%02d%02d%02d" % (EPOCH_DAY + datetime.timedelta(seconds=second)).timetuple()[:6]
 
 
-@functools.lru_cache(maxsize=4096)
 def bare(address: str) -> str:
     """An address for comparing: policy servers see it in lower case and without the quotes that Postfix logs.
 
@@ -2260,7 +2272,7 @@ def message_id_content(value: str) -> str:
     return content if opened and closed_by else value
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=512)
 def message_id_forms(value: str) -> Tuple[str, str]:
     """The content of a Message-ID, and what Postfix, spamd 3 and spamd 4 agree on of it: each replaces what it does not like.
 
@@ -2280,7 +2292,7 @@ def original_sender(address: str, rewritten: Callable[[str], Optional[str]]) -> 
     return unwrap_srs(address) or rewritten(address) or address
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=512)
 def split_relay(relay: str) -> Tuple[str, Optional[str], Optional[int]]:
     """Host, address and port of `relay=`; a socket, `none` or a service name stays as logged (trap 9).
 
@@ -2303,7 +2315,6 @@ def reply_code(reason: str) -> Optional[int]:
     return int(found.group(1)) if found else None
 
 
-@functools.lru_cache(maxsize=4096)
 def is_near(address: Optional[str]) -> bool:
     """Whether an address is of this host or its own network.
 
@@ -2539,7 +2550,7 @@ class Correlator:
             self._disperse(self.crowds, key)
         if len(self.straddles) > BATCH_ROWS:
             del self.straddles[:bisect.bisect_left(self.straddles, (self.low_water(self.position),))]
-        if len(self.due) > 2 * self.open_count + BATCH_ROWS:
+        if len(self.due) > self.open_count + self.open_count // 4 + 50:
             self.due = [one for one in self.due if not one[2].finished]
             heapq.heapify(self.due)
         return harvest
