@@ -478,7 +478,8 @@ class MilterSpf(NamedTuple):
 class Spf(NamedTuple):
     """policyd-spf and its kin: a result for a client, mostly before there is a queue ID. `sender` None: the text did not tell.
 
-    `debug`: the policy server told it by the way; its answer follows.
+    `debug`: the policy server told it by the way; its answer follows. `refusal`: the words from which it was read. They may be the sender
+    domain's own (`exp=` of RFC 7208, 6.2), who may name any client there: they count for whom Postfix refuses in these words.
     """
 
     client_ip: str
@@ -486,6 +487,7 @@ class Spf(NamedTuple):
     result: str
     queue_id: Optional[str] = None
     debug: bool = False
+    refusal: Optional[str] = None
 
 
 class SpamStart(NamedTuple):
@@ -835,7 +837,7 @@ POSTSCREEN_TRAILER = re.compile(
 TLS_LINE = re.compile(r"[A-Z][a-z]+ TLS connection (?:established|reused) (from|to) ([^ ]+)(?: to [^ ]+)?: "
                       r"([^ ]+) with cipher ([^ ]+) ")
 TLS_CLIENT = re.compile(CLIENT + "$")
-ACCESS_ACTIONS = frozenset("reject hold discard filter redirect bcc prepend delay".split())
+ACCESS_ACTIONS = frozenset("reject reject_warning hold discard filter redirect bcc prepend delay".split())
 MILTER_ACTIONS = frozenset("milter-reject milter-hold milter-discard".split())
 QUIET_ACTIONS = frozenset("reject_warning warn info permit hangup warning pass replace strip".split())
 QUEUED_AS = "queued as "
@@ -873,7 +875,7 @@ def parse_decision(queue_id: Optional[str], text: str, trailer: Pattern[str] = S
     if not found:
         return None
     what, stage, hostname, address, said = found.groups()
-    if what in QUIET_ACTIONS:
+    if what in QUIET_ACTIONS and (what != "reject_warning" or queue_id is not None):
         return IGNORED
     judge = "milter" if what in MILTER_ACTIONS else "access"
     if judge == "access" and what not in ACCESS_ACTIONS:
@@ -965,9 +967,10 @@ def parse_proxy(text: str) -> Event:
     verb, stage, said = (text.split(": ", 2) + [""])[:3]
     if not said:
         return None
+    reply = said.partition("; from=<")[0]       # up to 3.4 a sender without quotes may imitate what stands behind it, but not before
     said, (sender, recipient, protocol, helo, username) = split_trailer(said, SMTPD_TRAILER, len(text) >= RECORD)
     if verb == "proxy-accept":
-        child = queued_as(said)
+        child = queued_as(reply)
         return Proxied(child, protocol, helo) if child else IGNORED
     code, dsn = enhanced(said)
     return Verdict(None, "access", "reject", stage, said, code, dsn, None, None, sender, recipient, protocol, helo, username)
@@ -1405,15 +1408,16 @@ def parse_opendmarc(text: str) -> Event:
 
 SPF_WORDS = {"Tempfail": "Temperror", "Error": "Temperror", "Unknown": "Permerror"}
 SPF_RESULTS = frozenset("Pass Fail Softfail Neutral None Temperror Permerror".split())
-SPF_SENDER = r'("(?:[^"\\]|\\.)*"(?:@[^;"]*)?|[^;"]*)'
+SPF_SENDER = r'("(?:(?! identity=)[^"\\]|\\.)*"(?:@[^;"]*)?|[^;]*)'      # what was begun in the explanation does not hold the true fields
 RECEIVED_SPF = re.compile(r"(?:prepend |Header field not prepended: )?(?:Received-SPF: )?([A-Za-z]+)(?: \((?:mailfrom|helo)\)|;) "
                           r"identity=(mailfrom|helo); client-ip=([^;]+); helo=[^;]*; envelope-from=(.*); receiver=[^;]*;? *$")
 EXPLAINED_SPF = re.compile(r"(?:prepend |Header field not prepended: )Received-SPF: ([A-Za-z]+) \(")
 SPF_CHAIN = re.compile(r"(?:identity=|smtp\.)(mailfrom|helo)(?:; |=[^ ]* \()client-ip=\"?([^;\" ]+)\"?; helo=[^;]*; "
                        r"envelope-from=" + SPF_SENDER + r"; receiver=[^;]*;?$")
 AUTH_RESULTS = re.compile(r"(?:prepend |Header field not prepended: )Authentication-Results: [^ ;]+; spf=([a-z]+) ")
-PERL_SPF = re.compile(r"Policy action=PREPEND Received-SPF: ([A-Za-z]+) .* identity=(mailfrom|helo); "
-                      r'(?:envelope-from=("(?:[^"\\]|\\.)*"|[^; ]*); )?helo=[^;]*; client-ip="?([^; "]+)', re.S)
+PERL_SPF = re.compile("Policy action=PREPEND Received-SPF: ([A-Za-z]+) ")
+PERL_VALUE = r'("(?:[^"\\]|\\.)*"|[^"\\;\s]*)'         # quoted when it is no dot-atom (Mail::SPF::Result, received_spf_header)
+PERL_CHAIN = re.compile("identity=(mailfrom|helo); (?:envelope-from={0}; )?helo={0}; client-ip={0}$".format(PERL_VALUE))
 PERL_REFUSED = re.compile(r"Policy action=550 (.*)$", re.S)
 SPF_REFUSED = re.compile(r"(?:550|defer_if_permit|451)(?: ([45]\.7\.2[34]))? (.*)$", re.S)
 WHY = re.compile(r"[?;&]s=(mfrom|mailfrom|helo);id=((?:\"(?:[^\"\\]|\\.)*\"@)?[^ \";]*);ip=([0-9A-Fa-f.:%]+);r=")
@@ -1485,7 +1489,7 @@ def parse_spf_refusal(dsn: Optional[str], said: str, decode: Callable[[str], str
     if why is None or len(WHY_IP.findall(said)) > 1:       # explanation and sender are strangers', and may imitate the server's own words
         return IGNORED
     sender = decode(why.group(2)) if why.group(1) != "helo" else None
-    return Spf(decode(why.group(3)).lower(), sender, spf_of_refusal(dsn, said))
+    return Spf(decode(why.group(3)).lower(), sender, spf_of_refusal(dsn, said), refusal=said.strip())
 
 
 def spf_of_refusal(dsn: Optional[str], said: str) -> str:
@@ -1512,11 +1516,15 @@ def unquoted(text: str) -> str:
 
 
 def parse_policy_spf(text: str) -> Event:
-    """postfix-policyd-spf-perl, tag postfix/policy-spf: the comment holds quotes and parentheses, the fields stand last."""
+    """postfix-policyd-spf-perl, tag postfix/policy-spf: the comment holds quotes and parentheses, the fields reach the end of the line.
+
+    The sender, quoted, may imitate them; but what begins within it cannot reach the end.
+    """
     found = PERL_SPF.match(text)
-    if found:
-        result, identity, sender, client_ip = found.groups()
-        return spf_event(result, identity, client_ip, sender or "", answered=True)
+    chain = PERL_CHAIN.search(text, max(len(text) - TRAILER, found.end())) if found else None
+    if found and chain:
+        identity, sender, _, client_ip = chain.groups()
+        return spf_event(found.group(1), identity, client_ip.strip('"'), sender or "", answered=True)
     found = PERL_REFUSED.match(text)
     if found:
         return parse_spf_refusal(None, found.group(1), unquoted)
@@ -1531,17 +1539,19 @@ SPAMD_RESULT = re.compile(r"result: ([Y.]) +(-?[0-9]{1,9}) - ([^ ]*) ")
 SPAMD_MID = re.compile(r",mid=([^,]*)(?=,|$)")
 SPAMD_REQUIRED = re.compile(r"[, ]required_score=(-?[0-9.]+)")
 AMAVIS = re.compile(r"\([^ )]*\) (?:Passed|Blocked) ([A-Z-]+)")
+AMAVIS_ACTIONS = re.compile(r"\) \{[A-Za-z,]*\}, ")
 AMAVIS_ADDRESS = r'<(?:"(?:[^"\\]|\\.)*"@[^"<>]*|[^"<>]*)>'
 AMAVIS_MAIL = re.compile(AMAVIS_ADDRESS + " -> " + AMAVIS_ADDRESS + "(?:," + AMAVIS_ADDRESS + r")*(?:, \(\))?(?:, quarantine: [^ ,]+)?"
-                         r"(?:, Queue-ID: ([0-9A-Za-z]+))?(?:, Message-ID: <([^>]*)>)?(?:, Resent-Message-ID: <[^>]*>)?"
-                         r"(?:, mail_id: [^ ,]+)?(?:, b: [^ ,]+)?, Hits: (-?[0-9.]+|-)(?:, size: [0-9]+)?(?:, pt: [^ ,]*)?"
+                         r"(?:, Queue-ID: ([0-9A-Za-z]+))?(?:, Message-ID: <([^>]*|(?:(?!, ).)*)>)?"
+                         r"(?:, Resent-Message-ID: <(?:[^>]*|(?:(?!, ).)*)>)?(?:, mail_id: [^ ,]+)?"
+                         r"(?:, b: [^ ,]+)?, Hits: (-?[0-9.]+|-)(?:, size: [0-9]+)?(?:, pt: [^ ,]*)?"
                          r"(?:, queued_as: (?:[^,]* )?([0-9A-Za-z]+)(?![^,]))?")
 AMAVIS_MORE = re.compile(r"\.\.\.$|, Hits: (?:-,|[^ ,]*, tag=)")      # a long line goes on in the next; not scanned; a report
 AMAVIS_SIGNATURE = r"=([^ ,:=]+):([^ ,:=]+)(?:,[^ ,:=]+:[^ ,:=]+)*"       # selector and domain of the first
 AMAVIS_DKIM = re.compile("(?:, queued_as: [^,]*)?(?:, dkim_sd" + AMAVIS_SIGNATURE + ")?(?:, dkim_new" + AMAVIS_SIGNATURE + ")?, [0-9]+ ms$")
 AMAVIS_TESTS = re.compile(r", Tests: \[([^\[\]]*)\]")
-RSPAMD = re.compile(r"(?:<[^>]*>; task; )?(?:rspamd_task_write_log: )?id: <([^>]*)>(?:, qid: <([^>]*)>)?(?:, ip: [^,]*)?(?:, user: [^,]*)?"
-                    r"(?:, from: " + ADDRESS + r")?,? \(default: ([TFS]) \(([a-z ]+)\): \[(-?[0-9.]+)/(-?[0-9.]+)\] "
+RSPAMD = re.compile(r"(?:<[^>]*>; task; )?(?:rspamd_task_write_log: )?id: <([^>]*|[^ ]*)>(?:, qid: <([^>]*)>)?(?:, ip: [^,]*)?"
+                    r"(?:, user: [^,]*)?(?:, from: " + ADDRESS + r")?,? \(default: ([TFS]) \(([a-z ]+)\): \[(-?[0-9.]+)/(-?[0-9.]+)\] "
                     r"\[((?:(?!\(default: ).)*)\]\)", re.S)
 RSPAMD_ID = re.compile(r"(?:<[^>]*>; task; )?(?:rspamd_task_write_log: )?id: <")
 RSPAMD_SYMBOL = re.compile(r"(?:^|,)([A-Z][A-Z0-9_]*)\(")
@@ -1582,24 +1592,37 @@ def parse_spamd_result(text: str) -> Event:
 def parse_amavis(text: str) -> Event:
     """amavis, default template: `(id) Passed SPAMMY {…}, … <from> -> <to>, Queue-ID: …, Message-ID: …, …, Hits: 6.3, …`.
 
-    The names of attachments, in parentheses before, and the subject, behind, are strangers', and may imitate the chain of fields: it
-    counts behind these names where it is the only one, else where it begins with the first address.
+    The names of attachments, in parentheses before, the Message-ID and the subject, behind, are strangers', and may imitate the chain of
+    fields: it counts where it begins with the first address, that is, the first behind these names, if their end is beyond doubt.
     """
     found = AMAVIS.match(text)
-    chains = list(AMAVIS_MAIL.finditer(text)) if found else []
-    if not found or not chains:
-        return None if found and not AMAVIS_MORE.search(text) else unless_repeated(text)
-    queue_id, mid, hits, child = chains[0].groups()
-    named = text.startswith(" (", found.end())
-    sure = len(chains) == 1 if named else chains[0].start() == text.find("<", found.end())
-    if not sure or not (queue_id or mid) or text.endswith("..."):
+    if not found:
+        return unless_repeated(text)
+    ends = amavis_names(text, found.end())
+    chain = AMAVIS_MAIL.match(text, text.find("<", ends[0])) if len(ends) == 1 and "<" in text else None
+    if chain is None:
+        return IGNORED if len(ends) != 1 or AMAVIS_MORE.search(text) else None
+    queue_id, mid, hits, child = chain.groups()
+    if not (queue_id or mid) or text.endswith("..."):
         return IGNORED
-    signed = amavis_dkim(text, chains[0].end())
+    mid = mid and mid.partition(">")[0]     # of several the first, as Postfix has it
+    signed = amavis_dkim(text, chain.end())
     if hits == "-":
         return Spam(queue_id, mid, None, None, None, None, child, *signed) if queue_id and signed else IGNORED
-    tests = AMAVIS_TESTS.findall(text, chains[0].end())[-1:]       # the last: a subject, which stands before it, may imitate it
+    tests = AMAVIS_TESTS.findall(text, chain.end())[-1:]       # the last: a subject, which stands before it, may imitate it
     names = ",".join(one.partition("=")[0].strip(" ") for one in tests[0].split(",")) if tests else None
     return Spam(queue_id, mid, "Yes" if found.group(1).startswith("SPAM") else "No", number(hits), None, names, child, *signed)
+
+
+def amavis_names(text: str, place: int) -> List[int]:
+    """Where the names of attachments, which may begin at a place, may end: behind them are the actions, in braces.
+
+    >>> amavis_names("BANNED (a, b) {DiscardedInbound}, [::1]", 6), amavis_names("CLEAN {RelayedInbound}, [::1]", 5)
+    ([34], [5])
+    """
+    if not text.startswith(" (", place):
+        return [place]
+    return [one.end() for one in AMAVIS_ACTIONS.finditer(text, place)]
 
 
 def amavis_dkim(text: str, place: int) -> Tuple[str, ...]:
@@ -1627,7 +1650,7 @@ def parse_rspamd(text: str) -> Event:
     mid, queue_id, _, flag, _, score, required, symbols = found.groups()
     tests = ",".join(RSPAMD_SYMBOL.findall(symbols))
     known = queue_id if queue_id and is_queue_id(queue_id) else None
-    return Spam(known, mid, "Yes" if flag == "T" else "No", number(score), number(required), tests)
+    return Spam(known, mid.partition(">")[0], "Yes" if flag == "T" else "No", number(score), number(required), tests)
 
 
 def parse_postsrsd(text: str) -> Event:
@@ -1686,13 +1709,10 @@ make_spam_start, make_spam_result = maker(SpamStart), maker(SpamResult)
 Groups = Tuple[str, ...]                        # of the shapes that a line has not: empty
 
 
-EXCLUDING = re.compile(r"\[\^\]?(?:\\.|[^\]\\])*\]")
-
-
 def holding(excluding: Match[str]) -> str:
     """A class that excludes characters, as one of those it holds: sooner found, for of a few excluded each would be compared.
 
-    >>> EXCLUDING.sub(holding, "a[^b-y]")
+    >>> re.sub("[[].*", holding, "a[^b-y]")
     'a[\\\\x00-\\\\x61\\\\x7a-\\\\xff]'
     """
     held = "".join("#" if re.match(excluding.group(), chr(code)) else " " for code in range(256))
@@ -1705,7 +1725,7 @@ def shapes(*usual: str) -> Pattern[str]:
     >>> shapes("a([0-9]+)", "b([0-9]+)").findall("b7\\nx\\na1")
     [('', '7'), ('', ''), ('1', '')]
     """
-    return re.compile("^(?:%s|.*)$" % EXCLUDING.sub(holding, "|".join(usual)), re.M)
+    return re.compile("^(?:%s|.*)$" % re.sub(r"\[\^\]?\[?(?:\\.|[^\[\]\\])*\]", holding, "|".join(usual)), re.M)
 
 
 def usual_smtpd(groups: Groups, text: str) -> Event:
@@ -1941,8 +1961,8 @@ SPAM_REJECTS = ("5.7.1 Blocked by SpamAssassin", "5.7.1 Spam message rejected") 
 OWN_NETWORK = re.compile(r"127\.|::1$|10\.|192\.168\.|172\.(?:1[6-9]|2[0-9]|3[01])\.|169\.254\.|f[cd][0-9a-f]{2}:|fe80:", re.I)
 CLIENT_FACTS = frozenset(("client_hostname", "client_ip", "client_tls", "sasl_username"))
 SCORE = ("spam_status", "spam_score", "exact_score", "spam_required", "spam_tests")
-MID_PLAIN = re.compile(r"[!-+\--;=>@-\[\]^`-~]*$")
-MID_NOISE = re.compile(r"(?:\\x\{[0-9A-Fa-f]+\}|\\\\|[^!-+\--;=>@-\[\]^`-~])+")
+MID_PLAIN = re.compile(r"[!-+\--;=@-\[\]^`-~]*$")
+MID_NOISE = re.compile(r"(?:\\x\{[0-9A-Fa-f]+\}|\\\\|[^!-+\--;=@-\[\]^`-~])+")
 STRONG_ACTIONS = frozenset(("hold", "reject", "discard"))
 SWEPT = {"hold": HELD, "discard": DISCARDED, "reject": REJECTED}
 
@@ -2148,9 +2168,12 @@ class Crowd:
         """The results that wait for a message."""
         return [one for one in self.results if one.message is None]
 
-    def about(self, senders: Set[Optional[str]]) -> Optional[Waiting]:
-        """A result about one of these senders: the newest that waits, else one that a message has on trial, or lent."""
-        fits = [one for one in self.results if one.sender in senders]
+    def about(self, senders: Set[Optional[str]], said: str = "") -> Optional[Waiting]:
+        """A result about one of these senders: the newest that waits, else one that a message has on trial, or lent.
+
+        `said`: what the client was told; a refusal is to be found in it.
+        """
+        fits = [one for one in self.results if one.sender in senders and said.endswith(one.event.refusal or "")]
         found = next((one for one in reversed(fits) if one.message is None), None)
         return found or next((one for lent in (False, True) for one in fits if one.lent is lent and one.sender is not None), None)
 
@@ -2272,6 +2295,24 @@ def message_id_content(value: str) -> str:
     return content if opened and closed_by else value
 
 
+def without_comments(value: str) -> str:
+    """A header without its comments, as spamd takes a Message-ID (spamd.raw, parse_msgids): what a parenthesis opens and closes.
+
+    >>> without_comments("(<one@x> (two)) <three@x> ) (")
+    ' <three@x> ) ('
+    """
+    kept: List[str] = []
+    opened: List[int] = []
+    for piece in re.split("([()])", value):
+        if piece == "(":
+            opened.append(len(kept))
+        if piece == ")" and opened:
+            del kept[opened.pop():]
+        else:
+            kept.append(piece)
+    return "".join(kept)
+
+
 @functools.lru_cache(maxsize=512)
 def message_id_forms(value: str) -> Tuple[str, str]:
     """The content of a Message-ID, and what Postfix, spamd 3 and spamd 4 agree on of it: each replaces what it does not like.
@@ -2280,9 +2321,11 @@ def message_id_forms(value: str) -> Tuple[str, str]:
     ('a,b@c', 'a_b@c')
     """
     content = message_id_content(value)
-    if MID_PLAIN.match(content):
-        return content, "" if value == "(unknown)" else content
-    return content, MID_NOISE.sub("_", content)
+    if value == "(unknown)":
+        return content, ""
+    if MID_PLAIN.match(content) and "(" not in value:
+        return content, content
+    return content, MID_NOISE.sub("_", message_id_content(without_comments(value)))
 
 
 def original_sender(address: str, rewritten: Callable[[str], Optional[str]]) -> str:
@@ -2313,6 +2356,18 @@ def reply_code(reason: str) -> Optional[int]:
         return 250
     found = REMOTE_REPLY.match(reason)
     return int(found.group(1)) if found else None
+
+
+def is_of_instance(prefix: str, host: str, instance: str) -> bool:
+    """Whether a process belongs to an instance of Postfix on a host. Services may have names of their own (`-o syslog_name=…`): they
+    are the default instance's, for those of further ones begin with `postfix-` (postmulti(1)).
+
+    >>> [is_of_instance(prefix, "mx", "postfix") for prefix in ("mx in/smtpd[7]", "mx postfix-out/smtpd[7]", "mx2 postfix/smtpd[7]")]
+    [True, False, False]
+    """
+    prefix_host, _, program = prefix.partition(" ")
+    name = program.partition("/")[0]
+    return prefix_host == host and (name == instance or instance == "postfix" and not name.startswith("postfix-"))
 
 
 def is_near(address: Optional[str]) -> bool:
@@ -2460,17 +2515,18 @@ class Correlator:
             del table[message.queue_id]
             self.open_count -= 1
         if message.mid_key is not None:
-            self._forget(self.by_message_id, (message.host, message.mid_key), message)
-            if self.by_scanner:
-                self._leave_twins(message, (message.host, message.mid_key))
+            if self.by_scanner and message.spam_status is None:
+                self.gone.setdefault((message.host, message.mid_key), []).append(Context(message.queue_id, message.heard, message.low))
+                self._bound(self.gone)
+            self._unname(message)
         if message.spf_key is not None:
             self._settle_sender(message)
 
-    def _leave_twins(self, message: Message, key: Tuple[str, str]) -> None:
-        if message.spam_status is None:
-            self.gone.setdefault(key, []).append(Context(message.queue_id, message.heard, message.low))
-            self._bound(self.gone)
-        if key in self.twins and key not in self.by_message_id:
+    def _unname(self, message: Message) -> None:
+        """A message is not found by its Message-ID any more; once nobody is, those that had it in common are a crowd no longer."""
+        key = message.host, message.mid_key or ""
+        self._forget(self.by_message_id, key, message)
+        if self.twins and key in self.twins and key not in self.by_message_id:
             self._disperse(self.twins, key)
 
     @staticmethod
@@ -2656,8 +2712,9 @@ class Correlator:
             self._end_message(session, broken=True)
 
     def fold_restarted(self, origin: Origin, event: Restarted) -> None:
-        """Postfix started or stopped: no session of this host lives on."""
-        for prefix in [prefix for prefix in self.sessions if prefix.startswith(origin.host + " ")]:
+        """Postfix started or stopped: no session of this instance of this host lives on."""
+        instance = origin.program.rpartition("/")[0]
+        for prefix in [prefix for prefix in self.sessions if is_of_instance(prefix, origin.host, instance)]:
             self._end_message(self.sessions[prefix], broken=True)
             self.sessions.pop(prefix).close()
 
@@ -2747,17 +2804,24 @@ class Correlator:
             message.parent = origin.open.get(event.orig_queue_id)
 
     def fold_message_id(self, origin: Origin, event: MessageId) -> None:
-        """`message-id=`: a birth when its ID is over or unknown (bounces, local forwards); the first one counts."""
+        """`message-id=`: a birth when its ID is over or unknown (bounces, local forwards).
+
+        The first one is shown; scanners know the mail by its last (SpamAssassin's Message.pm, get_pristine_header).
+        """
         queue_id, message_id = event
         message = origin.open.get(queue_id)
         if message is None or message.removed:
             message = self._open(origin, queue_id, True)
         message.hear(self.time, self.now)
-        if message.message_id is not None:
+        content, mid_key = message_id_forms(message_id)
+        if message.message_id is None:
+            message.message_id, message.generated = content, queue_id + "@" in content
+        elif message.mid_key == mid_key:
             return
-        message.message_id, message.mid_key = message_id_forms(message_id)
-        message.generated = queue_id + "@" in message.message_id
-        key = origin.host, message.mid_key
+        elif message.mid_key is not None:
+            self._unname(message)
+        message.mid_key = mid_key
+        key = origin.host, mid_key
         twins = self.by_message_id.get(key)
         if twins is None:
             self.by_message_id[key] = [message]
@@ -2844,6 +2908,9 @@ class Correlator:
     def _fold_noqueue(self, origin: Origin, event: Verdict) -> None:
         """NOQUEUE: a refusal is a row at once; hold, discard and the like wait for the `client=` of the same process (trap 19)."""
         session = self._session(origin)
+        if event.action == "reject_warning":
+            self._heed_warning(origin, session, event)
+            return
         if event.action != "reject":
             session.pending.append(event)
             session.low = self.position if session.low is None else session.low
@@ -3257,7 +3324,8 @@ class Correlator:
         if known is None or self.now - known.time > SPF_LATE or known.value.spf is not None:
             return None
         message: Message = known.value
-        return message if message.session is None or self._is_coming_in(message) else None
+        said = "" if message.session is not None else message.recipients[0].relay_message or ""
+        return message if said.endswith(one.event.refusal or "") and (message.session is None or self._is_coming_in(message)) else None
 
     def _is_over(self, crowd: Crowd) -> bool:
         """Whether nothing of a client is under way any more; results that have waited too long are forgotten."""
@@ -3303,7 +3371,7 @@ class Correlator:
         """At `client=`: the newest result for this client, until the sender is known and may say otherwise."""
         key = message.spf_key = (message.host, (message.client_ip or "").lower())
         crowd = self._crowd(key, message.low)
-        free = crowd.free() if crowd.results else []
+        free = [one for one in crowd.free() if not one.event.refusal]
         if crowd.unnamed or len(free) > 1:
             for one in [other.spf for other in crowd.unnamed if other.spf is not None] + free:
                 one.contended = True
@@ -3413,21 +3481,39 @@ class Correlator:
         """A refused recipient takes its result, too; the transaction may go on, so its session remembers it."""
         if event.envelope_from is None or message.client_ip is None:
             return
-        key = (message.host, message.client_ip.lower())
         senders = self._senders(event.envelope_from, message.original_envelope_from)
-        crowd = self.crowds.get(key)
-        one = crowd.about(senders) if crowd is not None and not self._is_over(crowd) else None
-        if session.spf is not None and session.spf.sender in senders and self.now - session.spf.time <= SPF_WAIT \
-                and (one is None or one.message is not None):
-            one = session.spf
-        elif crowd is not None and one is not None:
-            crowd.size += 1
-            self._use_up(crowd, key, self._call_in(one))
+        one = self._told_of((message.host, message.client_ip.lower()), session, senders, event.text or "")
         if one is None:
             self._await_spf(message, senders)
             return
         message.spf, message.spf_result = one, one.event.result
         self._bind(message, one.low)
+        self._remember(session, one)
+
+    def _told_of(self, key: Tuple[str, str], session: Session, senders: Set[Optional[str]], said: str) -> Optional[Waiting]:
+        """The result behind what a client was told; the mail that it was about came to nothing."""
+        crowd = self.crowds.get(key)
+        one = crowd.about(senders, said) if crowd is not None and not self._is_over(crowd) else None
+        if session.spf is not None and session.spf.sender in senders and self.now - session.spf.time <= SPF_WAIT \
+                and (one is None or one.message is not None):
+            return session.spf
+        if crowd is not None and one is not None:
+            crowd.size += 1
+            self._use_up(crowd, key, self._call_in(one))
+        return one
+
+    def _heed_warning(self, origin: Origin, session: Session, event: Verdict) -> None:
+        """`reject_warning`: the policy server's refusal did not count (postconf(5), warn_if_reject), but its result is the session's."""
+        key, senders = (origin.host, (event.client_ip or "").lower()), self._senders(event.envelope_from)
+        crowd = self.crowds.get(key)
+        one = crowd.about(senders, event.text or "") if crowd is not None and not self._is_over(crowd) else None
+        if crowd is not None and one is not None and one.event.refusal:
+            crowd.size += 1
+            self._use_up(crowd, key, self._call_in(one))
+            self._remember(session, one)
+
+    @staticmethod
+    def _remember(session: Session, one: Waiting) -> None:
         session.spf = one
         session.low = one.low if session.low is None else min(session.low, one.low)
 

@@ -9,6 +9,7 @@ Run: python3 test_policyd_spf.py (nothing to install), or pytest. A new case is 
 import re
 import sys
 import unittest
+from unittest import mock
 
 import mail_relay_tracker as tracker
 from mail_relay_tracker import IGNORED, Spf
@@ -24,6 +25,11 @@ NOT_PREPENDED = "Header field not prepended:"            # Header_Type = None
 def fields(identity="mailfrom", ip=IP, sender=JOE):
     """The fields at the end of a Received-SPF header."""
     return "identity=%s; client-ip=%s; helo=mx.a.net; envelope-from=%s; receiver=<UNKNOWN> " % (identity, ip, sender)
+
+
+def refusal(client_ip, sender, result):
+    """What the words of a refusal tell."""
+    return Spf(client_ip, sender, result, refusal=mock.ANY)
 
 
 def prepend(result, comment="mailfrom", what="prepend", **given):
@@ -85,20 +91,20 @@ TEXTS = (
     ("AR: quoted sender", prepend_ar("pass", sender='"%s"' % JOE), Spf(IP, JOE, "Pass")),
     ("AR: spf-engine 3.0, queue ID empty", ": " + prepend_ar("none", "no SPF record"), Spf(IP, JOE, "None")),
     ("AR: header not prepended", prepend_ar("neutral", NEUTRAL, what=NOT_PREPENDED), Spf(IP, JOE, "Neutral")),
-    ("refused: fail", refuse("550 5.7.23", FAIL), Spf(IP, JOE, "Fail")),
-    ("refused: fail, spf-engine 3.0", refuse(": 550 5.7.23", FAIL), Spf(IP, JOE, "Fail")),
-    ("refused: fail, no status code", refuse("550", FAIL), Spf(IP, JOE, "Fail")),
+    ("refused: fail", refuse("550 5.7.23", FAIL), refusal(IP, JOE, "Fail")),
+    ("refused: fail, spf-engine 3.0", refuse(": 550 5.7.23", FAIL), refusal(IP, JOE, "Fail")),
+    ("refused: fail, no status code", refuse("550", FAIL), refusal(IP, JOE, "Fail")),
     ("refused: fail, words of the domain", refuse("550 5.7.23", "See http://a.net/?s=why;ip=all (bye)"),
-     Spf(IP, JOE, "Fail")),
-    ("refused: softfail", refuse("550 5.7.23", SOFTFAIL), Spf(IP, JOE, "Softfail")),
-    ("refused: neutral", refuse("550 5.7.23", NEUTRAL), Spf(IP, JOE, "Neutral")),
-    ("refused: receiver's policy", refuse("550 5.7.23", "Receiver policy for SPF Softfail"), Spf(IP, JOE, "Softfail")),
+     refusal(IP, JOE, "Fail")),
+    ("refused: softfail", refuse("550 5.7.23", SOFTFAIL), refusal(IP, JOE, "Softfail")),
+    ("refused: neutral", refuse("550 5.7.23", NEUTRAL), refusal(IP, JOE, "Neutral")),
+    ("refused: receiver's policy", refuse("550 5.7.23", "Receiver policy for SPF Softfail"), refusal(IP, JOE, "Softfail")),
     ("refused: permerror", refuse("550 5.7.24", "SPF Permanent Error: Void lookup limit of 2 exceeded"),
-     Spf(IP, JOE, "Permerror")),
-    ("refused: IPv6 client", refuse("550 5.7.23", FAIL, ip=IP6), Spf(IP6, JOE, "Fail")),
-    ("refused for its HELO, no sender told", refuse("550 5.7.23", FAIL, "helo;id=mx.a.net"), Spf(IP, None, "Fail")),
-    ("deferred: temperror", refuse("defer_if_permit 4.7.24", TIMEOUT), Spf(IP, JOE, "Temperror")),
-    ("deferred: temperror, no status code", refuse("defer_if_permit", TIMEOUT), Spf(IP, JOE, "Temperror")),
+     refusal(IP, JOE, "Permerror")),
+    ("refused: IPv6 client", refuse("550 5.7.23", FAIL, ip=IP6), refusal(IP6, JOE, "Fail")),
+    ("refused for its HELO, no sender told", refuse("550 5.7.23", FAIL, "helo;id=mx.a.net"), refusal(IP, None, "Fail")),
+    ("deferred: temperror", refuse("defer_if_permit 4.7.24", TIMEOUT), refusal(IP, JOE, "Temperror")),
+    ("deferred: temperror, no status code", refuse("defer_if_permit", TIMEOUT), refusal(IP, JOE, "Temperror")),
     ("not checked: local connection", skip("check N/A for local connections"), IGNORED),
     ("not checked: whitelisted relay", skip("skipped for whitelisted relay"), IGNORED),
     ("not checked: whitelisted HELO", ": " + skip("skipped for whitelisted HELO domain"), IGNORED),

@@ -193,7 +193,7 @@ PLACES = (
     place("unknown user", "local virtual", r"unknown user: \"([^\"]+)\"", printable),
     place("a command's output", "pipe", r"Command output: (.*)\)$", printable),
     place("a command's own text", "pipe", r"status=(?:bounced|deferred) \(([a-z].*)\)$", printable),
-    place("noise of smtpd", "smtpd", r"(?:warning: .*?|improper command .*?\]): (.*)$", printable),
+    place("noise of smtpd", "smtpd", r"(?:(?<!reject_)warning: .*?|improper command .*?\]): (.*)$", printable),
     place("noise of postscreen", "postscreen", r"(?:PREGREET|COMMAND|NON-SMTP) .*?\]:[0-9]+(?: after [A-Z]+)?: (.*)$", printable),
     place("noise of smtp", "smtp", r": (?:warning|info|replace|prepend|strip): (?:header|body) (.*)$", printable),
     place("name in a certificate", "smtpd smtp", r"subject_CN=([^,]+),", printable),
@@ -371,6 +371,9 @@ def renamed(value, old, new):
 NOTHING = (None, tracker.IGNORED)               # a shape that nobody knows, or with nothing in it: which of them, does not matter here
 
 
+VERBATIM = ("refusal",)                         # the line's own words
+
+
 def differences(found, expected, guarantee):
     """In what an event differs from what it should be, against what is promised."""
     if found in NOTHING and (guarantee.missing or expected in NOTHING):
@@ -379,7 +382,7 @@ def differences(found, expected, guarantee):
         return {"event": (type(found).__name__, type(expected).__name__)}
     if not isinstance(found, tuple):
         return {}
-    wrong = {name: (one, other) for name, one, other in zip(found._fields, found, expected) if one != other}
+    wrong = {name: (one, other) for name, one, other in zip(found._fields, found, expected) if one != other and name not in VERBATIM}
     return {name: values for name, values in wrong.items() if name not in guarantee.forged.split() or values[0] in guarantee.never.split()}
 
 

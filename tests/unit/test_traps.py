@@ -204,6 +204,16 @@ class Addresses(Case):
                        "postfix/cleanup[12]: %s: resent-message-id=<three@example.org>" % ID, active(), delivery(), removed())
         self.assertEqual(row.message_id, "one@example.org")
 
+    def test_trap_21_several_in_one_header_as_filters_tell_them(self):
+        """rspamd cuts one bracket at either end, and makes a `?` of each blank (mime_headers.c); amavis tells the header as it is."""
+        rspamd = "rspamd[600]: <a1b2c3>; task; rspamd_task_write_log: id: <one@example.org>?<two@example.org>, qid: <%s>, ip: 192.0.2.1, " \
+                 "(default: T (reject): [77.50/15.00] [A(1.00){}]), len: 100, time: 1ms" % ID
+        amavis = "amavis[5]: (1-01) Passed SPAMMY {RelayedTaggedInbound}, [192.0.2.1]:25 <a@example.org> -> <b@example.com>, " \
+                 "Queue-ID: %s, Message-ID: <one@example.org> <two@example.org>, mail_id: x, Hits: 77.5, size: 3, 4 ms" % ID
+        for line in (rspamd, amavis, amavis.replace("Queue-ID: %s, " % ID, "")):
+            row = self.row(client(), message_id(value="<one@example.org> <two@example.org>"), line, active(), delivery(), removed())
+            self.assertEqual((row.spam_status, row.spam_score, row.message_id), ("Yes", 77.5, "one@example.org"))
+
     def test_trap_22_pickup_and_bounces_have_no_client(self):
         pickup = "postfix/pickup[15]: %s: uid=0 from=<root>" % ID
         row = self.row(pickup, message_id(), active(sender="root@example.com"), delivery(), removed())
