@@ -721,6 +721,13 @@ STAMP_FORMS = (
 )
 
 
+def times_in(lines: Iterable[str], present: int) -> List[int]:
+    """The times that lines are stamped with."""
+    dates = Calendar(present)
+    found = [dates.read(line) for line in lines]
+    return [time for time, start in found if start >= 0]
+
+
 class Header(NamedTuple):
     """What stands between stamp and text: `prefix` is "host program[pid]", the identity of the process that wrote the line."""
 
@@ -1712,8 +1719,8 @@ Groups = Tuple[str, ...]                        # of the shapes that a line has 
 def holding(excluding: Match[str]) -> str:
     """A class that excludes characters, as one of those it holds: sooner found, for of a few excluded each would be compared.
 
-    >>> re.sub("[[].*", holding, "a[^b-y]")
-    'a[\\\\x00-\\\\x61\\\\x7a-\\\\xff]'
+    >>> re.sub(".+", holding, "[^b-y]")
+    '[\\\\x00-\\\\x61\\\\x7a-\\\\xff]'
     """
     held = "".join("#" if re.match(excluding.group(), chr(code)) else " " for code in range(256))
     return "[%s]" % "".join("\\x%02x-\\x%02x" % (found.start(), found.end() - 1) for found in re.finditer("#+", held))
@@ -4160,6 +4167,7 @@ TEXTS = frozenset(column.name for column in COLUMNS if column.type.startswith(("
 ROW = tuple(column for name in ROW_COLUMNS for column in COLUMNS if column.name == name)
 
 # What the server's error numbers ask for (measured: class and SQLSTATE tell too little).
+WRITABLE = frozenset(("0", "OFF"))              # of @@read_only, whose other words from MariaDB 12 on are several
 OPERATOR_ERRORS = frozenset((1044, 1045, 1130, 1142, 1143, 1227, 1698, 1820, 1862, 3118, 4151, 1251, 2059))
 CONFLICTS = frozenset((1205, 1213))             # of two transactions: the host is sound
 SCHEMA_ERRORS = frozenset((1049, 1054, 1064, 1136, 1146, 1273, 1364))
@@ -4279,6 +4287,10 @@ class Store:
         """Insert or replace rows by their key; a row that is stored with a newer last_seen stays."""
         raise NotImplementedError
 
+    def rehearse(self) -> None:
+        """Write nothing, but as `write` would: rights and a server that is read-only show now."""
+        raise NotImplementedError
+
     def complete(self) -> None:
         """Make up for what was put off while much was written."""
 
@@ -4362,6 +4374,10 @@ class SqliteStore(Store):
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
             raise self._meaning(error) from error
+
+    def rehearse(self) -> None:
+        self._execute("BEGIN IMMEDIATE")
+        self._execute("ROLLBACK")
 
     def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
         hosts = list(map(text_of, hosts))
@@ -4522,7 +4538,7 @@ class MysqlStore(Store):
         self.cursor.execute("SELECT @@max_allowed_packet, @@read_only")
         packet, read_only = self.cursor.fetchone()
         self.batch_bytes = min(BATCH_BYTES, int(packet) - 4096)
-        if len(self.hosts) > 1 and int(read_only):
+        if len(self.hosts) > 1 and str(read_only) not in WRITABLE:
             raise StoreGone("%s: the server is read-only" % self.name)
         if self.tls_required:
             self.cursor.execute("SHOW STATUS LIKE 'Ssl_cipher'")
@@ -4569,6 +4585,10 @@ class MysqlStore(Store):
             return ["(" + ",".join(row) + ")" for row in by_columns(rows, literals)]
         except UnicodeError as error:
             raise RowRefused(str(error)) from error
+
+    def rehearse(self) -> None:
+        self._execute("INSERT INTO mail_relay_log ({0}) SELECT {0} FROM mail_relay_log WHERE 1 = 0 "
+                      "ON DUPLICATE KEY UPDATE dsn = VALUES(dsn)".format(", ".join(ROW_COLUMNS)))
 
     def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
         found = self._query(OUTCOMES % ("'%s'" % time_text(since), "'%s'" % time_text(until), ", ".join(map(literal, map(text_of, hosts)))))
@@ -4654,6 +4674,9 @@ MAGICS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.o
 _PACKED = r"(?:\.(?:gz|bz2|xz))?$"
 ROTATED = re.compile(r"[._-][0-9][0-9._-]*" + _PACKED)
 ROTATED_LOG = re.compile(r"(?:\.[0-9]+|[._-]?[0-9]{4}[._-]?[0-9]{2}[._-]?[0-9]{2}[0-9._-]*)?\.log(?:[._-][0-9][0-9._-]*)?" + _PACKED)
+
+
+NUMBERED = re.compile(r"\.([0-9]{1,4})" + _PACKED)
 
 
 class Batch(NamedTuple):
@@ -4797,8 +4820,8 @@ class LogFile:
         return self.take(self.fetch())
 
     def fetch(self) -> bytes:
-        """The next bytes; whether they are still this file's is to be asked before they are taken."""
-        return b"" if self.damaged else self.handle.read(CHUNK)
+        """The next bytes; whether they are still this file's is to be asked before they are taken. A damaged archive has no more."""
+        return b"" if self.damaged and self.packed else self.handle.read(CHUNK)
 
     def take(self, data: bytes) -> List[Batch]:
         """The lines that are complete with these bytes."""
@@ -4879,7 +4902,17 @@ def siblings(path: str) -> List[str]:
                 if stat.S_ISREG(status.st_mode):
                     found[full] = status.st_mtime_ns
     whole = [full for full in found if not (full.endswith(PACKED) and full.rpartition(".")[0] in found)]
-    return sorted(whole, key=lambda full: (found[full], full))
+    return sorted(whole, key=lambda full: (found[full], -rotations(full), full))
+
+
+def rotations(name: str) -> int:
+    """How often a file was renamed since it was the live one, as its number says; 0 when its name has another form.
+
+    >>> rotations("mail.log.2.gz"), rotations("mail.log-20261122")
+    (2, 0)
+    """
+    found = NUMBERED.search(name)
+    return int(found.group(1)) if found else 0
 
 
 def names_in(folder: str) -> List[str]:
@@ -4949,12 +4982,20 @@ class Follower:
                     self._recover()
                     continue
                 self.ready.extend(self.current.take(data))
+                self.current.damaged = self.current.damaged and self.current.packed
             except BAD_FILE as error:
-                LOG.warning("cannot read on in %s: %s; passed over", self.current.path, error)
-                self.current.at_end = self.current.damaged = True
+                self._fail(error)
             if self.current.at_end and not self._move_on(now, once):
                 break
         return self.ready.popleft() if self.ready else None
+
+    def _fail(self, error: Exception) -> None:
+        """A file cannot be read on. An archive will never be any better; what ails a plain file may pass while it is the one at hand."""
+        file = self.current
+        if not file.damaged:
+            consequence = "passed over" if file.packed else "trying again until it is rotated"
+            LOG.warning("cannot read on in %s: %s; %s", file.path, error, consequence)
+        file.at_end = file.damaged = True
 
     def lag(self) -> int:
         """Bytes of the live file that are not yet read."""
@@ -4962,13 +5003,17 @@ class Follower:
 
     def place(self, position: int) -> Optional[Place]:
         """What to save so that the reading can go on at `position`; None while that is inside a packed file, which cannot be
-        searched at no cost. Files before it are let go.
+        searched at no cost, or inside one that cannot be read. Files before it are let go.
         """
         while len(self.files) > 1 and self.files[1].start <= position:
             self.files.pop(0).close()
-        if not self.files or self.files[0].packed or self.files[0].is_truncated():
+        try:
+            if not self.files or self.files[0].packed or self.files[0].is_truncated():
+                return None
+            return self.files[0].place(max(position - self.files[0].start, 0))
+        except OSError as error:
+            LOG.debug("cannot read %s: %s", self.files[0].path, error)
             return None
-        return self.files[0].place(max(position - self.files[0].start, 0))
 
     def close(self) -> None:
         """Let go of all descriptors."""
@@ -5032,28 +5077,49 @@ class Follower:
             return False
 
     def _newer(self, live: Optional[LogFile]) -> List[LogFile]:
-        """The rotated files that were written to after the one being read."""
-        return self._since(self.current.mtime(), self.current, live)
+        """The rotated files that were begun after the one being read, oldest first."""
+        files, own = self._by_age(), (self.current.device, self.current.inode)
+        place = [number for number, file in enumerate(files) if (file.device, file.inode) == own]
+        since = 0 if place else self.current.mtime()
+        return self._unknown(files, files[place[0]:] if place else files, since, self.current, live)
 
     def _since(self, mtime: int, *known: Optional[LogFile]) -> List[LogFile]:
-        """The rotated files that were written to since then, oldest first, without the known ones and copies of these."""
+        """The rotated files that were written to since then, oldest first."""
+        files = self._by_age()
+        return self._unknown(files, files, mtime, *known)
+
+    def _by_age(self) -> List[LogFile]:
+        """The rotated files, open, oldest first: by their first stamps, and where these are equal, by their numbers, then by mtime."""
+        files = list(self._rotated())
+        present = max((file.mtime() for file in files), default=0)
+        begun = {id(file): self._begun(file, present) for file in files}
+        return sorted(files, key=lambda file: (begun[id(file)], -rotations(file.path), file.mtime(), file.path))
+
+    def _begun(self, file: LogFile, present: int) -> int:
+        """When a file was begun; one that does not tell, not after it was written to for the last time."""
+        times = times_in(self._head(file, TRAILER).decode("latin-1").split("\n"), present)
+        return times[0] if times else file.mtime()
+
+    def _unknown(self, files: List[LogFile], wanted: List[LogFile], since: int, *known: Optional[LogFile]) -> List[LogFile]:
+        """Of some files those written to since then, without the known ones and copies of these; all others are closed."""
         known_files = [file for file in known if file is not None]
         inodes = {(file.device, file.inode) for file in known_files}
         heads = {file.peek(0, WITNESS) for file in known_files}
         found: List[LogFile] = []
-        for file in self._rotated():
-            head = self._head(file)
-            if file.mtime() >= mtime and (file.device, file.inode) not in inodes and head and head not in heads:
+        for file in wanted:
+            head = self._head(file, WITNESS)
+            if file.mtime() >= since and (file.device, file.inode) not in inodes and head and head not in heads:
                 heads.add(head)
                 found.append(file)
-            else:
+        for file in files:
+            if file not in found:
                 file.close()
         return found
 
     @staticmethod
-    def _head(file: LogFile) -> bytes:
+    def _head(file: LogFile, length: int) -> bytes:
         try:
-            return file.peek(0, WITNESS)
+            return file.peek(0, length)
         except BAD_FILE as error:
             LOG.warning("cannot read rotated log %s: %s; passed over", file.path, error)
             return b""
@@ -5413,6 +5479,8 @@ def check_value(option: Option, text: str, path: str) -> Any:
     """A setting as its kind asks for."""
     text = text.strip()
     where = "configuration %s: [%s] %s = %s" % (path, option.section, option.key, text)
+    if not text and option.default and option.kind in ("text", "path"):
+        raise ConfigError("%s: is not to be empty: remove the line for the default, %s" % (where.rstrip(), option.default))
     if "|" in option.kind:
         return check_word(text.lower(), option.kind.split("|"), where)
     reader = KINDS.get(option.kind)
@@ -5473,8 +5541,8 @@ def read_domains(text: str) -> List[str]:
     """Domains, separated by commas or blanks."""
     domains = [domain for domain in re.split(r"[,\s]+", text) if domain]
     for domain in domains:
-        if "@" in domain[1:] or not domain_forms(domain):
-            raise ValueError("%s is no domain" % domain)
+        if not re.match(r"@?[\w.-]+$", domain) or not domain_forms(domain):
+            raise ValueError("%s is no domain: write example.com, example.net; subdomains are included" % domain)
     return domains
 
 
@@ -5954,27 +6022,25 @@ def run_import(config: Config, paths: List[str], dry_run: bool) -> int:
 def open_import(path: str) -> LogFile:
     """A file to import; `-` is standard input."""
     try:
-        if path == "-":
-            return LogFile(path, 0, lambda _: spooled_input())
+        if path == "-" or stat.S_ISFIFO(os.stat(path).st_mode):
+            return LogFile(path, 0, lambda _: open_log(copy_of(path)))
         return LogFile(path, 0)
     except BAD_FILE as error:
         raise LogError("cannot read %s: %s: name log files, plain, .gz, .bz2 or .xz"
                        % (path, getattr(error, "strerror", None) or error)) from error
 
 
-@functools.lru_cache(maxsize=1)
-def input_copy() -> str:
-    """Standard input, kept in a temporary file: it is looked at twice, like every file to import."""
-    handle = tempfile.NamedTemporaryFile(prefix="mail_relay_tracker.", delete=False)
-    shutil.copyfileobj(sys.stdin.buffer, handle)
-    handle.close()
-    atexit.register(os.unlink, handle.name)
+@functools.lru_cache(maxsize=None)
+def copy_of(path: str) -> str:
+    """A pipe, kept in a temporary file: it is looked at twice, like every file to import."""
+    if path == "-" and sys.stdin is None:
+        raise LogError("standard input is closed: send a log there, or name files")
+    with open(path, "rb") if path != "-" else sys.stdin.buffer as source:
+        handle = tempfile.NamedTemporaryFile(prefix="mail_relay_tracker.", delete=False)
+        atexit.register(os.unlink, handle.name)
+        shutil.copyfileobj(source, handle)
+        handle.close()
     return handle.name
-
-
-def spooled_input() -> IO[bytes]:
-    """Standard input as a file, unpacked if need be."""
-    return open_log(input_copy())
 
 
 def span_of(file: LogFile) -> Tuple[int, int]:
@@ -5992,13 +6058,6 @@ def span_of(file: LogFile) -> Tuple[int, int]:
         LOG.debug("cannot read %s: %s", file.path, error)
     file.close()
     return first, present
-
-
-def times_in(lines: Iterable[str], present: int) -> List[int]:
-    """The times that lines are stamped with."""
-    dates = Calendar(present)
-    found = [dates.read(line) for line in lines]
-    return [time for time, start in found if start >= 0]
 
 
 def end_of(file: LogFile) -> List[str]:
@@ -6029,15 +6088,26 @@ def import_file(file: LogFile, recorder: Recorder, progress: Progress) -> bool:
     return whole
 
 
+def show(lines: Iterable[str], stream: Optional[IO[str]]) -> None:
+    """Print lines; raises OutputError when that cannot be done, BrokenPipeError when nobody reads them any more."""
+    if stream is None:
+        raise OutputError("standard output is closed: leave it open, or send it to a file")
+    try:
+        for line in lines:
+            print(line, file=stream)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())      # the interpreter shall not try again
+        raise OutputError("standard output: %s: make room, or send it elsewhere" % error.strerror) from error
+
+
 def finish(recorder: Recorder, dry_run: bool) -> None:
     """Print the rows of a dry run, then the summary."""
     if dry_run:
-        for row in cast(SqliteStore, recorder.store).all_rows():
-            print(row_json(row))
-    stream = sys.stderr if dry_run else sys.stdout
-    for line in summary(recorder):
-        print(line, file=stream)
-    sys.stdout.flush()
+        show(map(row_json, cast(SqliteStore, recorder.store).all_rows()), sys.stdout)
+    show(summary(recorder), sys.stderr if dry_run else sys.stdout)
     recorder.store.close()
 
 
@@ -6054,13 +6124,14 @@ def summary(recorder: Recorder) -> List[str]:
 
 def run_check(config: Config) -> int:
     """Check configuration, log, state, database and schema: a line each."""
-    faults = 0
+    faults: List[str] = []
     for name, check in (("configuration", check_config), ("log", check_log), ("state", check_state), ("database", check_database)):
         try:
-            print("ok    %-14s%s" % (name, check(config)))
+            told = "ok    %-14s%s" % (name, check(config))
         except TrackerError as error:
-            faults += 1
-            print("FAULT %-14s%s" % (name, error))
+            told = "FAULT %-14s%s" % (name, error)
+            faults.append(name)
+        show([told], sys.stdout)
     return 1 if faults else 0
 
 
@@ -6118,11 +6189,15 @@ def is_locked(path: str) -> bool:
 
 
 def check_database(config: Config) -> str:
-    """The database answers, the table has all columns."""
+    """The database answers, the table has all columns and takes rows."""
     store = make_store(config)
     if isinstance(store, SqliteStore) and not os.path.exists(store.path):
+        folder = os.path.dirname(store.path) or "."
+        if not os.access(folder, os.W_OK):
+            raise ConfigError("%s: cannot write to %s: create it, writable for user %s" % (store.name, folder, getpass.getuser()))
         return "%s, to be made" % store.name
     store.connect()
+    store.rehearse()
     newest = store.newest()
     store.close()
     return "%s, table mail_relay_log, newest row %s" % (store.name, time_text(newest) if newest else "none yet")

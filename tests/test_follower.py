@@ -10,7 +10,9 @@ written.
 """
 import bz2
 import contextlib
+import errno
 import gzip
+import io
 import itertools
 import json
 import logging
@@ -1702,3 +1704,105 @@ def test_another_program_rotates_while_running_and_while_stopped(log, rotate):
             here.start()
             here.pass_time(10)
             assert here.lines() == list(range(first, len(here.written)))
+
+
+# -- rotated files whose mtimes do not tell their order
+
+def lines_of(letter):
+    """Five lines of the same second: the stamps do not tell the order of such files."""
+    return "".join("2026-11-22T13:13:01+00:00 mx x: %s%d this is a line of a log\n" % (letter, number) for number in range(5))
+
+
+POLLS = itertools.count(0, 3)           # seconds of a clock that never steps back
+
+
+def letters_of(follower, polls=60):
+    """The letters of all lines, in order, each run of them once."""
+    letters = []
+    for now in itertools.islice(POLLS, polls):
+        batch = follower.read(float(now))
+        letters += [line.split()[3][0] for line in batch.lines] if batch else []
+    return "".join(letter for letter, run in itertools.groupby(letters) if len(list(run)) == 5)
+
+
+def missed_rotations(path, *names):
+    """A follower that read A, and was away while `a` was appended and files were made: the last of the names is the live log."""
+    path.write_text(lines_of("A"))
+    follower = tracker.Follower(str(path), 0.0)
+    follower.begin(None, False)
+    assert letters_of(follower) == "A"
+    place = follower.place(follower.position)
+    follower.close()
+    with open(str(path), "a") as log:
+        log.write(lines_of("a"))
+    path.rename(str(path) + names[0])
+    for letter, name in zip("BCD", names[1:]):
+        pathlib.Path(str(path) + name).write_text(lines_of(letter))
+    return place
+
+
+@pytest.mark.parametrize("age", [0, 1, -1], ids=["equal", "in order", "the other way round"])
+def test_T5_rotated_files_are_read_in_their_order_whatever_their_mtimes(tmp_path, age):
+    path = tmp_path / "mail.log"
+    place = missed_rotations(path, ".3", ".2", ".1", "")
+    for number in (1, 2, 3):
+        os.utime(str(path) + ".%d" % number, (1795000000 - age * number, 1795000000 - age * number))
+    follower = tracker.Follower(str(path), 0.0)
+    follower.begin(place, False)
+    assert letters_of(follower) == "aBCD"
+
+
+def test_T5_an_archive_packed_later_than_the_next_file_was_written_hides_nothing(tmp_path):
+    path = tmp_path / "mail.log"
+    place = missed_rotations(path, ".2", ".1", "")
+    with open(str(path) + ".2", "rb") as plain, gzip.open(str(path) + ".2.gz", "wb") as packed:
+        packed.write(plain.read())
+    os.unlink(str(path) + ".2")
+    os.utime(str(path) + ".2.gz", (4000000000, 4000000000))
+    follower = tracker.Follower(str(path), 0.0)
+    follower.begin(place, False)
+    assert letters_of(follower) == "aBC"
+
+
+def test_T5_two_rotations_between_two_looks_with_equal_mtimes(tmp_path):
+    path = tmp_path / "mail.log"
+    path.write_text(lines_of("A"))
+    follower = tracker.Follower(str(path), 0.0)
+    follower.begin(None, False)
+    assert letters_of(follower) == "A"
+    path.rename(str(path) + ".2")
+    pathlib.Path(str(path) + ".1").write_text(lines_of("B"))
+    path.write_text(lines_of("C"))
+    for number in (1, 2):
+        os.utime(str(path) + ".%d" % number, (1795000000, 1795000000))
+    assert letters_of(follower) == "BC"
+
+
+class Moody(io.FileIO):
+    """A file on a disk that fails now and then."""
+
+    fails = 0
+
+    def read(self, size=-1):
+        if Moody.fails:
+            Moody.fails -= 1
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(size)
+
+
+def test_T1_a_read_error_that_passes_costs_nothing(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "mail.log"
+    path.write_text(lines_of("A"))
+    follower = tracker.Follower(str(path), 0.0, lambda name: Moody(name, "rb"))
+    follower.begin(None, False)
+    assert letters_of(follower) == "A"
+    with open(str(path), "a") as log:
+        log.write(lines_of("a"))
+    monkeypatch.setattr(Moody, "fails", 3)
+    assert follower.read(float(next(POLLS))) is None and follower.read(float(next(POLLS))) is None
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "cannot read on in %s: [Errno 5] Input/output error; trying again until it is rotated" % path]
+    assert letters_of(follower) == "a"
+    path.rename(str(path) + ".1")
+    path.write_text(lines_of("B"))
+    assert letters_of(follower) == "B"
