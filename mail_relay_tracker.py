@@ -3696,16 +3696,17 @@ def recipient_from(row: Row) -> Recipient:
     return recipient
 
 
-def absorb(message: Message, stored: Iterable[Row]) -> None:
+def absorb(message: Message, stored: Iterable[Row]) -> List[Link]:
     """Unite a message with the rows that the store has of it.
 
-    A birth is united with rows of the very same moment only, a continuation with the latest: unless the two contradict
-    each other, for short queue IDs come back. What is stored stays, what was unknown is filled in, a newer outcome replaces
-    an older one, never the other way round.
+    A birth is united with rows of the very same moment, or those that began without it, a continuation with the latest: unless the
+    two contradict each other, for short queue IDs come back. What is stored stays, what was unknown is filled in, a newer outcome
+    replaces an older one, never the other way round. Returns the links to the messages that inherit from what was unknown until now.
     """
-    rows = continued_rows(message, stored) if message.continued else [row for row in stored if row.first_seen == message.first_seen]
-    if not rows or message.continued and contradicts(message, rows[0]):
-        return
+    rows = continued_rows(message, stored) if message.continued else born_rows(message, stored)
+    if not rows or (message.continued or rows[0].first_seen != message.first_seen) and contradicts(message, rows[0]):
+        return []
+    late = not message.continued and rows[0].first_seen != message.first_seen
     message.stored, message.first_seen = {row.recipient_no: row for row in rows}, rows[0].first_seen
     own = {"envelope_from", "original_envelope_from"}
     if is_loopback(rows[0].client_ip or "") and not is_loopback(message.client_ip or "127.0.0.1"):
@@ -3721,6 +3722,13 @@ def absorb(message: Message, stored: Iterable[Row]) -> None:
     for recipient in message.recipients:
         recipient.last_seen = max(recipient.last_seen, message.first_seen)
     unite(message, [recipient_from(row) for row in rows])
+    return heirs_of(message) if late else []
+
+
+def heirs_of(message: Message) -> List[Link]:
+    """The links to those that a message was handed on as."""
+    return [Link(one.next_queue_id, message, one, (0, 1 << 62)) for one in message.recipients
+            if one.relay_status == REQUEUED and one.next_queue_id]
 
 
 def absorb_sender(message: Message, sender: Optional[str], original: Optional[str]) -> None:
@@ -3742,6 +3750,31 @@ def latest(rows: Iterable[Row], moment: int) -> List[Row]:
     born = [row.first_seen for row in young if row.first_seen <= moment]
     chosen = max(born) if born else min((row.first_seen for row in young), default=0)
     return [row for row in young if row.first_seen == chosen]
+
+
+def born_rows(message: Message, stored: Iterable[Row]) -> List[Row]:
+    """The rows of a birth: of its very moment; else those that began without one, for the older log is read after the newer one.
+
+    Their first_seen, by which they are found, stays.
+    """
+    rows = [row for row in stored if message.first_seen <= row.first_seen <= message.first_seen + ROWS_LIFE]
+    first = min((row.first_seen for row in rows), default=0)
+    rows = [row for row in rows if row.first_seen == first]
+    return rows if first == message.first_seen or rows and is_rest(rows[0], message) else []
+
+
+def is_rest(row: Row, message: Message) -> bool:
+    """Whether a row that began later is of this message, which did not end before. Read once more, the Message-ID tells; else there is none
+    in what was read first, and that began with an attempt of its own (which tells the size), or amid the last one heard of; or there
+    is nothing but a client in what was read last, and no other in what came within a minute.
+    """
+    gap = row.first_seen - message.last_seen
+    if row.message_id is None:
+        return not message.removed and (row.size is not None or gap <= PATIENCE)
+    if message.message_id is not None:
+        return bool(stored_text("message_id", message.message_id) == row.message_id)
+    bare_birth = not message.recipients and not message.removed and gap <= MINUTE
+    return bare_birth and row.client_ip in (None, message.client_ip) and bool(row.envelope_from) and row.parent_queue_id is None
 
 
 def continued_rows(message: Message, stored: Iterable[Row]) -> List[Row]:
@@ -3888,7 +3921,7 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
     stored = recall(names) if names else {}
     for message in messages if stored else ():
         if not message.stored:              # else this is a second try, after trouble with the store
-            absorb(message, stored.get(name_of(message), ()))
+            links += absorb(message, stored.get(name_of(message), ()))
         if lost_parent(message):
             message.parent = message_from(latest(stored.get(parent_name(message), ()), message.first_seen))
     tie_heirs([message for message in messages if is_heir(message)], stored, recall)
@@ -3972,8 +4005,7 @@ def follow_links(messages: List[Message], links: List[Link], stored: Dict[Tuple[
             adopt(child, link)
             if child.parent_queue_id != before or child.parent is not None:
                 found.append(child)
-                further += [Link(one.next_queue_id, child, one, (0, 1 << 62)) for one in child.recipients
-                            if child.parent is not None and one.relay_status == REQUEUED and one.next_queue_id]
+                further += heirs_of(child) if child.parent is not None else []
         links = further
         if not links:
             break
@@ -6005,7 +6037,10 @@ def run_import(config: Config, paths: List[str], dry_run: bool) -> int:
     recorder = Recorder(store, tracker, RejectFile("./mail_relay_tracker.rejected.jsonl"), pause, ONE_SHOT_TRIES)
     recorder.begin()
     progress, position, broken = Progress(), 0, 0
-    for _, present, path in files:
+    for first, present, path in files:
+        if first <= recorder.last:          # a stretch that was read already: what it made is to be asked for
+            recorder.flush()
+            recorder.known_until = max(recorder.known_until, recorder.last)
         file = open_import(path)
         file.start = position
         tracker.calendar.newest = present

@@ -55,6 +55,11 @@ def test_missing_configuration(command):
     ({"logging__start": "middle"}, ("[logging] start", "beginning, end")),
     ({"database__ssl_verify": "perhaps"}, ("[database] ssl_verify", "yes or no")),
     ({"filters__track_domains": "a@b"}, ("[filters] track_domains", "no domain")),
+    ({"filters__track_domains": "*.example.com"}, ("[filters] track_domains", "subdomains are included")),
+    ({"filters__track_domains": "example.com;example.net"}, ("[filters] track_domains", "write example.com, example.net")),
+    ({"filters__track_domains": '"example.com"'}, ("[filters] track_domains", "no domain")),
+    ({"database__database": ""}, ("[database] database =", "not to be empty")),
+    ({"logging__log_file": ""}, ("[logging] log_file =", "not to be empty")),
     ({"database__engine": "mysql", "database__ssl_ca": "/nowhere/ca.pem"}, ("[database] ssl_ca", "no such file")),
     ({"database__engine": "mysql", "database__password_file": "/nowhere/pw"}, ("[database] password_file", "/nowhere/pw")),
 ])
@@ -210,6 +215,30 @@ def test_reader_of_a_dry_run_goes_away(command):
     assert done.stderr.decode().splitlines() == ["mail_relay_tracker: standard output was closed by its reader"]
 
 
+@pytest.mark.parametrize("output, words", [(">/dev/full", "No space left on device"), (">&-", "standard output is closed")])
+@pytest.mark.parametrize("arguments", ["--import %s" % LOG, "--import %s --dry-run" % LOG, "--check"])
+def test_output_that_cannot_be_written(command, arguments, output, words):
+    line = "exec %s %s %s %s" % (sys.executable, ROOT / "mail_relay_tracker.py", arguments, output)
+    told(subprocess.run(["/bin/bash", "-c", line], cwd=str(command.folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
+                        universal_newlines=True), 73, words)
+
+
+@pytest.mark.parametrize("form", ["<(cat %s)", "<(gzip -c %s)", "- < %s", "/dev/stdin < <(cat %s)"])
+def test_import_from_a_pipe(command, form):
+    line = "%s %s --import %s" % (sys.executable, ROOT / "mail_relay_tracker.py", form % LOG)
+    done = subprocess.run(["/bin/bash", "-c", line], cwd=str(command.folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    for file in command.folder.glob("mail_relay_tracker.db*"):
+        file.unlink()
+    assert done.stdout == command.run("--import", LOG).stdout.encode()
+
+
+def test_import_from_standard_input_that_is_closed(command):
+    line = "%s %s --import - <&-" % (sys.executable, ROOT / "mail_relay_tracker.py")
+    told(subprocess.run(["/bin/bash", "-c", line], cwd=str(command.folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
+                        universal_newlines=True), 74, "standard input is closed")
+
+
 def test_control_c_stops_the_daemon(command, settings):
     daemon = command.start("-c", command.configure(**settings))
     deadline = time.time() + 10
@@ -232,3 +261,23 @@ def test_check_tells_each_thing_in_a_line(command, settings, mysql, mariadb):
         ["ok", "configuration"], ["ok", "log"], ["ok", "state"], ["ok", "database"]]
     done = command.run("-c", command.configure(**dict(settings, logging__log_file="/nowhere/mail.log")), "--check")
     assert done.returncode == 1 and "FAULT log" in done.stdout
+
+
+def test_check_finds_a_database_that_takes_no_rows(command, mysql, mariadb):
+    path = command.configure(**mysql)
+    trials = (("REVOKE INSERT ON errors.* FROM mailtracker@localhost", "GRANT INSERT ON errors.* TO mailtracker@localhost", "1142"),
+              ("REVOKE UPDATE ON errors.* FROM mailtracker@localhost", "GRANT UPDATE ON errors.* TO mailtracker@localhost", "1142"),
+              ("SET GLOBAL read_only = 1", "SET GLOBAL read_only = 0", "read-only"))
+    for before, after, words in trials:
+        mariadb.client(before)
+        done = command.run("-c", path, "--check")
+        mariadb.client(after)
+        fault = done.stdout.splitlines()[-1]
+        assert done.returncode == 1 and fault.startswith("FAULT database") and words in fault
+    assert command.run("-c", path, "--check").returncode == 0
+    assert mariadb.client("SELECT COUNT(*) FROM errors.mail_relay_log").split()[-1] == "0"
+
+
+def test_check_finds_an_sqlite_file_that_cannot_be_made(command, settings):
+    done = command.run("-c", command.configure(**dict(settings, database__database="/nowhere/t.db")), "--check")
+    assert done.returncode == 1 and "FAULT database" in done.stdout and "cannot write to /nowhere" in done.stdout
