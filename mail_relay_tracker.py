@@ -2171,6 +2171,11 @@ class Crowd:
         self.results: List[Waiting] = []
         self.unnamed: List[Message] = []
 
+    def name(self, message: Message) -> None:
+        """The sender of a message is known, or never will be."""
+        if message in self.unnamed:
+            self.unnamed.remove(message)
+
     def free(self) -> List[Waiting]:
         """The results that wait for a message."""
         return [one for one in self.results if one.message is None]
@@ -2705,8 +2710,7 @@ class Correlator:
         if origin.prefix in self.sessions:
             self._end_session(origin)
         self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.now)
-        if len(self.sessions) > MAX_CONTEXTS:
-            self._bound(self.sessions)
+        self._bound(self.sessions)
 
     def fold_disconnect(self, origin: Origin, event: Disconnect) -> None:
         """The client is gone, and with it a message that it never sent."""
@@ -3364,8 +3368,7 @@ class Correlator:
             crowd = None
         if crowd is None:
             crowd = self.crowds[key] = Crowd(low, self.now)
-            if len(self.crowds) > MAX_CONTEXTS:
-                self._bound(self.crowds)
+            self._bound(self.crowds)
         elif self.now - crowd.since > CROWD_LIFE:
             crowd.since = self.now
             crowd.low = min([low, self.position] + [one.low for one in crowd.results] + [message.low for message in crowd.unnamed])
@@ -3401,8 +3404,7 @@ class Correlator:
         key, message.spf_key = message.spf_key, None
         if key in self.crowds:
             crowd = self.crowds[key]
-            if message in crowd.unnamed:
-                crowd.unnamed.remove(message)
+            crowd.name(message)
             self._use_up(crowd, key, message.spf)
 
     def _use_up(self, crowd: Crowd, key: Tuple[str, str], one: Optional[Waiting]) -> None:
@@ -3426,8 +3428,7 @@ class Correlator:
             del self.crowds[key]
             return
         crowd, message.spf_key = self._crowd(key, message.low), None
-        if message in crowd.unnamed:
-            crowd.unnamed.remove(message)
+        crowd.name(message)
         if own is not None and (own.sender == bare(message.envelope_from or "") or own.event.queue_id is not None):
             self._use_up(crowd, key, own)
             return
@@ -3499,25 +3500,31 @@ class Correlator:
 
     def _told_of(self, key: Tuple[str, str], session: Session, senders: Set[Optional[str]], said: str) -> Optional[Waiting]:
         """The result behind what a client was told; the mail that it was about came to nothing."""
-        crowd = self.crowds.get(key)
-        one = crowd.about(senders, said) if crowd is not None and not self._is_over(crowd) else None
+        one = self._about(key, senders, said)
         if session.spf is not None and session.spf.sender in senders and self.now - session.spf.time <= SPF_WAIT \
                 and (one is None or one.message is not None):
             return session.spf
-        if crowd is not None and one is not None:
-            crowd.size += 1
-            self._use_up(crowd, key, self._call_in(one))
+        self._spend(key, one)
         return one
 
     def _heed_warning(self, origin: Origin, session: Session, event: Verdict) -> None:
         """`reject_warning`: the policy server's refusal did not count (postconf(5), warn_if_reject), but its result is the session's."""
-        key, senders = (origin.host, (event.client_ip or "").lower()), self._senders(event.envelope_from)
+        key = origin.host, (event.client_ip or "").lower()
+        one = self._about(key, self._senders(event.envelope_from), event.text or "")
+        if one is not None and one.event.refusal:
+            self._spend(key, one)
+            self._remember(session, one)
+
+    def _about(self, key: Tuple[str, str], senders: Set[Optional[str]], said: str) -> Optional[Waiting]:
         crowd = self.crowds.get(key)
-        one = crowd.about(senders, event.text or "") if crowd is not None and not self._is_over(crowd) else None
-        if crowd is not None and one is not None and one.event.refusal:
+        return crowd.about(senders, said) if crowd is not None and not self._is_over(crowd) else None
+
+    def _spend(self, key: Tuple[str, str], one: Optional[Waiting]) -> None:
+        """A result was about a mail that has no queue ID."""
+        if one is not None:
+            crowd = self.crowds[key]
             crowd.size += 1
             self._use_up(crowd, key, self._call_in(one))
-            self._remember(session, one)
 
     @staticmethod
     def _remember(session: Session, one: Waiting) -> None:
