@@ -3777,10 +3777,10 @@ def is_rest(row: Row, message: Message) -> bool:
     """
     gap = row.first_seen - message.last_seen
     if row.message_id is None:
-        return not message.removed and (row.size is not None or gap <= PATIENCE)
+        return not message.ended and (row.size is not None or gap <= PATIENCE)
     if message.message_id is not None:
         return bool(stored_text("message_id", message.message_id) == row.message_id)
-    bare_birth = not message.recipients and not message.removed and gap <= MINUTE
+    bare_birth = not message.recipients and not message.ended and gap <= MINUTE
     return bare_birth and row.client_ip in (None, message.client_ip) and bool(row.envelope_from) and row.parent_queue_id is None
 
 
