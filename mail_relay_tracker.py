@@ -1722,8 +1722,8 @@ def holding(excluding: Match[str]) -> str:
     >>> re.sub(".+", holding, "[^b-y]")
     '[\\\\x00-\\\\x61\\\\x7a-\\\\xff]'
     """
-    held = "".join("#" if re.match(excluding.group(), chr(code)) else " " for code in range(256))
-    return "[%s]" % "".join("\\x%02x-\\x%02x" % (found.start(), found.end() - 1) for found in re.finditer("#+", held))
+    runs = re.finditer(excluding.group() + "+", "".join(map(chr, range(256))))
+    return "[%s]" % "".join("\\x%02x-\\x%02x" % (found.start(), found.end() - 1) for found in runs)
 
 
 def shapes(*usual: str) -> Pattern[str]:
@@ -3675,7 +3675,8 @@ def fit(value: Any, limit: int) -> Any:
 
 
 is_ascii: Callable[[str], Any] = getattr(str, "isascii", re.compile("[\x00-\x7f]*$").match)      # str has it from 3.7 on
-LIMITS = tuple(column.limit for name in ROW_COLUMNS for column in COLUMNS if column.name == name)
+ROW = tuple(column for name in ROW_COLUMNS for column in COLUMNS if column.name == name)
+LIMITS = tuple(column.limit for column in ROW)
 PLACES = {name: place for place, name in enumerate(ROW_COLUMNS)}
 
 
@@ -3711,9 +3712,9 @@ def absorb(message: Message, stored: Iterable[Row]) -> List[Link]:
     replaces an older one, never the other way round. Returns the links to the messages that inherit from what was unknown until now.
     """
     rows = continued_rows(message, stored) if message.continued else born_rows(message, stored)
-    if not rows or (message.continued or rows[0].first_seen != message.first_seen) and contradicts(message, rows[0]):
+    same_birth = bool(rows) and not message.continued and rows[0].first_seen == message.first_seen
+    if not rows or not same_birth and contradicts(message, rows[0]):
         return []
-    late = not message.continued and rows[0].first_seen != message.first_seen
     message.stored, message.first_seen = {row.recipient_no: row for row in rows}, rows[0].first_seen
     own = {"envelope_from", "original_envelope_from"}
     if is_loopback(rows[0].client_ip or "") and not is_loopback(message.client_ip or "127.0.0.1"):
@@ -3729,7 +3730,7 @@ def absorb(message: Message, stored: Iterable[Row]) -> List[Link]:
     for recipient in message.recipients:
         recipient.last_seen = max(recipient.last_seen, message.first_seen)
     unite(message, [recipient_from(row) for row in rows])
-    return heirs_of(message) if late else []
+    return [] if message.continued or same_birth else heirs_of(message)
 
 
 def heirs_of(message: Message) -> List[Link]:
@@ -4203,10 +4204,9 @@ SQLITE_TYPES = {"VARCHAR": "TEXT", "TEXT": "TEXT", "TIMESTAMP": "TEXT", "DECIMAL
 TIMES = frozenset(column.name for column in COLUMNS if column.type.startswith("TIMESTAMP"))
 DECIMALS = frozenset(column.name for column in COLUMNS if column.type.startswith("DECIMAL"))
 TEXTS = frozenset(column.name for column in COLUMNS if column.type.startswith(("VARCHAR", "TEXT")))
-ROW = tuple(column for name in ROW_COLUMNS for column in COLUMNS if column.name == name)
 
-# What the server's error numbers ask for (measured: class and SQLSTATE tell too little).
 WRITABLE = frozenset(("0", "OFF"))              # of @@read_only, whose other words from MariaDB 12 on are several
+# What the server's error numbers ask for (measured: class and SQLSTATE tell too little).
 OPERATOR_ERRORS = frozenset((1044, 1045, 1130, 1142, 1143, 1227, 1698, 1820, 1862, 3118, 4151, 1251, 2059))
 CONFLICTS = frozenset((1205, 1213))             # of two transactions: the host is sound
 SCHEMA_ERRORS = frozenset((1049, 1054, 1064, 1136, 1146, 1273, 1364))
@@ -4241,11 +4241,14 @@ def time_from(value: Any) -> int:
     return epoch(int(year), int(month), int(day), int(hour) * 3600 + int(minute) * 60 + int(second)) + microseconds(fraction)
 
 
-def storables(values: List[Any], column: Column) -> Iterable[Any]:
-    """Values of a column as a driver takes them: what the column can hold, times as text."""
-    if column.name in TIMES:
-        return map(time_text, values)
-    return values if column.name in TEXTS and are_plain(values, column.limit) else [fit(value, column.limit) for value in values]
+def storable(value: Any, column: Column) -> Any:
+    """A value as a driver takes it: what its column can hold, a time as text."""
+    return time_text(value) if column.name in TIMES else fit(value, column.limit)
+
+
+def storables(values: List[Any], column: Column) -> List[Any]:
+    """Many values of a column, likewise."""
+    return values if column.name in TEXTS and are_plain(values, column.limit) else [storable(value, column) for value in values]
 
 
 def are_plain(texts: List[Optional[str]], limit: int) -> bool:
@@ -4700,7 +4703,7 @@ def _write_batch(store: Store, rows: List[Row], reject: Callable[[Row, str], Non
 
 def row_json(row: Row) -> str:
     """A row as one line of JSON, its columns in the table's order."""
-    named = dict(zip(ROW_COLUMNS, next(by_columns([row], storables))))
+    named = dict(zip(ROW_COLUMNS, map(storable, row, ROW)))
     return json.dumps(collections.OrderedDict((column.name, named[column.name]) for column in COLUMNS))
 
 
@@ -4709,12 +4712,11 @@ def row_json(row: Row) -> str:
 CHUNK = 1 << 17                     # bytes: what is made of so many lines at once, a processor's cache still holds
 ROTATION_GRACE = 2.0                # seconds for which a renamed file may still be written to: rsyslog goes on until it gets its signal
 WITNESS = 256                       # bytes at a file's head, and before a position, that tell it from any other
+BEGINNING = 4096                    # bytes in which a rotated file's first stamp is looked for
 MAGICS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 _PACKED = r"(?:\.(?:gz|bz2|xz))?$"
 ROTATED = re.compile(r"[._-][0-9][0-9._-]*" + _PACKED)
 ROTATED_LOG = re.compile(r"(?:\.[0-9]+|[._-]?[0-9]{4}[._-]?[0-9]{2}[._-]?[0-9]{2}[0-9._-]*)?\.log(?:[._-][0-9][0-9._-]*)?" + _PACKED)
-
-
 NUMBERED = re.compile(r"\.([0-9]{1,4})" + _PACKED)
 
 
@@ -5136,7 +5138,7 @@ class Follower:
 
     def _begun(self, file: LogFile, present: int) -> int:
         """When a file was begun; one that does not tell, not after it was written to for the last time."""
-        times = times_in(self._head(file, TRAILER).decode("latin-1").split("\n"), present)
+        times = times_in(self._head(file, BEGINNING).decode("latin-1").split("\n"), present)
         return times[0] if times else file.mtime()
 
     def _unknown(self, files: List[LogFile], wanted: List[LogFile], since: int, *known: Optional[LogFile]) -> List[LogFile]:
@@ -6166,13 +6168,13 @@ def summary(recorder: Recorder) -> List[str]:
 
 def run_check(config: Config) -> int:
     """Check configuration, log, state, database and schema: a line each."""
-    faults: List[str] = []
+    faults = 0
     for name, check in (("configuration", check_config), ("log", check_log), ("state", check_state), ("database", check_database)):
         try:
             told = "ok    %-14s%s" % (name, check(config))
         except TrackerError as error:
             told = "FAULT %-14s%s" % (name, error)
-            faults.append(name)
+            faults += 1
         show([told], sys.stdout)
     return 1 if faults else 0
 
@@ -6200,14 +6202,19 @@ def check_log(config: Config) -> str:
         "%d of the first lines tell of mail" % known if known else "none of the first lines tells of mail yet")
 
 
+def check_folder(name: str, path: str, error: Type[TrackerError]) -> None:
+    """A file can be made in its folder."""
+    folder = os.path.dirname(path) or "."
+    if not os.access(folder, os.W_OK):
+        raise error("%s: cannot write to %s: create it, writable for user %s" % (name, folder, getpass.getuser()))
+
+
 def check_state(config: Config) -> str:
     """The state file can be written, and what it says."""
     state = StateFile(config["state_file"])
     if is_locked(state.path + ".lock"):
         return "%s, in use by a running tracker" % state.path
-    folder = os.path.dirname(state.path) or "."
-    if not os.access(folder, os.W_OK):
-        raise OutputError("state file %s: cannot write to %s: create it, writable for user %s" % (state.path, folder, getpass.getuser()))
+    check_folder("state file %s" % state.path, state.path, OutputError)
     try:
         place = state.look()
     except ValueError as error:
@@ -6234,9 +6241,7 @@ def check_database(config: Config) -> str:
     """The database answers, the table has all columns and takes rows."""
     store = make_store(config)
     if isinstance(store, SqliteStore) and not os.path.exists(store.path):
-        folder = os.path.dirname(store.path) or "."
-        if not os.access(folder, os.W_OK):
-            raise ConfigError("%s: cannot write to %s: create it, writable for user %s" % (store.name, folder, getpass.getuser()))
+        check_folder(store.name, store.path, ConfigError)
         return "%s, to be made" % store.name
     store.connect()
     store.rehearse()
