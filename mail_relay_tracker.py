@@ -2087,11 +2087,11 @@ class Message:
         self.milter_action = self.milter_reason = self.parent_queue_id = None           # type: Optional[str]
         self.recipients: List[Recipient] = []
         self.by_address: Dict[Tuple[Optional[str], Optional[str]], Recipient] = {}
-        self.named: List[Recipient] = []
-        self.pending: List[Verdict] = []
+        self.named: Tuple[Recipient, ...] = ()
+        self.pending: Tuple[Verdict, ...] = ()
         self.next_no = 0
         self.state: Optional[Sweep] = None
-        self.sweeps: List[Sweep] = []
+        self.sweeps: Tuple[Sweep, ...] = ()
         self.queued = self.ended = self.removed = self.finished = self.probe = self.generated = False
         self.session: Optional[Session] = None
         self.spf: Optional[Waiting] = None
@@ -2112,7 +2112,7 @@ class Message:
 
     def sweep(self, sweep: Sweep) -> None:
         """Something happened to the message as a whole: it reaches every recipient whose fate is not decided."""
-        self.sweeps.append(sweep)
+        self.sweeps += (sweep,)
         if self.state is None or self.state.status in UNDECIDED:
             self.state = sweep if sweep.status else None
         for recipient in self.recipients:
@@ -2129,7 +2129,7 @@ class Session:
         self.client_tls: Optional[str] = None
         self.sasl_username: Optional[str] = None
         self.low: Optional[int] = None
-        self.pending: List[Verdict] = []
+        self.pending: Tuple[Verdict, ...] = ()
         self.spf: Optional[Waiting] = None
         self.message: Optional[Message] = None
         self.live = True
@@ -2800,8 +2800,8 @@ class Correlator:
 
     def _take_pending(self, message: Message, session: Session) -> None:
         """What was decided before there was an ID: of the connection it concerns every message of the session."""
-        message.pending = [verdict for verdict in session.pending if verdict.envelope_from is not None]
-        session.pending = [verdict for verdict in session.pending if verdict.envelope_from is None]
+        message.pending = tuple(verdict for verdict in session.pending if verdict.envelope_from is not None)
+        session.pending = tuple(verdict for verdict in session.pending if verdict.envelope_from is None)
         for verdict in session.pending:
             self._judge(message, verdict, self.time)
 
@@ -2882,7 +2882,7 @@ class Correlator:
 
     def _judge_pending(self, message: Message) -> None:
         """Decisions taken before there was an ID, now that the sender is known: those on another sender's mail came to nothing."""
-        pending, message.pending = message.pending, []
+        pending, message.pending = message.pending, ()
         senders = self._senders(message.envelope_from, message.original_envelope_from)
         for verdict in pending:
             if message.envelope_from is None or bare(verdict.envelope_from or "") in senders:
@@ -2923,7 +2923,7 @@ class Correlator:
             self._heed_warning(origin, session, event)
             return
         if event.action != "reject":
-            session.pending.append(event)
+            session.pending += (event,)
             session.low = self.position if session.low is None else session.low
             return
         queue_id = "NOQUEUE-%s%06d" % (digits_of(self.time // SECOND), (self.position - self.file_start) % 1000000)
@@ -2932,7 +2932,7 @@ class Correlator:
         message.client_ip = event.client_ip or session.client_ip
         if session.pending:
             refused = (event.envelope_from, event.recipient)
-            session.pending = [one for one in session.pending if (one.envelope_from, one.recipient) != refused]
+            session.pending = tuple(one for one in session.pending if (one.envelope_from, one.recipient) != refused)
         message.client_tls = session.client_tls
         self._bind(message, session.low)
         self._learn(message, event)
@@ -2982,7 +2982,7 @@ class Correlator:
             return
         if event.recipient is not None and (event.recipient, event.recipient) not in message.by_address \
                 and self._named(message, event.recipient) is None:
-            message.named.append(self._add(message, event.recipient, None, time))
+            message.named += (self._add(message, event.recipient, None, time),)
         message.sweep(Sweep(status, time, event.text, event.code, event.dsn))
 
     @staticmethod
@@ -3047,7 +3047,7 @@ class Correlator:
             if recipient is None:
                 recipient = self._add(message, orig_to, upstream_to, self.time)
             else:
-                message.named.remove(recipient)
+                message.named = tuple(one for one in message.named if one is not recipient)
                 recipient.orig_to, recipient.upstream_to = orig_to, upstream_to
             message.by_address[orig_to, upstream_to] = recipient
         return recipient
@@ -4886,17 +4886,16 @@ class LogFile:
             end = data.find(b"\n") + 1
             self.offset += end or len(data)
             self.skipping, data = not end, data[end:] if end else b""
-        end = data.rfind(b"\n")
-        batches = self._batches(data[:end]) if end >= 0 else []
-        self.rest = data[end + 1:]
+        lines = data.decode("latin-1").split("\n")
+        self.rest = data[len(data) - len(lines.pop()):]
+        batches = self._batches(lines, data) if lines else []
         if len(self.rest) > MAX_LINE or self.rest[:1] == b"\0":
             batches += self._cut_rest()
         return batches
 
-    def _batches(self, data: bytes) -> List[Batch]:
-        lines = data.decode("latin-1").split("\n")
+    def _batches(self, lines: List[str], data: bytes) -> List[Batch]:
         position = self.start + self.offset
-        self.offset += len(data) + 1
+        self.offset += len(data) - len(self.rest)
         if is_ordinary(data):
             return [Batch(lines, position, self.start)]
         batches: List[Batch] = []
