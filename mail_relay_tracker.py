@@ -1017,7 +1017,7 @@ POSTSCREEN_NOISE = (
     "CONNECT ", "DISCONNECT ", "PASS ", "HANGUP ", "PREGREET ", "DNSBL ", "ALLOWLISTED ", "DENYLISTED ", "ALLOWLIST VETO ", "WHITELISTED ",
     "BLACKLISTED ", "WHITELIST VETO ", "COMMAND ", "NON-SMTP COMMAND ", "BARE NEWLINE ", "DATA without ", "BDAT without ", "cache ",
     "warning: ", "fatal: ", "error: ", "panic: ", "close database ", "entering ", "leaving ", "blacklist action", "denylist action",
-    "reject: connect from ", "addr ", "statistics: ", "UNKNOWN", "tlsproxy ",
+    "reject: connect from ", "addr ", "statistics: ", "UNKNOWN", "tlsproxy ", "using ",
 )
 
 
@@ -2064,13 +2064,14 @@ class Message:
     `low` is the position of the first line it was made from; `opened` and `heard` tell by the log's clock when it came into memory
     and when it was spoken of last. `continued`: it was not born here, the store may know its rows. `by_address` and `named` find
     recipients again: those of delivery lines, and those only named so far. `called_in`: the SPF result that was shown, and is another's.
+    `past`: what the store has of a continuation, for those that come from it and are written before.
     """
 
     __slots__ = MESSAGE_COLUMNS + (
         "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "state", "sweeps", "continued", "queued", "ended",
         "removed", "finished", "probe", "generated", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender",
         "peer_ip", "orig_queue_id", "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending",
-        "front", "fronted", "scored", "scanned_until", "called_in")
+        "front", "fronted", "scored", "scanned_until", "called_in", "past")
 
     def __init__(self, host: str, server_hostname: str, queue_id: str, time: int, low: int, continued: bool, now: int = 0) -> None:
         self.host, self.server_hostname, self.queue_id = host, server_hostname, queue_id
@@ -2104,6 +2105,7 @@ class Message:
         self.front: Optional[Dict[str, Optional[str]]] = None
         self.stored: Dict[int, Row] = {}
         self.called_in: Optional[str] = None
+        self.past: Optional[Message] = None
 
     def hear(self, time: int, now: int) -> None:
         """A line spoke of this message. A clock that steps back does not make it younger."""
@@ -2591,10 +2593,13 @@ class Correlator:
 
     @staticmethod
     def _is_draft(message: Message) -> bool:
-        """A bounce that was only begun, or local mail that has named no recipient: that may be a probe, `sendmail -bv`."""
-        if message.pickup_sender is not None:
-            return not message.recipients and message.state is None
-        return message.generated and message.envelope_from is None
+        """A bounce that was only begun; or mail of this host itself that has named no recipient, and tells of no other mail: that may be a
+        probe (verify.c, `sendmail -bv`).
+        """
+        if message.generated and message.envelope_from is None:
+            return True
+        own = message.pickup_sender is not None or message.generated and message.peer_ip is None
+        return own and not message.recipients and message.state is None and message.parent_queue_id is None
 
     @staticmethod
     def _is_coming_in(message: Message) -> bool:
@@ -3583,11 +3588,11 @@ _recipient_values = operator.attrgetter(*RECIPIENT_COLUMNS)
 
 
 def lineage(message: Message) -> List[Message]:
-    """The messages this one came from, nearest first; a circle, which only a forged log can hold, ends it."""
+    """The messages this one came from, nearest first, a continuation before its past; a circle, which only a forged log can hold, ends it."""
     found: List[Message] = []
     parent = message.parent
     while parent is not None and parent is not message and parent not in found:
-        found.append(parent)
+        found += [parent] if parent.past is None else [parent, parent.past]
         parent = parent.parent
     return found
 
@@ -3869,7 +3874,7 @@ class Stored:
         if new.upstream_to is None:
             return self.by_orig.get(new.orig_to.lower()) if new.orig_to is not None else None
         same = self.by_address.get((new.orig_to, new.upstream_to))
-        if same is None and (self.inherited or new.orig_to == new.upstream_to):
+        if same is None and self.inherited:
             same = self.by_upstream.get(new.upstream_to)
         return same
 
@@ -3919,12 +3924,13 @@ Recall = Callable[[Names], Dict[Tuple[str, str], List[Row]]]
 def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFilter) -> List[Row]:
     """Turn what is ready into rows, after asking the store what it knows of it.
 
-    `recall` takes (server_hostname, queue_id) pairs and returns the rows it has of each. It is asked for continuations, for
-    messages not newer than what the store held at the start (`known_until`), for parents and children out of memory.
+    `recall` takes (server_hostname, queue_id) pairs and returns the rows it has of each. It is asked for continuations, those of which
+    they came included, for messages not newer than what the store held at the start (`known_until`), for parents and children out of memory.
     """
     messages, links = list(harvest.messages), list(harvest.links)
     names = {name_of(message) for message in messages if message.continued or message.first_seen <= known_until}
     names |= {parent_name(message) for message in messages if lost_parent(message)}
+    names |= {name_of(parent) for parent in open_parents(messages)}
     names |= {child_name(link) for link in links}
     stored = recall(names) if names else {}
     for message in messages if stored else ():
@@ -3932,6 +3938,9 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
             links += absorb(message, stored.get(name_of(message), ()))
         if lost_parent(message):
             message.parent = message_from(latest(stored.get(parent_name(message), ()), message.first_seen))
+    for parent in open_parents(messages):
+        rows = continued_rows(parent, stored.get(name_of(parent), ()))
+        parent.past = message_from(rows) if rows and not contradicts(parent, rows[0]) else None
     tie_heirs([message for message in messages if is_heir(message)], stored, recall)
     return [row for message in messages + follow_links(messages, links, stored, recall) for row in rows_of(message, tracks)]
 
@@ -3960,6 +3969,12 @@ def child_name(link: Link) -> Tuple[str, str]:
 def lost_parent(message: Message) -> bool:
     """Whether a message came from another one that is not in memory, and inherits from it."""
     return message.orig_queue_id is not None and message.parent is None
+
+
+def open_parents(messages: List[Message]) -> List[Message]:
+    """The continuations that messages came from, as long as they are not united with their rows."""
+    return [parent for message in messages if message.parent is not None for parent in lineage(message)
+            if parent.continued and not parent.stored]
 
 
 def is_heir(message: Message) -> bool:
