@@ -2124,17 +2124,27 @@ class Message:
 class Session:
     """An smtpd process while it serves one client. `low`: position of the first line that told something worth keeping."""
 
-    __slots__ = ("client_hostname", "client_ip", "client_tls", "started", "low", "pending", "spf", "message", "live", "sasl_username")
+    __slots__ = ("client_hostname", "client_ip", "client_tls", "helo", "protocol", "sasl_username", "started", "low", "pending", "spf",
+                 "message", "live")
 
     def __init__(self, client_hostname: Optional[str], client_ip: Optional[str], started: int) -> None:
         self.client_hostname, self.client_ip, self.started = client_hostname, client_ip, started
-        self.client_tls: Optional[str] = None
-        self.sasl_username: Optional[str] = None
+        self.client_tls = self.helo = self.protocol = self.sasl_username = None     # type: Optional[str]
         self.low: Optional[int] = None
         self.pending: Tuple[Verdict, ...] = ()
         self.spf: Optional[Waiting] = None
         self.message: Optional[Message] = None
         self.live = True
+
+    def keep(self, low: int) -> None:
+        """What a line at `low` told is worth keeping."""
+        self.low = low if self.low is None else min(self.low, low)
+
+    def greet(self, helo: Optional[str], protocol: Optional[str], low: int) -> None:
+        """How the client greeted, as a refusal told: that is true of its next mails, too."""
+        if helo is not None:
+            self.helo, self.protocol = helo, protocol
+            self.keep(low)
 
     def close(self) -> None:
         """The client is gone. Without a circle of references a message's memory is free as soon as it is written."""
@@ -2222,13 +2232,14 @@ class Link(NamedTuple):
     """`child` was said to come from `parent`, and is not in memory: its rows are to be asked.
 
     `recipient` None: a notification. Else the delivery that handed the message on: the child must be born within `delivery`,
-    (first, last) microsecond, and not be a stranger's message.
+    (first, last) microsecond, and not be a stranger's message, unless local(8) itself `forwarded` it.
     """
 
     child: str
     parent: Message
     recipient: Optional[Recipient] = None
     delivery: Tuple[int, int] = (0, 0)
+    forwarded: bool = False
 
 
 class Harvest(NamedTuple):
@@ -2249,14 +2260,28 @@ def is_older(time: int, other: int) -> bool:
     return time < other
 
 
+def stands(known: Recipient, status: Optional[str]) -> bool:
+    """Whether local(8) tells of another destination of the same alias, while of one before the sender has got a bounce: that stays told."""
+    return known.relay_status == BOUNCED and known.relay_host == "local" and status in (SENT, REQUEUED)
+
+
 def outranks(status: Optional[str], time: int, known: Recipient) -> bool:
-    """Whether an outcome replaces the one known of a recipient: the newer stamp does; of equal ones the first decision.
+    """Whether an outcome replaces the one known of a recipient: the newer stamp does, and of equal ones what is heard last, unless that is
+    only waiting and the other a decision.
 
     What was only waiting gives way to a decision whatever their stamps: between the two a clock may have been set back.
     """
     if known.relay_status in (None, INCOMPLETE) or is_older(known.last_seen, time):
-        return True
-    return known.relay_status in UNDECIDED and (not is_older(time, known.last_seen) or status not in UNDECIDED)
+        return not stands(known, status)
+    if is_older(time, known.last_seen):
+        return known.relay_status in UNDECIDED and status not in UNDECIDED
+    return (known.relay_status in UNDECIDED or status not in UNDECIDED) and not stands(known, status)
+
+
+def hand_on(recipient: Recipient) -> None:
+    """The mail goes on under another ID, which has the outcome."""
+    if not stands(recipient, REQUEUED):
+        recipient.relay_status = REQUEUED
 
 
 def sweep_recipient(recipient: Recipient, sweep: Sweep) -> None:
@@ -2758,7 +2783,7 @@ class Correlator:
             return
         session = self._session_of(origin, event)
         session.client_tls = event.client_tls
-        session.low = self.position if session.low is None else session.low
+        session.keep(self.position)
 
     def fold_proxied(self, origin: Origin, event: Proxied) -> None:
         """A before-queue filter took the message in under an ID of its own: the client is this session's."""
@@ -2780,20 +2805,17 @@ class Correlator:
         session = self._session_of(origin, event)
         if not queue_id:                    # a before-queue filter will tell the ID, maybe of a message that is born by then
             session.sasl_username = username
-            session.low = self.position if session.low is None else session.low
+            session.keep(self.position)
             return
-        message = origin.open.get(queue_id)
-        if message is None or message.removed or message.peer_ip is not None or self.now - message.opened > BIRTH_DISORDER:
-            message = self._open(origin, queue_id, False)
-        else:
-            message.continued = False
-            message.hear(self.time, self.now)
+        message = self._bear(origin, queue_id)
         if session.message is not None and session.message is not message:
             self._end_message(session, broken=False)
         message.session, session.message = session, message
         message.peer_ip = message.client_ip = client_ip
         message.client_hostname = hostname
         message.sasl_username, message.client_tls = username, session.client_tls
+        if session.helo is not None and not orig_hostname and not is_loopback(client_ip):      # else a filter's
+            message.helo, message.protocol = session.helo, session.protocol
         if session.low is not None:
             self._bind(message, session.low)
         if orig_queue_id or orig_hostname:
@@ -2802,6 +2824,16 @@ class Correlator:
             self._take_spf(message, session)
         if session.pending:
             self._take_pending(message, session)
+
+    def _bear(self, origin: Origin, queue_id: str) -> Message:
+        """A message is born, of which another process may have spoken a moment before."""
+        message = origin.open.get(queue_id)
+        if message is None or message.removed or self.now - message.opened > BIRTH_DISORDER \
+                or message.peer_ip is not None or message.pickup_sender is not None:
+            return self._open(origin, queue_id, False)
+        message.continued = False
+        message.hear(self.time, self.now)
+        return message
 
     def _take_pending(self, message: Message, session: Session) -> None:
         """What was decided before there was an ID: of the connection it concerns every message of the session."""
@@ -2848,7 +2880,7 @@ class Correlator:
 
     def fold_pickup(self, origin: Origin, event: Pickup) -> None:
         """Local submission, or the return of a requeued message under a new ID: it takes along what the old one knew."""
-        message = self._open(origin, event.queue_id, False)
+        message = self._bear(origin, event.queue_id)
         message.pickup_sender = event.sender
         if event.orig_id:
             parent = self._find(origin, event.orig_id)
@@ -2913,6 +2945,8 @@ class Correlator:
         message = self._find(origin, event.queue_id)
         if event.spam is not None:
             self.fold_spam(origin, event.spam)
+        if message.session is not None and event.client_ip == message.peer_ip:
+            message.session.greet(event.helo, event.protocol, message.low)
         if event.action == "reject" and event.stage == "RCPT" and event.recipient is not None and origin.daemon == "smtpd":
             self._learn(message, event)
             self._refuse(message, event)
@@ -2924,12 +2958,14 @@ class Correlator:
     def _fold_noqueue(self, origin: Origin, event: Verdict) -> None:
         """NOQUEUE: a refusal is a row at once; hold, discard and the like wait for the `client=` of the same process (trap 19)."""
         session = self._session(origin)
+        if origin.daemon == "smtpd" and session.client_ip in (None, event.client_ip):
+            session.greet(event.helo, event.protocol, self.position)
         if event.action == "reject_warning":
             self._heed_warning(origin, session, event)
             return
         if event.action != "reject":
             session.pending += (event,)
-            session.low = self.position if session.low is None else session.low
+            session.keep(self.position)
             return
         queue_id = "NOQUEUE-%s%06d" % (digits_of(self.time // SECOND), (self.position - self.file_start) % 1000000)
         message = Message(origin.host, self.server_hostname or origin.host, queue_id, self.time, self.position, False)
@@ -2947,8 +2983,8 @@ class Correlator:
         self._finish(message)
 
     def _learn(self, message: Message, event: Any) -> None:
-        """What a decision says of the message by the way; the first to say it is believed."""
-        message.helo = message.helo or event.helo
+        """What a decision says of the message by the way."""
+        message.helo = event.helo or message.helo
         message.protocol = event.protocol or message.protocol       # before EHLO it is but a guess
         if message.envelope_from is None and event.envelope_from is not None:
             self._set_sender(message, event.envelope_from)
@@ -2999,8 +3035,7 @@ class Correlator:
         message = self._find(origin, event.queue_id)
         if event.spam is not None:
             self.fold_spam(origin, event.spam)
-        if message.helo is None:
-            self._learn(message, event)
+        self._learn(message, event)
 
     def fold_handled(self, origin: Origin, event: Handled) -> None:
         """postsuper: held, released, or requeued to come back under another ID."""
@@ -3066,7 +3101,9 @@ class Correlator:
             message.probe = True
             return
         recipient = self._recipient(message, orig_to or upstream_to, upstream_to)
-        if self.time < recipient.last_seen and is_older(self.time, recipient.last_seen) and not outranks(status, self.time, recipient):
+        if recipient.relay_status is not None and not outranks(status, self.time, recipient):
+            if stands(recipient, status):
+                self._fold_sent(origin, message, recipient, reason)
             return                          # a late, older line
         if self.time > recipient.last_seen:
             recipient.last_seen = self.time
@@ -3110,12 +3147,12 @@ class Correlator:
             return
         near = is_near(recipient.relay_ip)
         if forwarded:
-            recipient.relay_status = REQUEUED
+            hand_on(recipient)
         known = origin.open.get(child)
         if known is None and not near and not forwarded:
             return                          # another server's word for it
         began = self.time - int((recipient.delay or 0) * SECOND) - BIRTH_SLACK
-        link = Link(child, message, recipient, (began, self.time + BIRTH_SLACK))
+        link = Link(child, message, recipient, (began, self.time + BIRTH_SLACK), forwarded is not None)
         if known is not None and (known.peer_ip is not None or not known.continued or forwarded):
             adopt(known, link)
         elif is_queue_id(child) and forwarded:
@@ -3534,7 +3571,7 @@ class Correlator:
     @staticmethod
     def _remember(session: Session, one: Waiting) -> None:
         session.spf = one
-        session.low = one.low if session.low is None else min(session.low, one.low)
+        session.keep(one.low)
 
 
 def show_front(message: Message, peer_ip: Optional[str]) -> None:
@@ -3560,9 +3597,9 @@ def adopt(child: Message, link: Link) -> None:
     recipient = recipient.became or recipient
     born = link.delivery[0] <= child.first_seen <= link.delivery[1]
     named = parent.queue_id in (child.orig_queue_id, child.parent_queue_id)
-    forwarded = recipient.relay_status == REQUEUED
+    forwarded = link.forwarded or recipient.relay_status == REQUEUED
     if named or born and (forwarded or is_own(recipient.relay_ip, child.peer_ip)):
-        recipient.relay_status = REQUEUED
+        hand_on(recipient)
         if child is not parent:
             child.parent, child.parent_queue_id = parent, parent.queue_id
 
@@ -3588,7 +3625,7 @@ _recipient_values = operator.attrgetter(*RECIPIENT_COLUMNS)
 
 
 def lineage(message: Message) -> List[Message]:
-    """The messages this one came from, nearest first, a continuation before its past; a circle, which only a forged log can hold, ends it."""
+    """The messages this one came from, nearest first, each followed by its past; a circle, which only a forged log can hold, ends it."""
     found: List[Message] = []
     parent = message.parent
     while parent is not None and parent is not message and parent not in found:
@@ -3898,6 +3935,9 @@ def take_outcome(known: Recipient, new: Recipient) -> None:
 
     A line read again tells what is stored already, perhaps less: the links to other messages may have come later.
     """
+    if stands(known, new.relay_status):
+        known.next_queue_id = known.next_queue_id or new.next_queue_id
+        return
     later = outranks(new.relay_status, new.last_seen, known) \
         or known.upstream_to is None and new.upstream_to is not None and not is_older(new.last_seen, known.last_seen)
     if known.upstream_to is None:
@@ -3924,8 +3964,9 @@ Recall = Callable[[Names], Dict[Tuple[str, str], List[Row]]]
 def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFilter) -> List[Row]:
     """Turn what is ready into rows, after asking the store what it knows of it.
 
-    `recall` takes (server_hostname, queue_id) pairs and returns the rows it has of each. It is asked for continuations, those of which
-    they came included, for messages not newer than what the store held at the start (`known_until`), for parents and children out of memory.
+    `recall` takes (server_hostname, queue_id) pairs and returns the rows it has of each. It is asked for continuations, those from which
+    others came included, for messages not newer than what the store held at the start (`known_until`), for parents and children out of
+    memory.
     """
     messages, links = list(harvest.messages), list(harvest.links)
     names = {name_of(message) for message in messages if message.continued or message.first_seen <= known_until}
