@@ -72,7 +72,6 @@ import errno
 import fcntl
 import functools
 import gc
-import getpass
 import gzip
 import hashlib
 import heapq
@@ -84,6 +83,7 @@ import logging
 import lzma
 import operator
 import os
+import pwd
 import random
 import re
 import select
@@ -99,7 +99,8 @@ import time as clock
 import urllib.parse
 import zlib
 from typing import (
-    IO, Any, Callable, Deque, Dict, Iterable, Iterator, List, Match, NamedTuple, NoReturn, Optional, Pattern, Set, Tuple, Type, Union, cast,
+    IO, Any, Callable, Deque, Dict, Iterable, Iterator, List, Match, NamedTuple, NoReturn, Optional, Pattern, Set, TextIO, Tuple, Type,
+    Union, cast,
 )
 
 LOG = logging.getLogger("mail_relay_tracker")
@@ -4265,7 +4266,13 @@ WRITABLE = frozenset(("0", "OFF"))              # of @@read_only, whose other wo
 # What the server's error numbers ask for (measured: class and SQLSTATE tell too little).
 OPERATOR_ERRORS = frozenset((1044, 1045, 1130, 1142, 1143, 1227, 1698, 1820, 1862, 3118, 4151, 1251, 2059))
 CONFLICTS = frozenset((1205, 1213))             # of two transactions: the host is sound
-SCHEMA_ERRORS = frozenset((1049, 1054, 1064, 1136, 1146, 1273, 1364))
+BY_SCHEMA = "create the database and the table with schema.sql"
+SCHEMA_ERRORS = dict.fromkeys((1049, 1054, 1064, 1136, 1146, 1273), BY_SCHEMA)
+SCHEMA_ERRORS[1364] = "give this column a default"
+AT_HOST = "check [database] host, port and unix_socket, and whether the server runs"
+TLS_REMEDY = "check [database] ssl_ca, ssl_cert and ssl_key"
+READ_ONLY = "let the server take writes, or name another one in [database] host"
+REMEDIES = {2002: AT_HOST, 2003: AT_HOST, 2005: AT_HOST, 2026: TLS_REMEDY, 1290: READ_ONLY, 1792: READ_ONLY, 1836: READ_ONLY}
 ROW_ERRORS = frozenset((1048, 1264, 1265, 1292, 1300, 1366, 1367, 1406, 1411, 3140, 3819, 3988, 4025))
 ROW_STATES = frozenset(("22", "23", "45"))      # classes of SQLSTATE: wrong data, violated constraint, a trigger's SIGNAL
 
@@ -4370,7 +4377,7 @@ class Store:
     bulk = False
 
     def connect(self) -> None:
-        """Connect anew, whatever was before, and make sure that the table is there with all its columns."""
+        """Connect anew, whatever was before, and make sure that the table is there with all its columns and its key."""
         raise NotImplementedError
 
     def newest(self) -> int:
@@ -4400,23 +4407,45 @@ class Store:
         """Let go of the connection; nothing is left to be written."""
         raise NotImplementedError
 
-    def check_columns(self, present: Iterable[str]) -> None:
-        """Raise ConfigError when the table lacks a column."""
-        missing = set(ROW_COLUMNS) - set(present)
+    def definition(self, column: Column) -> str:
+        """A column as this store's table has it."""
+        return "%s %s" % (column.name, column.type)
+
+    def check_table(self, columns: Iterable[str], unique: Iterable[Iterable[str]]) -> None:
+        """Raise ConfigError when the table lacks a column, or among its `unique` keys the one by which a row is found again."""
+        present = set(columns)
+        missing = [column for column in COLUMNS if column.name not in present]
         if missing:
-            raise ConfigError("%s: table mail_relay_log lacks the column%s %s: load the schema.sql of this version"
-                              % (self.name, "s" if len(missing) > 1 else "", ", ".join(sorted(missing))))
+            raise ConfigError("%s: table mail_relay_log lacks the column%s %s: ALTER TABLE mail_relay_log %s" % (
+                self.name, "s" if len(missing) > 1 else "", ", ".join(column.name for column in missing),
+                ", ".join("ADD COLUMN " + self.definition(column) for column in missing)))
+        if set(KEY) not in map(set, unique):
+            raise ConfigError("%s: table mail_relay_log lacks its unique key, without which rows double: "
+                              "CREATE UNIQUE INDEX message_recipient ON mail_relay_log (%s)" % (self.name, ", ".join(KEY)))
+
+
+def sqlite_definition(column: Column) -> str:
+    """A column as SQLite has it."""
+    kind = SQLITE_TYPES.get(re.split("[^A-Z]", column.type)[0], "INTEGER")
+    return "%s %s%s" % (column.name, kind, " NOT NULL" if column.name in KEY or column.name in TIMES else "")
 
 
 def sqlite_schema() -> List[str]:
     """The statements that make the table in an SQLite file."""
     lines = ["id INTEGER PRIMARY KEY AUTOINCREMENT"]
-    for column in COLUMNS:
-        kind = SQLITE_TYPES.get(re.split("[^A-Z]", column.type)[0], "INTEGER")
-        lines.append("%s %s%s" % (column.name, kind, " NOT NULL" if column.name in KEY or column.name in TIMES else ""))
+    lines += map(sqlite_definition, COLUMNS)
     lines.append("UNIQUE (%s)" % ", ".join(KEY))
     statements = ["CREATE TABLE IF NOT EXISTS mail_relay_log (\n  %s\n)" % ",\n  ".join(lines)]
     return statements + ["CREATE INDEX IF NOT EXISTS mail_relay_log_%s ON mail_relay_log (%s)" % index for index in INDEXES]
+
+
+def identity_of(path: str) -> Optional[Tuple[int, int]]:
+    """Which file a path leads to, (device, inode); None when there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 LOCK_WAIT = 0.5                     # seconds in which SQLite itself waits for a lock: no signal reaches it there
@@ -4429,6 +4458,7 @@ class SqliteStore(Store):
         self.path = path
         self.name = "SQLite file %s" % path
         self.connection: Any = None
+        self.identity: Optional[Tuple[int, int]] = None
 
     def connect(self) -> None:
         self.close()
@@ -4438,11 +4468,19 @@ class SqliteStore(Store):
             self.connection.execute("PRAGMA synchronous = FULL")
             for statement in sqlite_schema()[:1]:
                 self.connection.execute(statement)
-            self.check_columns(column[1] for column in self.connection.execute("PRAGMA table_info(mail_relay_log)"))
+            self.identity = identity_of(self.path)
+            self.check_table((column[1] for column in self.connection.execute("PRAGMA table_info(mail_relay_log)")), self._unique())
             if not self.bulk or self.newest():
                 self.complete()
         except sqlite3.Error as error:
             raise self._meaning(error) from error
+
+    def definition(self, column: Column) -> str:
+        return sqlite_definition(column)
+
+    def _unique(self) -> List[List[str]]:
+        indexes = [index[1].replace("'", "''") for index in self.connection.execute("PRAGMA index_list(mail_relay_log)") if index[2]]
+        return [[column[2] for column in self.connection.execute("PRAGMA index_info('%s')" % index)] for index in indexes]
 
     def complete(self) -> None:
         """Make the indexes that are not there yet. To make them of a full table costs a tenth of filling them row by row."""
@@ -4464,6 +4502,8 @@ class SqliteStore(Store):
         return by_name(rows)
 
     def write(self, rows: List[Row]) -> None:
+        if identity_of(self.path) != self.identity:
+            raise StoreGone("%s: was removed, or another one put in its place" % self.name)
         try:
             self.connection.execute("BEGIN IMMEDIATE")
             self.connection.executemany(SQLITE_UPSERT, by_columns(rows, storables))
@@ -4475,6 +4515,7 @@ class SqliteStore(Store):
 
     def rehearse(self) -> None:
         self._execute("BEGIN IMMEDIATE")
+        self._execute("DELETE FROM mail_relay_log WHERE 1 = 0")     # of a file that is only readable the beginning is no trouble yet
         self._execute("ROLLBACK")
 
     def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
@@ -4501,7 +4542,7 @@ class SqliteStore(Store):
         text = str(error)
         if isinstance(error, (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)):
             return RowRefused(text)
-        if "not a database" in text or "unable to open" in text or "readonly" in text:
+        if any(word in text for word in ("not a database", "malformed", "unable to open", "readonly")):
             return ConfigError("%s: %s: check [database] database, the file and the rights on its directory" % (self.name, text))
         return StoreGone("%s: %s" % (self.name, text))
 
@@ -4574,7 +4615,8 @@ class MysqlStore(Store):
                 self.close()
                 self.turn += 1
                 errors.append(error)
-        worst = max(errors, key=lambda error: error.exit_code)
+        away = [error for error in errors if isinstance(error, StoreGone)]      # it may be the one that is set up
+        worst = max(away or errors, key=lambda error: error.exit_code)
         raise type(worst)("; ".join(map(str, errors))) from worst
 
     def _connect_to(self, host: str, port: int) -> None:
@@ -4645,7 +4687,12 @@ class MysqlStore(Store):
                                   % self.name)
         self.cursor.execute("SELECT * FROM mail_relay_log LIMIT 0")
         self.cursor.fetchall()
-        self.check_columns(self.cursor.column_names)
+        columns = self.cursor.column_names
+        self.cursor.execute("SHOW INDEX FROM mail_relay_log WHERE Non_unique = 0")
+        keys: Dict[str, List[str]] = {}
+        for index in self.cursor.fetchall():
+            keys.setdefault(index[2], []).append(index[4])
+        self.check_table(columns, keys.values())
 
     def newest(self) -> int:
         found = self._query("SELECT MAX(first_seen) FROM mail_relay_log")[0][0]
@@ -4733,10 +4780,11 @@ class MysqlStore(Store):
         if errno in ROW_ERRORS or str(getattr(error, "sqlstate", None))[:2] in ROW_STATES:
             return RowRefused(text)
         if errno in SCHEMA_ERRORS:
-            return ConfigError("%s: create the database and the table with schema.sql" % text)
+            return ConfigError("%s: %s" % (text, SCHEMA_ERRORS[errno]))
         if errno in OPERATOR_ERRORS:
             return StoreRefused("%s: check user, password and grants (INSERT, SELECT, UPDATE) of section [database]" % text)
-        return StoreGone(text)
+        remedy = TLS_REMEDY if "CERTIFICATE" in text else REMEDIES.get(errno or 0)
+        return StoreGone("%s: %s" % (text, remedy) if remedy else text)
 
 
 def write_rows(store: Store, rows: List[Row], reject: Callable[[Row, str], None]) -> None:
@@ -4903,6 +4951,10 @@ class LogFile:
         tail = self.peek(max(place.position - place.tail[0], 0), place.tail[0])
         return witness(self.peek(0, place.head[0])) == place.head and witness(tail) == place.tail
 
+    def has_grown(self) -> bool:
+        """Whether more was written than was read."""
+        return not self.packed and not self.damaged and self.size() > self.offset + len(self.rest)
+
     def is_truncated(self) -> bool:
         """Whether what was read is no longer there: the file is shorter now, or has even grown again with something else."""
         if self.packed:
@@ -4917,8 +4969,12 @@ class LogFile:
         return self.take(self.fetch())
 
     def fetch(self) -> bytes:
-        """The next bytes; whether they are still this file's is to be asked before they are taken. A damaged archive has no more."""
-        return b"" if self.damaged and self.packed else self.handle.read(CHUNK)
+        """The next bytes; whether they are still this file's is to be asked before they are taken. A damaged archive has no more; of one
+        that is read piece by piece all counts that stands before the damage.
+        """
+        if not self.packed:
+            return self.handle.read(CHUNK)
+        return b"" if self.damaged else cast(io.BufferedReader, self.handle).read1(CHUNK)
 
     def take(self, data: bytes) -> List[Batch]:
         """The lines that are complete with these bytes."""
@@ -4979,6 +5035,14 @@ class LogFile:
 PACKED = (".gz", ".bz2", ".xz")
 
 
+def user_name() -> str:
+    """Who this process is, for a remedy: in a container often but a number."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
 def siblings(path: str) -> List[str]:
     """The rotated files of a log, oldest first, as logrotate and savelog name them: `.1`, `.0`, `-20261122`, `.2.gz`…
 
@@ -5016,10 +5080,36 @@ def names_in(folder: str) -> List[str]:
     try:
         return os.listdir(folder)
     except OSError as error:
-        raise LogError("log folder %s: %s: user %s needs to read it" % (folder, error.strerror, getpass.getuser())) from error
+        raise LogError("log folder %s: %s: user %s needs to read it" % (folder, error.strerror, user_name())) from error
+
+
+def mtime_of(path: str) -> int:
+    """When a file was last written to, in microseconds; 0 when that cannot be told."""
+    try:
+        return os.stat(path).st_mtime_ns // 1000
+    except OSError:
+        return 0
+
+
+class Rotated(NamedTuple):
+    """A rotated file as it was looked at: what tells it from every other, and its first bytes."""
+
+    path: str
+    identity: Tuple[int, int]
+    mtime: int
+    head: bytes
+
+
+def begun(file: Rotated, present: int) -> int:
+    """When a file was begun; one that does not tell, not after it was written to for the last time."""
+    times = times_in(file.head.decode("latin-1").split("\n"), present)
+    return times[0] if times else file.mtime
 
 
 BAD_FILE = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
+MENDABLE = frozenset((errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+NEVER = 1 << 62                     # a time that never comes
+MAX_QUEUE = 100                     # rotated files that are held open, to be read in turn; the rest is looked for when they are read
 
 
 class Follower:
@@ -5027,7 +5117,8 @@ class Follower:
 
     `files` are those that a saved position may still point into, the last one is being read; `queue` are rotated files to be
     read before the live one, open, for their names may be given to others meanwhile. Limits: lines written between a
-    copytruncate's copy and its truncation are lost to every reader, and so are files deleted before they were read.
+    copytruncate's copy and its truncation are lost to every reader, and so are files deleted before they were read. `blocked`: there
+    may be a next file, but it cannot be read.
     """
 
     def __init__(self, path: str, check_interval: float, opener: Callable[[str], IO[bytes]] = open_log) -> None:
@@ -5041,6 +5132,7 @@ class Follower:
         self.base = 0
         self.next_check = 0.0
         self.rotated_at: Optional[float] = None
+        self.blocked = False
         self.rotations = self.truncations = 0
 
     @property
@@ -5094,8 +5186,15 @@ class Follower:
         file.at_end = file.damaged = True
 
     def lag(self) -> int:
-        """Bytes of the live file that are not yet read."""
-        return max(self.current.size() - self.current.offset, 0) if self.files else 0
+        """Bytes that are not yet read, as far as they can be counted: of packed files nobody knows."""
+        waiting = self.files[-1:] + self.queue
+        unread = sum(max(file.size() - file.offset, 0) for file in waiting)
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return unread
+        known = (status.st_dev, status.st_ino) in [(file.device, file.inode) for file in waiting]
+        return unread if known else unread + status.st_size
 
     def place(self, position: int) -> Optional[Place]:
         """What to save so that the reading can go on at `position`; None while that is inside a packed file, which cannot be
@@ -5119,20 +5218,14 @@ class Follower:
     def _live(self) -> Optional[LogFile]:
         """The live log, open. It may be missing for a moment."""
         try:
+            if stat.S_ISFIFO(os.stat(self.path).st_mode):
+                raise OSError(errno.ESPIPE, "is no regular file")
             return LogFile(self.path, 0, self.opener)
         except FileNotFoundError:
             return None
         except BAD_FILE as error:
             raise LogError("log file %s: %s: check [logging] log_file and the rights of user %s (group adm on Debian)"
-                           % (self.path, getattr(error, "strerror", None) or error, getpass.getuser())) from error
-
-    def _rotated(self) -> Iterator[LogFile]:
-        """The rotated files, oldest first, open; what cannot be read is named and passed over."""
-        for name in siblings(self.path):
-            try:
-                yield self._open_rotated(name, 0)
-            except BAD_FILE as error:
-                LOG.warning("cannot read rotated log %s: %s; passed over", name, error)
+                           % (self.path, getattr(error, "strerror", None) or error, user_name())) from error
 
     def _open_rotated(self, name: str, start: int) -> LogFile:
         """A rotated file; one that was packed in this moment has another name by now."""
@@ -5145,80 +5238,104 @@ class Follower:
 
     def _find(self, place: Place, live: Optional[LogFile]) -> None:
         """The file of a saved place was rotated while nobody looked: read its rest, then all that came after it."""
-        for file in self._rotated():
-            if self._fits(file, place):
-                LOG.info("the log was rotated meanwhile: going on in %s at byte %d", file.path, place.position)
-                file.seek(place.position)
-                self.files.append(file)
-                self.queue = self._newer(live)
-                break
-            file.close()
+        file = self._left_off(place)
+        if file is not None:
+            LOG.info("the log was rotated meanwhile: going on in %s at byte %d", file.path, place.position)
+            self.files.append(file)
+            self.queue = self._newer(live)
         else:
             truncated = live is not None and live.inode == place.inode and live.size() < place.position
             if place.position:              # of an empty file nothing can be missed, and nothing tells it from another
                 LOG.warning("%s; reading %s from its beginning", "the log was truncated" if truncated
                             else "the file that the saved position belongs to is gone", self.path)
-            self.queue = self._since(place.mtime, live) if place.mtime else []
+            self.queue = self._unknown(self._by_age(place.mtime), place.mtime, live) if place.mtime else []
         if not self.files:
             self._go_live(live)
         elif live is not None:
             live.close()
 
+    def _left_off(self, place: Place) -> Optional[LogFile]:
+        """The rotated file that a place speaks of, to be read from there on; None when it is gone."""
+        doubt: Optional[LogError] = None
+        for name in siblings(self.path) if place.inode is not None or place.head is not None else ():
+            try:
+                file = self._open_rotated(name, 0)
+                if file.fits(place):
+                    file.seek(place.position)
+                    return file
+                file.close()
+            except BAD_FILE as error:
+                doubt = self._trouble(name, error, place.mtime - SECOND if place.mtime else NEVER) or doubt
+        if doubt is not None:
+            raise doubt
+        return None
+
     @staticmethod
-    def _fits(file: LogFile, place: Place) -> bool:
-        try:
-            return (place.inode is not None or place.head is not None) and file.fits(place)
-        except BAD_FILE as error:
-            LOG.warning("cannot read rotated log %s: %s; passed over", file.path, error)
-            return False
+    def _trouble(name: str, error: Exception, since: int) -> Optional[LogError]:
+        """What it means that a rotated file cannot be read: trouble, when somebody can mend it and it was written to `since`, for lines not
+        read yet may stand in it. It is passed over when it is too old for that, or is an archive that will never be any better.
+        """
+        if getattr(error, "errno", None) in MENDABLE and mtime_of(name) >= since:
+            return LogError("rotated log %s: %s: lines not read yet may stand in it: make it readable for user %s"
+                            % (name, getattr(error, "strerror", error), user_name()))
+        LOG.warning("cannot read rotated log %s: %s; passed over", name, error)
+        return None
 
     def _newer(self, live: Optional[LogFile]) -> List[LogFile]:
         """The rotated files that were begun after the one being read, oldest first."""
-        files, own = self._by_age(), (self.current.device, self.current.inode)
-        place = [number for number, file in enumerate(files) if (file.device, file.inode) == own]
-        since = 0 if place else self.current.mtime()
-        return self._unknown(files, files[place[0]:] if place else files, since, self.current, live)
+        now, own = self.current.mtime(), (self.current.device, self.current.inode)
+        files = self._by_age(now + 1)
+        place = [number for number, file in enumerate(files) if file.identity == own]
+        return self._unknown(files[place[0]:] if place else files, 0 if place else now, self.current, live)
 
-    def _since(self, mtime: int, *known: Optional[LogFile]) -> List[LogFile]:
-        """The rotated files that were written to since then, oldest first."""
-        files = self._by_age()
-        return self._unknown(files, files, mtime, *known)
+    def _by_age(self, needed: int) -> List[Rotated]:
+        """The rotated files, oldest first: by their first stamps, and where these are equal, by their numbers, then by mtime. Those that
+        were written to since `needed` have to be readable.
+        """
+        looks = [self._look(name, needed) for name in siblings(self.path)]
+        files = [file for file in looks if file is not None]
+        present = max((file.mtime for file in files), default=0)
+        return sorted(files, key=lambda file: (begun(file, present), -rotations(file.path), file.mtime, file.path))
 
-    def _by_age(self) -> List[LogFile]:
-        """The rotated files, open, oldest first: by their first stamps, and where these are equal, by their numbers, then by mtime."""
-        files = list(self._rotated())
-        present = max((file.mtime() for file in files), default=0)
-        begun = {id(file): self._begun(file, present) for file in files}
-        return sorted(files, key=lambda file: (begun[id(file)], -rotations(file.path), file.mtime(), file.path))
+    def _look(self, name: str, needed: int) -> Optional[Rotated]:
+        try:
+            file = self._open_rotated(name, 0)
+            try:
+                return Rotated(name, (file.device, file.inode), file.mtime(), file.peek(0, BEGINNING))
+            finally:
+                file.close()
+        except BAD_FILE as error:
+            trouble = self._trouble(name, error, needed)
+            if trouble is not None:
+                raise trouble from error
+            return None
 
-    def _begun(self, file: LogFile, present: int) -> int:
-        """When a file was begun; one that does not tell, not after it was written to for the last time."""
-        times = times_in(self._head(file, BEGINNING).decode("latin-1").split("\n"), present)
-        return times[0] if times else file.mtime()
-
-    def _unknown(self, files: List[LogFile], wanted: List[LogFile], since: int, *known: Optional[LogFile]) -> List[LogFile]:
-        """Of some files those written to since then, without the known ones and copies of these; all others are closed."""
+    def _unknown(self, files: List[Rotated], since: int, *known: Optional[LogFile]) -> List[LogFile]:
+        """Of some files those written to since then, without the known ones and copies of these, open; of very many the first."""
         known_files = [file for file in known if file is not None]
         inodes = {(file.device, file.inode) for file in known_files}
         heads = {file.peek(0, WITNESS) for file in known_files}
-        found: List[LogFile] = []
-        for file in wanted:
-            head = self._head(file, WITNESS)
-            if file.mtime() >= since and (file.device, file.inode) not in inodes and head and head not in heads:
+        found: List[Rotated] = []
+        for file in files:
+            head = file.head[:WITNESS]
+            if file.mtime >= since and file.identity not in inodes and head and head not in heads:
                 heads.add(head)
                 found.append(file)
-        for file in files:
-            if file not in found:
-                file.close()
-        return found
+        return self._open_all(found[:MAX_QUEUE])
 
-    @staticmethod
-    def _head(file: LogFile, length: int) -> bytes:
+    def _open_all(self, found: List[Rotated]) -> List[LogFile]:
+        """Files that were looked at, open; raises LogError when one of them has another name by now."""
+        opened: List[LogFile] = []
         try:
-            return file.peek(0, length)
+            for file in found:
+                opened.append(self._open_rotated(file.path, 0))
+                if opened[-1].peek(0, len(file.head)) != file.head:
+                    raise FileNotFoundError(errno.ENOENT, "was renamed just now")
         except BAD_FILE as error:
-            LOG.warning("cannot read rotated log %s: %s; passed over", file.path, error)
-            return b""
+            for one in opened:
+                one.close()
+            raise LogError("rotated log %s: %s: trying again" % (file.path, getattr(error, "strerror", None) or error)) from error
+        return opened
 
     def _recover(self) -> None:
         """The file was truncated: what was not read of it is in the copy, if there is one."""
@@ -5232,12 +5349,13 @@ class Follower:
                 lost.close()
                 self.queue = self._newer(None)
                 return
+        missed = self._unknown(self._by_age(NEVER), lost.touched)
         LOG.warning("%s was truncated at byte %d and has no copy; reading it from its beginning", self.path, lost.offset)
         self.ready.extend(lost.last_line())
         self.files, self.base = [], lost.start + lost.offset
         lost.handle.seek(0)
         again = LogFile(lost.path, 0, lambda _: lost.handle)
-        self.queue = self._since(lost.touched)
+        self.queue = missed
         self._go_live(again)
 
     def _copy_of(self, name: str, lost: LogFile) -> Optional[LogFile]:
@@ -5254,19 +5372,26 @@ class Follower:
         return None
 
     def _move_on(self, now: float, once: bool) -> bool:
-        """At the end of a file: go on with the next, if there is one and nobody can still be writing to this one."""
+        """At the end of a file: whether to read on, in the next or in this one, because somebody still wrote to it."""
         if self.queue:
             return self._open_next()
         if not once and now < self.next_check:
             return False
         self.next_check = now + self.check_interval
+        self.blocked = True                 # until all of this went well
+        moved = self._follow_rotation(now, once)
+        self.blocked = False
+        return moved
+
+    def _follow_rotation(self, now: float, once: bool) -> bool:
+        """Go on with the live log, if that is another file by now and nobody can still be writing to this one."""
         try:
             status = os.stat(self.path)
         except FileNotFoundError:
             return False
         except OSError as error:
             raise LogError("log file %s: %s: check the rights of user %s on its folder"
-                           % (self.path, error.strerror, getpass.getuser())) from error
+                           % (self.path, error.strerror, user_name())) from error
         if (status.st_dev, status.st_ino) == (self.current.device, self.current.inode):
             self.rotated_at = None
             return False
@@ -5274,10 +5399,18 @@ class Follower:
             self.rotated_at, self.next_check = now, now + min(self.grace, self.check_interval)
         if not status.st_size or not once and now - self.rotated_at < self.grace:
             return False
+        if self.current.has_grown():        # between its end and this look its writer may have come to an end
+            self.next_check = now
+            return True
         live = self._live()                 # opened before the others are listed: should it be rotated just now, it is in hand
-        self.queue = self._newer(live) if live is not None else []
-        if not self._go_live(live):
+        if live is None:
             return False
+        try:
+            self.queue = self._newer(live)
+        except LogError:
+            live.close()
+            raise
+        self._go_live(live)
         self.rotations += 1
         LOG.info("%s was rotated", self.path)
         return True
@@ -5313,7 +5446,10 @@ class StateFile:
     FORMAT = 1
 
     def __init__(self, path: str) -> None:
-        self.path = os.path.realpath(path)
+        try:
+            self.path = os.path.realpath(path)
+        except OSError as error:            # a relative path, and the current directory is gone
+            raise OutputError("state file %s: %s: set [state] state_file to a path from the root" % (path, error.strerror)) from error
         self.lock: Optional[IO[str]] = None
         self.saved: Optional[Place] = None
 
@@ -5322,15 +5458,26 @@ class StateFile:
         try:
             self.lock = open(os.open(self.path + ".lock", os.O_RDONLY | os.O_CREAT, 0o644), encoding="ascii")
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with open(self.path + ".tmp", "w", encoding="ascii"):
-                os.unlink(self.path + ".tmp")
-            if os.path.exists(self.path) and not os.access(self.path, os.W_OK):
-                raise PermissionError(errno.EACCES, "is not writable")
         except BlockingIOError as error:
             raise StateTaken("state file %s: another tracker is using it: stop that one, or set [state] state_file" % self.path) from error
         except OSError as error:
-            raise OutputError("state file %s: %s: create its directory, writable for user %s, or set [state] state_file"
-                              % (self.path, error.strerror, getpass.getuser())) from error
+            raise self._unwritable(error) from error
+        self.rehearse()
+
+    def rehearse(self) -> None:
+        """Make sure that it can be written; nothing is changed."""
+        temporary = self.path + ".tmp"
+        try:
+            with open(temporary, "w", encoding="ascii"):
+                os.unlink(temporary)
+            if os.path.exists(self.path) and not os.access(self.path, os.W_OK):
+                raise PermissionError(errno.EACCES, "is not writable", self.path)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> OutputError:
+        return OutputError("state file %s: %s: %s: create its directory, with all in it writable for user %s, or set [state] state_file"
+                           % (self.path, error.filename, error.strerror, user_name()))
 
     def load(self) -> Optional[Place]:
         """The saved place; None when there is none. A damaged file is moved aside and named in the log."""
@@ -5350,7 +5497,7 @@ class StateFile:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise OutputError("state file %s: %s: make it readable for user %s" % (self.path, error.strerror, getpass.getuser())) from error
+            raise OutputError("state file %s: %s: make it readable for user %s" % (self.path, error.strerror, user_name())) from error
         try:
             return place_from(json.loads(data.decode("utf-8")), self.FORMAT)
         except (TypeError, KeyError, RecursionError) as error:
@@ -5458,7 +5605,8 @@ class RejectFile:
         try:
             self._append(line.encode("ascii"))
         except OSError as error:
-            raise OutputError("reject file %s: %s: make room; the row is kept until then" % (self.path, error.strerror)) from error
+            raise OutputError("reject file %s: %s: make room, and its directory writable; the row is kept until then"
+                              % (self.path, error.strerror)) from error
         self.count += 1
         LOG.error("the database refuses a row of %s: %s; kept in %s", row.queue_id, reason, self.path)
 
@@ -5482,7 +5630,7 @@ class RejectFile:
 # ============================================================================ configuration
 
 class Option(NamedTuple):
-    """A configuration key. `kind`: text, path, seconds, port, choice of words, flag, hosts, domains."""
+    """A configuration key. `kind`: text, word, path, seconds, port, choice of words, flag, hosts, domains."""
 
     section: str
     key: str
@@ -5511,7 +5659,7 @@ OPTIONS = (
     Option("logging", "poll_interval", "seconds", "0.5", "seconds between two looks at the log"),
     Option("logging", "start", "beginning|end", "beginning", "where to begin when there is no saved position"),
     Option("state", "state_file", "path", "/var/lib/mail_relay_tracker/state.json", "where the position in the log is kept"),
-    Option("system", "server_hostname", "text", "", "name of this server in the table; empty: the host column of each log line"),
+    Option("system", "server_hostname", "word", "", "name of this server in the table; empty: the host column of each log line"),
     Option("system", "rotation_check_interval", "seconds", "5", "seconds between two checks whether the log was rotated"),
     Option("filters", "track_domains", "domains", "", "recipient domains to track, with their subdomains; empty: everything"),
 )
@@ -5554,6 +5702,8 @@ def load_config(path: Optional[str]) -> Config:
     except (configparser.Error, UnicodeDecodeError) as error:
         raise ConfigError("configuration %s: %s" % (path, str(error).replace("\n", " "))) from error
     known = {(option.section, option.key): option for option in OPTIONS}
+    if parser.defaults():
+        raise ConfigError("configuration %s: section [DEFAULT] is not used: put each key into its section; the template lists all" % path)
     for section in parser.sections():
         for key in parser[section]:
             if (section, key) not in known:
@@ -5575,6 +5725,8 @@ def check_value(option: Option, text: str, path: str) -> Any:
     """A setting as its kind asks for."""
     text = text.strip()
     where = "configuration %s: [%s] %s = %s" % (path, option.section, option.key, text)
+    if "\n" in text and option.kind != "domains":
+        raise ConfigError("%s: goes over several lines: an indented line continues the one before" % where.replace("\n", " / "))
     if not text and option.default and option.kind in ("text", "path"):
         raise ConfigError("%s: is not to be empty: remove the line for the default, %s" % (where.rstrip(), option.default))
     if "|" in option.kind:
@@ -5633,6 +5785,13 @@ def read_hosts(text: str) -> List[Tuple[str, Optional[int]]]:
     return hosts
 
 
+def read_word(text: str) -> str:
+    """Text without blanks: a comment behind it would become part of it."""
+    if len(text.split()) > 1:
+        raise ValueError("is to be one word; comments stand in lines of their own")
+    return text
+
+
 def read_domains(text: str) -> List[str]:
     """Domains, separated by commas or blanks."""
     domains = [domain for domain in re.split(r"[,\s]+", text) if domain]
@@ -5642,7 +5801,7 @@ def read_domains(text: str) -> List[str]:
     return domains
 
 
-KINDS = {"seconds": read_seconds, "port": read_port, "flag": read_flag, "hosts": read_hosts,
+KINDS = {"word": read_word, "seconds": read_seconds, "port": read_port, "flag": read_flag, "hosts": read_hosts,
          "domains": read_domains}   # type: Dict[str, Callable[[str], Any]]
 
 
@@ -5681,6 +5840,9 @@ def make_store(config: Config) -> Store:
             options[key] = config[key]
             if key.startswith("ssl_") and not os.path.isfile(config[key]):
                 raise ConfigError("configuration %s: [database] %s = %s: no such file" % (config.source, key, config[key]))
+    for key, other in (("ssl_cert", "ssl_key"), ("ssl_key", "ssl_cert")):
+        if config[key] and not config[other]:
+            raise ConfigError("configuration %s: [database] %s = %s: name its %s, too" % (config.source, key, config[key], other))
     if config["ssl_verify"]:
         options.update(ssl_verify_cert=True, ssl_verify_identity=True)
     hosts = [(host, port or config["port"]) for host, port in config["host"]]
@@ -5899,6 +6061,8 @@ class Daemon:
         self.tracker.calendar.go_on(self.follower.position, place is not None and place.repeated)
         self.tracker.calendar.read(self.tracker.previous)
         LOG.info("following %s from byte %d", self.follower.current.path, self.follower.current.offset)
+        if place is None:                   # where it began, it is to begin again, should the database keep it waiting
+            self.save(self.place())
 
     def follow(self) -> None:
         """Run until told to stop; then commit what is finished, and save."""
@@ -5923,7 +6087,8 @@ class Daemon:
         """Read and fold one batch; False when there was none."""
         try:
             batch = self.follower.read(clock.monotonic(), once)
-            self.trouble.over("%s can be read again" % self.follower.path)
+            if not self.follower.blocked:
+                self.trouble.over("%s can be read again" % self.follower.path)
         except LogError as error:
             if once:
                 raise
@@ -5985,8 +6150,8 @@ class Daemon:
         correlator, follower = self.tracker.correlator, self.follower
         behind = max(clock.time() - self.log_time / SECOND, 0) if self.log_time else 0
         return class_lines(self.tracker) + [
-            "log: %d bytes to read, newest line %.0f s old, %d rotations, %d truncations"
-            % (follower.lag(), behind, follower.rotations, follower.truncations),
+            "log: %d bytes to read, newest line %.0f s old, %d rotations, %d truncations, %d times in trouble"
+            % (follower.lag(), behind, follower.rotations, follower.truncations, self.trouble.count),
             "messages: %d open, %d dropped without a recipient; sessions: %d; SPF results waiting: %d"
             % (correlator.open_count, correlator.dropped, len(correlator.sessions),
                sum(len(crowd.free()) for crowd in correlator.crowds.values())),
@@ -6022,7 +6187,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.began = self.shown = clock.monotonic()
-        self.visible = sys.stderr.isatty()
+        self.visible = sys.stderr is not None and sys.stderr.isatty()
 
     def show(self, position: int, tracker: Tracker, recorder: Recorder) -> None:
         """Show bytes, lines per second and rows, five times a second."""
@@ -6187,13 +6352,14 @@ def import_file(file: LogFile, recorder: Recorder, progress: Progress) -> bool:
     return whole
 
 
-def show(lines: Iterable[str], stream: Optional[IO[str]]) -> None:
+def show(lines: Iterable[str], stream: Optional[TextIO]) -> None:
     """Print lines; raises OutputError when that cannot be done, BrokenPipeError when nobody reads them any more."""
     if stream is None:
         raise OutputError("standard output is closed: leave it open, or send it to a file")
     try:
         for line in lines:
-            print(line, file=stream)
+            coding = stream.encoding or "utf-8"
+            print(line.encode(coding, "backslashreplace").decode(coding), file=stream)      # in the C locale it may be ASCII
         stream.flush()
     except BrokenPipeError:
         raise
@@ -6252,16 +6418,13 @@ def check_log(config: Config) -> str:
         tracker.feed(*batch)
     known = tracker.totals()[PARSED]
     follower.close()
+    for name in siblings(config["log_file"])[-1:]:
+        if not os.access(name, os.R_OK):
+            raise LogError("rotated log %s: cannot be read, but after a stop its rest is to be: make it readable for user %s"
+                           % (name, user_name()))
     return "%s, %d bytes, %d rotated files; %s" % (
         config["log_file"], os.stat(config["log_file"]).st_size, len(siblings(config["log_file"])),
         "%d of the first lines tell of mail" % known if known else "none of the first lines tells of mail yet")
-
-
-def check_folder(name: str, path: str, error: Type[TrackerError]) -> None:
-    """A file can be made in its folder."""
-    folder = os.path.dirname(path) or "."
-    if not os.access(folder, os.W_OK):
-        raise error("%s: cannot write to %s: create it, writable for user %s" % (name, folder, getpass.getuser()))
 
 
 def check_state(config: Config) -> str:
@@ -6269,7 +6432,7 @@ def check_state(config: Config) -> str:
     state = StateFile(config["state_file"])
     if is_locked(state.path + ".lock"):
         return "%s, in use by a running tracker" % state.path
-    check_folder("state file %s" % state.path, state.path, OutputError)
+    state.rehearse()
     try:
         place = state.look()
     except ValueError as error:
@@ -6288,7 +6451,7 @@ def is_locked(path: str) -> bool:
     except BlockingIOError:
         return True
     except OSError as error:
-        raise OutputError("lock file %s: %s: make it readable for user %s" % (path, error.strerror, getpass.getuser())) from error
+        raise OutputError("lock file %s: %s: make it readable for user %s" % (path, error.strerror, user_name())) from error
     return False
 
 
@@ -6296,7 +6459,9 @@ def check_database(config: Config) -> str:
     """The database answers, the table has all columns and takes rows."""
     store = make_store(config)
     if isinstance(store, SqliteStore) and not os.path.exists(store.path):
-        check_folder(store.name, store.path, ConfigError)
+        folder = os.path.dirname(store.path) or "."
+        if not os.access(folder, os.W_OK):
+            raise ConfigError("%s: cannot write to %s: create it, writable for user %s" % (store.name, folder, user_name()))
         return "%s, to be made" % store.name
     store.connect()
     store.rehearse()

@@ -1,6 +1,10 @@
 """What people get wrong: one clear line that names the file, the key and the remedy, and the right exit code."""
+import gzip
+import lzma
 import os
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -8,6 +12,8 @@ import time
 import mariadb as mariadb_server
 import pytest
 from conftest import ROOT
+
+import mail_relay_tracker as tracker
 
 LOG = ROOT / "samples" / "mail.log"
 NOBODY = 65534
@@ -54,6 +60,9 @@ def test_missing_configuration(command):
     ({"database__engine": "oracle"}, ("[database] engine", "mysql, sqlite")),
     ({"logging__start": "middle"}, ("[logging] start", "beginning, end")),
     ({"database__ssl_verify": "perhaps"}, ("[database] ssl_verify", "yes or no")),
+    ({"system__server_hostname": "mx1 ; this host"}, ("[system] server_hostname", "one word")),
+    ({"system__server_hostname": "mx1\n  log_file = a"}, ("[system] server_hostname = mx1", "several lines")),
+    ({"DEFAULT__server_hostname": "mx1"}, ("[DEFAULT]", "into its section")),
     ({"filters__track_domains": "a@b"}, ("[filters] track_domains", "no domain")),
     ({"filters__track_domains": "*.example.com"}, ("[filters] track_domains", "subdomains are included")),
     ({"filters__track_domains": "example.com;example.net"}, ("[filters] track_domains", "write example.com, example.net")),
@@ -102,20 +111,25 @@ def test_log_is_a_directory(command, settings):
     told(command.run("-c", path), 74, str(command.folder), "[logging] log_file")
 
 
-AS_NOBODY = """
+AS_ANOTHER = """
 import encodings.ascii, encodings.idna, os, pwd, sys
-sys.path.insert(0, %r)
+sys.path.insert(0, sys.argv[1])
 import mail_relay_tracker
-os.setgid(%d)
-os.setuid(%d)
-sys.exit(mail_relay_tracker.main(sys.argv[1:]))
-""" % (str(ROOT), NOBODY, NOBODY)
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[2]))
+sys.exit(mail_relay_tracker.main(sys.argv[3:]))
+"""
+
+
+def run_as(user, command, *arguments):
+    """The tracker, loaded by root (the interpreter may be in root's home), then run as a user without rights."""
+    return subprocess.run([sys.executable, "-c", AS_ANOTHER, str(ROOT), str(user), *arguments], cwd=str(command.folder),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, check=False)
 
 
 def run_as_nobody(command, *arguments):
-    """The tracker, loaded by root (the interpreter may be in root's home), then run as a user without rights."""
-    return subprocess.run([sys.executable, "-c", AS_NOBODY, *arguments], cwd=str(command.folder), stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, universal_newlines=True, check=False)
+    """The tracker as the user who owns nothing."""
+    return run_as(NOBODY, command, *arguments)
 
 
 @as_root
@@ -145,6 +159,40 @@ def test_state_directory_not_writable(command, settings):
     path = command.configure(**dict(settings, state__state_file=locked / "state.json"))
     os.chmod(path, 0o644)
     told(run_as_nobody(command, "-c", path, "--once"), 73, str(locked), "writable")
+
+
+def open_to_all(folder):
+    """Let everybody write in a folder, and reach it."""
+    for one in (folder, *folder.parents):
+        one.chmod(one.stat().st_mode | 0o755)
+    folder.chmod(0o777)
+
+
+@as_root
+def test_check_finds_what_another_user_left(command, settings):
+    """Somebody ran a command as root: its state file, its SQLite file are not the service's."""
+    open_to_all(command.folder)
+    path = command.configure(**settings)
+    os.chmod(path, 0o644)
+    for name, words in (("state.json", "FAULT state"), ("state.json.tmp", "FAULT state"), ("t.db", "FAULT database")):
+        assert command.run("-c", path, "--once").returncode == 0
+        (command.folder / "state.json.tmp").write_text("{")
+        for left in command.folder.glob("*"):
+            if left.name not in (name, "tracker.conf"):
+                left.unlink()
+        done = run_as_nobody(command, "-c", path, "--check")
+        assert done.returncode == 1 and words in done.stdout and ("writable for user nobody" in done.stdout or "the rights" in done.stdout)
+        (command.folder / name).unlink()
+
+
+@as_root
+def test_a_user_without_a_name(command, settings):
+    """As in a container: remedies tell the number."""
+    (command.folder / "locked").mkdir(mode=0o755)
+    open_to_all(command.folder)
+    path = command.configure(**dict(settings, state__state_file=command.folder / "locked" / "state.json"))
+    os.chmod(path, 0o644)
+    told(run_as(12345, command, "-c", path, "--once"), 73, "user 12345")
 
 
 def test_second_tracker_on_one_state(command, settings):
@@ -181,7 +229,58 @@ def test_table_missing(command, mysql, mariadb):
 
 def test_table_lacks_a_column(command, mysql, mariadb):
     mariadb.client("ALTER TABLE mail_relay_log DROP COLUMN dkim_selector, DROP COLUMN delays", "errors")
-    told(command.run("-c", command.configure(**mysql)), 78, "delays, dkim_selector", "schema.sql")
+    path = command.configure(**mysql)
+    done = command.run("-c", path)
+    told(done, 78, "dkim_selector, delays", "ALTER TABLE mail_relay_log ADD COLUMN")
+    mariadb.client(done.stderr.partition("delays: ")[2], "errors")
+    assert command.run("-c", path, "--check").returncode == 0
+
+
+def test_table_has_lost_its_key(command, mysql, mariadb):
+    mariadb.client("ALTER TABLE mail_relay_log DROP KEY message_recipient", "errors")
+    path = command.configure(**mysql)
+    done = command.run("-c", path)
+    told(done, 78, "unique key", "CREATE UNIQUE INDEX")
+    mariadb.client(done.stderr.partition("double: ")[2], "errors")
+    assert command.run("-c", path, "--check").returncode == 0
+
+
+def test_sqlite_table_of_somebody_else(command, settings):
+    database = sqlite3.connect(str(settings["database__database"]))
+    database.execute("CREATE TABLE mail_relay_log (id INTEGER PRIMARY KEY, %s)" % ", ".join(
+        tracker.sqlite_definition(column) for column in tracker.COLUMNS if column.name != "dsn"))
+    path = command.configure(**settings)
+    for words in ("ALTER TABLE mail_relay_log ADD COLUMN dsn TEXT", "CREATE UNIQUE INDEX"):
+        done = command.run("-c", path, "--once")
+        told(done, 78, words)
+        database.execute(done.stderr[done.stderr.index(words):])
+    assert command.run("-c", path, "--check").returncode == 0
+
+
+def test_certificate_without_its_key(command, mysql):
+    certificate = command.folder / "client.pem"
+    certificate.write_text("")
+    path = command.configure(**dict(mysql, database__ssl_cert=certificate))
+    told(command.run("-c", path), 78, "[database] ssl_cert", "ssl_key")
+
+
+def test_what_is_away_is_waited_for_though_another_host_is_wrong(command, mysql):
+    """A node that is being set up has no table yet; the one that is away may have it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = mariadb_server.MariaDB(["--skip-networking=0", "--bind-address=127.0.0.1", "--port=%d" % port])
+    try:
+        server.create()
+        server.start()
+        server.load_schema("empty")
+        server.client("DROP TABLE mail_relay_log", "empty")
+        del mysql["database__unix_socket"]
+        mysql.update(database__host="127.0.0.1:1, 127.0.0.1:%d" % port, database__database="empty")
+        done = command.run("-c", command.configure(**mysql), "--once")
+        assert done.returncode == 75 and "schema.sql" in done.stderr and "127.0.0.1:1" in done.stderr and "[database] host" in done.stderr
+    finally:
+        server.remove()
 
 
 def test_database_down_ends_a_one_shot_command(command, mysql):
@@ -281,3 +380,135 @@ def test_check_finds_a_database_that_takes_no_rows(command, mysql, mariadb):
 def test_check_finds_an_sqlite_file_that_cannot_be_made(command, settings):
     done = command.run("-c", command.configure(**dict(settings, database__database="/nowhere/t.db")), "--check")
     assert done.returncode == 1 and "FAULT database" in done.stdout and "cannot write to /nowhere" in done.stdout
+
+
+def test_log_is_a_pipe(command, settings):
+    os.mkfifo(str(command.folder / "pipe"))
+    path = command.configure(**dict(settings, logging__log_file=command.folder / "pipe"))
+    told(command.run("-c", path, "--once", timeout=10), 74, "no regular file", "[logging] log_file")
+
+
+def test_import_with_standard_error_closed(command):
+    done = subprocess.run([sys.executable, str(ROOT / "mail_relay_tracker.py"), "--import", str(LOG)], cwd=str(command.folder),
+                          stdout=subprocess.PIPE, check=False, preexec_fn=lambda: os.close(2))
+    assert done.returncode == 0 and b"347 in SQLite" in done.stdout
+
+
+def test_names_that_the_locale_cannot_show(command, settings):
+    database = command.folder / "m\xfcll.db"
+    path = command.configure(**dict(settings, database__database=database, filters__track_domains="m\xfcnchen.example"))
+    for coding in ("ascii", "utf-8"):
+        done = command.run("-c", path, "--check", environment={"PYTHONIOENCODING": coding, "LC_ALL": "C"})
+        assert done.returncode == 0, done.stderr
+        assert ("m\\xfcnchen" if coding == "ascii" else "m\xfcnchen") in done.stdout
+
+
+@pytest.mark.parametrize("opener", [gzip.open, lzma.open])
+def test_all_before_the_damage_counts(command, opener):
+    """Of an archive that ends too early every line is read that its own program would have unpacked."""
+    archive = command.folder / "cut"
+    with opener(archive, "wb") as handle:
+        handle.write(LOG.read_bytes())
+    archive.write_bytes(archive.read_bytes()[:-archive.stat().st_size // 20])
+    unpacked = subprocess.run(["zcat" if opener is gzip.open else "xzcat"], stdin=archive.open("rb"), stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, check=False).stdout
+    done = command.run("--import", archive)
+    assert done.returncode == 74 and len(unpacked) > 100000
+    assert int(done.stdout.split()[1]) == len(unpacked.splitlines())
+
+
+def wait_until(what, *arguments):
+    """Wait until something holds."""
+    deadline = time.time() + 20
+    while not what(*arguments):
+        assert time.time() < deadline
+        time.sleep(0.1)
+
+
+@as_root
+def test_live_log_is_not_readable_after_a_rotation(command, settings):
+    """It is told once, told over once, and meanwhile counted as unread."""
+    open_to_all(command.folder)
+    lines = LOG.read_bytes().splitlines(True)
+    log, said = command.folder / "mail.log", command.folder / "said"
+    log.write_bytes(b"".join(lines[:1000]))
+    log.chmod(0o644)
+    path = command.configure(**dict(settings, logging__log_file=log, system__rotation_check_interval=0.5, logging__poll_interval=0.1))
+    os.chmod(path, 0o644)
+    with said.open("wb") as output:
+        daemon = subprocess.Popen([sys.executable, "-c", AS_ANOTHER, str(ROOT), str(NOBODY), "-c", path, "-v"], stderr=output,
+                                  cwd=str(command.folder))
+    try:
+        wait_until((command.folder / "state.json").exists)
+        log.rename(command.folder / "mail.log.1")
+        (command.folder / "new").write_bytes(b"".join(lines[1000:]))
+        (command.folder / "new").chmod(0o600)
+        (command.folder / "new").rename(log)
+        wait_until(lambda: b"Permission denied" in said.read_bytes())
+        time.sleep(2)
+        daemon.send_signal(signal.SIGUSR1)
+        wait_until(lambda: b"times in trouble\n" in said.read_bytes())
+        assert b"can be read again" not in said.read_bytes() and said.read_bytes().count(b"ERROR") == 1
+        assert b"log: %d bytes to read" % log.stat().st_size in said.read_bytes()
+        log.chmod(0o644)
+        wait_until(lambda: b"can be read again" in said.read_bytes() and b"was rotated" in said.read_bytes())
+    finally:
+        daemon.kill()
+        daemon.wait()
+
+
+@as_root
+def test_check_finds_a_rotated_log_that_cannot_be_read(command, settings):
+    open_to_all(command.folder)
+    log, rotated = command.folder / "mail.log", command.folder / "mail.log.1"
+    for one in (log, rotated):
+        one.write_bytes(LOG.read_bytes())
+        one.chmod(0o644)
+    path = command.configure(**dict(settings, logging__log_file=log))
+    os.chmod(path, 0o644)
+    assert run_as_nobody(command, "-c", path, "--check").returncode == 0
+    rotated.chmod(0o600)
+    done = run_as_nobody(command, "-c", path, "--check")
+    assert done.returncode == 1 and "FAULT log" in done.stdout and str(rotated) in done.stdout
+
+
+def test_the_end_where_it_began_is_kept_while_the_database_is_away(command, mysql, mariadb):
+    """With `start = end` all that comes behind the first start is to be read, though the database was not there yet."""
+    lines = LOG.read_bytes().splitlines(True)
+    log = command.folder / "mail.log"
+    log.write_bytes(b"".join(lines[:1500]))
+    settings = dict(mysql, logging__log_file=log, logging__start="end")
+    daemon = command.start("-c", command.configure(**dict(settings, database__unix_socket="/nowhere")))
+    wait_until((command.folder / "state.json").exists)
+    with log.open("ab") as handle:
+        handle.write(b"".join(lines[1500:]))
+    daemon.kill()
+    daemon.communicate()
+    done = command.run("-c", command.configure(**settings), "--once")
+    assert done.returncode == 0 and "%d read" % len(lines[1500:]) in done.stdout
+
+
+def test_sqlite_file_is_removed_under_the_service(command, settings):
+    """What is written from then on is in the new one."""
+    lines = LOG.read_bytes().splitlines(True)
+    log = command.folder / "mail.log"
+    log.write_bytes(b"".join(lines[:1500]))
+    path = command.configure(**dict(settings, logging__log_file=log, logging__cleanup_interval=0.2, logging__poll_interval=0.1))
+    daemon = command.start("-c", path)
+    database = command.folder / "t.db"
+
+    def rows():
+        try:
+            return sqlite3.connect("file:%s?mode=ro" % database, uri=True).execute("SELECT COUNT(*) FROM mail_relay_log").fetchone()[0]
+        except sqlite3.OperationalError:
+            return 0
+    try:
+        wait_until(lambda: rows() > 100)
+        for one in command.folder.glob("t.db*"):
+            one.unlink()
+        with log.open("ab") as handle:
+            handle.write(b"".join(lines[1500:]))
+        wait_until(lambda: rows() > 100)
+    finally:
+        daemon.kill()
+        daemon.communicate()

@@ -953,30 +953,89 @@ def test_T5_compressed_between_the_listing_and_the_opening(here, kind):
     assert times and here.lines() == [3, 4, 5, 6]
 
 
-def test_T5_a_rotated_file_that_cannot_be_read_is_named_and_passed_over(here, caplog):
-    """The others are read. It may be the one that the saved place is in."""
+def denying(*denied):
+    """An opener without rights on some files."""
+    def opener(path):
+        if path in denied:
+            raise PermissionError(13, "Permission denied", path)
+        return tracker.open_log(path)
+    return opener
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_T5_a_rotated_file_that_cannot_be_read_for_now_is_waited_for(here, number):
+    """Lines may stand in it that were not read: the one that the saved place is in, or a younger one. Once it is readable all is read."""
+    here.begin()
+    here.stop()
+    for _ in range(3):
+        here.append()
+        here.rotate()
+    here.append()
+    denied = here.rotated[-1 - number].path
+    with pytest.raises(tracker.LogError, match="%s: Permission denied: .*make it readable for user" % denied):
+        tracker.Follower(here.path, 1.0, denying(denied)).begin(here.saved, False)
+    here.start()
+    here.pass_time()
+
+
+def test_T5_an_old_rotated_file_that_cannot_be_read_is_named_and_passed_over(here, caplog):
+    """All that stands in it was read long ago."""
     tracker.LOG.disabled = False
+    here.append()
+    here.rotate()
     here.begin()
     here.stop()
     here.append()
     here.rotate()
     here.append()
-    here.rotate()
-    here.append()
     denied = here.rotated[1].path
-
-    def opener(path):
-        if path == denied:
-            raise PermissionError(13, "Permission denied", path)
-        return tracker.open_log(path)
-
-    here.lossy = True
-    here.reader, here.sink = tracker.Follower(here.path, 1.0, opener), []
+    os.utime(denied, (1, 1))
+    here.reader = tracker.Follower(here.path, 1.0, denying(denied))
     with caplog.at_level(logging.WARNING):
         here.reader.begin(here.saved, False)
         here.pass_time()
-    assert here.lines() == [4, 5]
-    assert any(denied in record.getMessage() and "Permission denied" in record.getMessage() for record in caplog.records)
+    assert any("%s: " % denied in record.getMessage() and "passed over" in record.getMessage() for record in caplog.records)
+
+
+def test_T5_very_many_rotated_files(here, monkeypatch):
+    """A process may not hold a thousand files open, nor as many as were missed."""
+    monkeypatch.setattr(tracker, "MAX_QUEUE", 3)
+    for _ in range(5):
+        here.append()
+        here.rotate()
+    here.begin()
+    here.stop()
+    for _ in range(10):
+        here.append()
+        here.rotate()
+    here.append()
+    here.start()
+    assert len(here.reader.files + here.reader.queue) <= 4
+    for _ in range(10):
+        here.pass_time()
+    assert here.next == len(here.written)
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_T4_the_old_file_grows_between_its_end_and_the_look_at_the_new_one(here, monkeypatch, once):
+    """Its writer ends it, and begins the new one, while the reader is on its way from one to the other."""
+    here.begin()
+    here.rotate("hold")
+    look, due = os.stat, here.now if once else here.now + 5
+    here.read(once=once)
+
+    def look_late(path, **options):
+        if path == here.path and here.file is not here.live and here.now > due:
+            here.append()
+            here.reopen()
+            here.append()
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", look_late)
+    for _ in range(40):
+        here.time(0.5)
+        here.read(once=once)
+    assert here.next == len(here.written) == 5
 
 
 def test_T5_the_archive_that_the_saved_place_is_in_is_damaged(here, caplog):
