@@ -2454,12 +2454,13 @@ class Correlator:
     """Folds events into messages, messages into rows. Knows no clock but the log's, no file, no database.
 
     `time` is the stamp of the line at hand, for the rows; `now` is the newest stamp of all, and never steps back: whatever waits is
-    measured by it, so a host whose clock is behind loses nothing. `position` and `file_start` are where the line stands. Messages,
-    sessions and results are found again by host and queue ID, by process, by client address, by Message-ID.
+    measured by it, so a host whose clock is behind loses nothing. `position` and `file_start` are where the line stands; `turn` tells
+    its repetitions apart when they are more than it has bytes. Messages, sessions and results are found again by host and queue ID, by
+    process, by client address, by Message-ID.
     """
 
     __slots__ = (
-        "queue_timeout", "server_hostname", "filter", "now", "time", "position", "file_start", "tables", "open_count", "sessions",
+        "queue_timeout", "server_hostname", "filter", "now", "time", "position", "file_start", "turn", "tables", "open_count", "sessions",
         "crowds", "late", "without", "by_policy", "by_message_id", "twins", "gone", "by_scanner", "relays", "scans", "rewritten",
         "announced", "due", "serial", "finished", "links", "straddles", "dropped")
 
@@ -2470,7 +2471,7 @@ class Correlator:
         self.now = 0
         self.time = 0
         self.position = 0
-        self.file_start = 0
+        self.file_start = self.turn = 0
         self.tables: Dict[str, Dict[str, Message]] = {}
         self.open_count = 0
         self.sessions: Dict[str, Session] = {}
@@ -2970,6 +2971,7 @@ class Correlator:
             return
         queue_id = "NOQUEUE-%s%06d" % (digits_of(self.time // SECOND), (self.position - self.file_start) % 1000000)
         message = Message(origin.host, self.server_hostname or origin.host, queue_id, self.time, self.position, False)
+        message.next_no = self.turn
         message.client_hostname = event.client_hostname or session.client_hostname
         message.client_ip = event.client_ip or session.client_ip
         if session.pending:
@@ -4193,17 +4195,20 @@ class Tracker:
         found = REPEATED.match(origin.pile.last_text())
         event = origin.pile.parse(closed(found.group(2), "]")) if found else None
         if found and event is not None:
-            self._repeat(origin, event, int(found.group(1)), time, position)
+            self._repeat(origin, event, int(found.group(1)), time, position, len(line))
             origin.tally[IGNORED_LINES if event is IGNORED else PARSED] += 1
         else:
             origin.tally[UNSUPPORTED] += 1
             self.on_unsupported(line)
 
-    def _repeat(self, origin: Origin, event: Event, times: int, time: int, position: int) -> None:
+    def _repeat(self, origin: Origin, event: Event, times: int, time: int, position: int, length: int) -> None:
+        """Fold an event so many times, each with a position within the line as its own; when these are used up, with a turn of its own."""
         for copy in range(1, min(times, MAX_COPIES) + 1):
             if event is not IGNORED:
-                self.correlator.time, self.correlator.position = time, position + copy
+                self.correlator.time, self.correlator.position = time, position + copy % length
+                self.correlator.turn = copy // length
                 FOLDS[type(event)](self.correlator, origin, event)
+        self.correlator.turn = 0
 
     def _repeat_last(self, repeated: Match[str], previous: str) -> Tuple[Origin, str]:
         """Classic syslogd's `last message repeated n times`, in rsyslog's words: the line before it, if that was of the same host."""

@@ -452,6 +452,12 @@ class Lines(Case):
         repeated = "postfix/smtp[14]: message repeated 2 times: [ %s]" % delivery().partition(": ")[2]
         self.assertEqual([(row.queue_id, row.relay_status) for row in self.delivered(repeated)], [(ID, "sent")])
 
+    def test_trap_29_repeated_more_often_than_the_line_has_bytes(self):
+        """Its repetitions take no other line's place."""
+        refused = judged("554 5.7.1 no").partition(": ")[2]
+        lines = ["Nov  5 10:00:00 mx " + smtpd(text) for text in ("message repeated 1000 times: [ %s]" % refused, refused, refused)]
+        self.assertEqual(len(Replay(lines).however_read()), 1002)
+
     def test_trap_29_the_text_inside_is_cut_at_800_bytes(self):
         text = " " + delivery("250 2.0.0 " + "x" * 2000).partition(": ")[2]
         row, = self.delivered("postfix/smtp[14]: message repeated 2 times: [%s]" % text[:800])
