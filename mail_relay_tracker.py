@@ -2244,10 +2244,11 @@ class Link(NamedTuple):
 
 
 class Harvest(NamedTuple):
-    """What is ready to be written."""
+    """What is ready to be written; and what is not, the open messages by host and queue ID."""
 
     messages: List[Message]
     links: List[Link]
+    tables: Dict[str, Dict[str, Message]]
 
 
 def is_older(time: int, other: int) -> bool:
@@ -2277,6 +2278,11 @@ def outranks(status: Optional[str], time: int, known: Recipient) -> bool:
     if is_older(time, known.last_seen):
         return known.relay_status in UNDECIDED and status not in UNDECIDED
     return (known.relay_status in UNDECIDED or status not in UNDECIDED) and not stands(known, status)
+
+
+def goes_on(recipient: Recipient) -> bool:
+    """Whether the mail for a recipient went on under another ID."""
+    return recipient.relay_status == REQUEUED or recipient.next_queue_id is not None and stands(recipient, REQUEUED)
 
 
 def hand_on(recipient: Recipient) -> None:
@@ -2636,7 +2642,7 @@ class Correlator:
     def harvest(self) -> Harvest:
         """Hand out what is finished, and forget it: the caller writes it before it saves a position."""
         self._tell_late()
-        harvest = Harvest(self.finished, self.links)
+        harvest = Harvest(self.finished, self.links, self.tables)
         self.finished, self.links = [], []
         for message in harvest.messages:
             self._leave(message)
@@ -3600,7 +3606,7 @@ def adopt(child: Message, link: Link) -> None:
     recipient = recipient.became or recipient
     born = link.delivery[0] <= child.first_seen <= link.delivery[1]
     named = parent.queue_id in (child.orig_queue_id, child.parent_queue_id)
-    forwarded = link.forwarded or recipient.relay_status == REQUEUED
+    forwarded = link.forwarded or goes_on(recipient)
     if named or born and (forwarded or is_own(recipient.relay_ip, child.peer_ip)):
         hand_on(recipient)
         if child is not parent:
@@ -3649,9 +3655,11 @@ def inherit(message: Message) -> None:
             value = getattr(parent, name)
             if value is not None:
                 setattr(message, name, value)
-        named = {one.upstream_to: one.orig_to for one in parent.recipients if one.relay_status == REQUEUED and one.upstream_to}
+        gone_on = [one for one in parent.recipients if goes_on(one) and one.upstream_to]
+        named = {one.upstream_to: one.orig_to for one in gone_on}
+        same = {one.upstream_to: one.orig_to for one in gone_on if message.queue_id in (one.next_queue_id, parent.requeued_as)}
         for recipient in message.recipients:
-            recipient.orig_to = named.get(recipient.orig_to or "", recipient.orig_to)
+            recipient.orig_to = same.get(recipient.upstream_to) or named.get(recipient.orig_to or "", recipient.orig_to)
 
 
 def complete(message: Message) -> None:
@@ -3781,7 +3789,7 @@ def absorb(message: Message, stored: Iterable[Row]) -> List[Link]:
 def heirs_of(message: Message) -> List[Link]:
     """The links to those that a message was handed on as."""
     return [Link(one.next_queue_id, message, one, (0, 1 << 62)) for one in message.recipients
-            if one.relay_status == REQUEUED and one.next_queue_id]
+            if goes_on(one) and one.next_queue_id]
 
 
 def absorb_sender(message: Message, sender: Optional[str], original: Optional[str]) -> None:
@@ -3983,9 +3991,8 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
         if lost_parent(message):
             message.parent = message_from(latest(stored.get(parent_name(message), ()), message.first_seen))
     for parent in open_parents(messages):
-        rows = continued_rows(parent, stored.get(name_of(parent), ()))
-        parent.past = message_from(rows) if rows and not contradicts(parent, rows[0]) else None
-    tie_heirs([message for message in messages if is_heir(message)], stored, recall)
+        recollect(parent, stored.get(name_of(parent), ()))
+    tie_heirs([message for message in messages if is_heir(message)], harvest.tables, stored, recall)
     return [row for message in messages + follow_links(messages, links, stored, recall) for row in rows_of(message, tracks)]
 
 
@@ -4021,6 +4028,12 @@ def open_parents(messages: List[Message]) -> List[Message]:
             if parent.continued and not parent.stored]
 
 
+def recollect(parent: Message, stored: Iterable[Row]) -> None:
+    """Let a continuation that is open know its past, which its heirs inherit."""
+    rows = continued_rows(parent, stored)
+    parent.past = message_from(rows) if rows and not contradicts(parent, rows[0]) else None
+
+
 def is_heir(message: Message) -> bool:
     """Whether a message that, as its rows say, came from another one has named a recipient since: that one inherits, too."""
     if not message.stored or message.parent is not None or message.parent_queue_id is None:
@@ -4029,14 +4042,21 @@ def is_heir(message: Message) -> bool:
     return any(one.recipient_no not in named and one.upstream_to is not None for one in message.recipients)
 
 
-def tie_heirs(heirs: List[Message], stored: Dict[Tuple[str, str], List[Row]], recall: Recall) -> None:
-    """Give messages the parent that their rows name, if it handed them on (and is not a mail that they tell of)."""
+def tie_heirs(heirs: List[Message], tables: Dict[str, Dict[str, Message]], stored: Dict[Tuple[str, str], List[Row]],
+              recall: Recall) -> None:
+    """Give messages the parent that their rows name, open or stored, if it handed them on (and is not a mail that they tell of)."""
     missing = {parent_name(message) for message in heirs} - set(stored)
     if missing:
         stored.update(recall(missing))
     for message in heirs:
-        parent = message_from(latest(stored.get(parent_name(message), ()), message.first_seen))
-        if parent and any(one.relay_status == REQUEUED and one.next_queue_id == message.queue_id for one in parent.recipients):
+        rows = stored.get(parent_name(message), ())
+        parent = tables.get(message.host, {}).get(message.parent_queue_id or "")
+        if parent is None:
+            parent = message_from(latest(rows, message.first_seen))
+        elif parent.continued and not parent.stored:
+            recollect(parent, rows)
+        known = parent.recipients + (parent.past.recipients if parent.past else []) if parent else []
+        if any(goes_on(one) and one.next_queue_id == message.queue_id for one in known):
             message.parent = parent
 
 
