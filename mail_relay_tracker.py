@@ -6381,10 +6381,10 @@ def show(lines: Iterable[str], stream: Optional[TextIO]) -> None:
     """Print lines; raises OutputError when that cannot be done, BrokenPipeError when nobody reads them any more."""
     if stream is None:
         raise OutputError("standard output is closed: leave it open, or send it to a file")
+    coding = stream.encoding or "utf-8"     # in the C locale ASCII
     try:
         for line in lines:
-            coding = stream.encoding or "utf-8"
-            print(line.encode(coding, "backslashreplace").decode(coding), file=stream)      # in the C locale it may be ASCII
+            print(line.encode(coding, "backslashreplace").decode(coding), file=stream)
         stream.flush()
     except BrokenPipeError:
         raise
