@@ -6175,7 +6175,7 @@ class Daemon:
         correlator, follower = self.tracker.correlator, self.follower
         behind = max(clock.time() - self.log_time / SECOND, 0) if self.log_time else 0
         return class_lines(self.tracker) + [
-            "log: %d bytes to read, newest line %.0f s old, %d rotations, %d truncations, %d times in trouble"
+            "log: %d bytes to read, newest line %.0f s old, %d rotations, %d truncations, %d times unreadable"
             % (follower.lag(), behind, follower.rotations, follower.truncations, self.trouble.count),
             "messages: %d open, %d dropped without a recipient; sessions: %d; SPF results waiting: %d"
             % (correlator.open_count, correlator.dropped, len(correlator.sessions),
