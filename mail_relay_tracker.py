@@ -2631,8 +2631,10 @@ class Correlator:
         """
         if message.generated and message.envelope_from is None:
             return True
+        if message.recipients or message.state is not None:
+            return False
         own = message.pickup_sender is not None or message.generated and message.peer_ip is None
-        return own and not message.recipients and message.state is None and message.parent_queue_id is None
+        return is_double_bounce(message) or own and message.parent_queue_id is None
 
     @staticmethod
     def _is_coming_in(message: Message) -> bool:
@@ -3669,7 +3671,9 @@ def complete(message: Message) -> None:
     if message.spf_result is None:
         message.spf_result = message.milter_spf
     if message.envelope_from is None and message.pickup_sender is not None:
-        message.envelope_from = message.original_envelope_from = message.pickup_sender
+        message.envelope_from = message.pickup_sender
+        if message.original_envelope_from is None:
+            message.original_envelope_from = message.pickup_sender
     for recipient in message.recipients:
         if recipient.relay_status in (None, INCOMPLETE):
             recipient.relay_status, recipient.last_seen = INCOMPLETE, max(recipient.last_seen, message.last_seen)
@@ -3677,12 +3681,17 @@ def complete(message: Message) -> None:
             recipient.next_queue_id = message.requeued_as
 
 
+def is_double_bounce(message: Message) -> bool:
+    """Whether Postfix itself sent it, and wants no answer: an address probe, or a word to the postmaster (verify.c, bounce(8))."""
+    return message.client_ip is None and (message.envelope_from or "").startswith("double-bounce@")
+
+
 def nameless(message: Message) -> Optional[Recipient]:
     """The recipient of a message that named none, when there is enough to tell of it to make a row.
 
     Postfix's own address probes (verify.c) name none until they are answered, and make no row then: only their sender tells.
     """
-    if message.client_ip is None and (message.envelope_from or "").startswith("double-bounce@"):
+    if is_double_bounce(message):
         return None
     told = message.client_ip or message.envelope_from is not None or message.state or message.pickup_sender is not None
     if not told and (message.message_id is None or message.generated):
