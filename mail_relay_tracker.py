@@ -2273,11 +2273,12 @@ def outranks(status: Optional[str], time: int, known: Recipient) -> bool:
 
     What was only waiting gives way to a decision whatever their stamps: between the two a clock may have been set back.
     """
+    if stands(known, status):
+        return False
     if known.relay_status in (None, INCOMPLETE) or is_older(known.last_seen, time):
-        return not stands(known, status)
-    if is_older(time, known.last_seen):
-        return known.relay_status in UNDECIDED and status not in UNDECIDED
-    return (known.relay_status in UNDECIDED or status not in UNDECIDED) and not stands(known, status)
+        return True
+    waited, decides = known.relay_status in UNDECIDED, status not in UNDECIDED
+    return waited and decides if is_older(time, known.last_seen) else waited or decides
 
 
 def goes_on(recipient: Recipient) -> bool:
@@ -3991,7 +3992,8 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
     messages, links = list(harvest.messages), list(harvest.links)
     names = {name_of(message) for message in messages if message.continued or message.first_seen <= known_until}
     names |= {parent_name(message) for message in messages if lost_parent(message)}
-    names |= {name_of(parent) for parent in open_parents(messages)}
+    parents = [parent for message in messages if message.parent is not None for parent in lineage(message) if is_apart(parent)]
+    names |= {name_of(parent) for parent in parents}
     names |= {child_name(link) for link in links}
     stored = recall(names) if names else {}
     for message in messages if stored else ():
@@ -3999,7 +4001,7 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
             links += absorb(message, stored.get(name_of(message), ()))
         if lost_parent(message):
             message.parent = message_from(latest(stored.get(parent_name(message), ()), message.first_seen))
-    for parent in open_parents(messages):
+    for parent in parents:
         recollect(parent, stored.get(name_of(parent), ()))
     tie_heirs([message for message in messages if is_heir(message)], harvest.tables, stored, recall)
     return [row for message in messages + follow_links(messages, links, stored, recall) for row in rows_of(message, tracks)]
@@ -4031,16 +4033,16 @@ def lost_parent(message: Message) -> bool:
     return message.orig_queue_id is not None and message.parent is None
 
 
-def open_parents(messages: List[Message]) -> List[Message]:
-    """The continuations that messages came from, as long as they are not united with their rows."""
-    return [parent for message in messages if message.parent is not None for parent in lineage(message)
-            if parent.continued and not parent.stored]
+def is_apart(message: Message) -> bool:
+    """Whether a message is a continuation that is not united with its rows yet."""
+    return message.continued and not message.stored
 
 
 def recollect(parent: Message, stored: Iterable[Row]) -> None:
-    """Let a continuation that is open know its past, which its heirs inherit."""
-    rows = continued_rows(parent, stored)
-    parent.past = message_from(rows) if rows and not contradicts(parent, rows[0]) else None
+    """Let a parent that is still apart from its rows know its past, which its heirs inherit."""
+    if is_apart(parent):
+        rows = continued_rows(parent, stored)
+        parent.past = message_from(rows) if rows and not contradicts(parent, rows[0]) else None
 
 
 def is_heir(message: Message) -> bool:
@@ -4062,7 +4064,7 @@ def tie_heirs(heirs: List[Message], tables: Dict[str, Dict[str, Message]], store
         parent = tables.get(message.host, {}).get(message.parent_queue_id or "")
         if parent is None:
             parent = message_from(latest(rows, message.first_seen))
-        elif parent.continued and not parent.stored:
+        else:
             recollect(parent, rows)
         known = parent.recipients + (parent.past.recipients if parent.past else []) if parent else []
         if any(goes_on(one) and one.next_queue_id == message.queue_id for one in known):
@@ -4935,6 +4937,11 @@ class LogFile:
         self.first = b"" if self.packed else self.peek(0, WITNESS)
         self.touched = self.mtime()
 
+    @property
+    def identity(self) -> Tuple[int, int]:
+        """Which file it is, whatever its name."""
+        return self.device, self.inode
+
     def size(self) -> int:
         """Bytes in the file now; of a packed one, those read so far."""
         return self.offset if self.packed else os.fstat(self.handle.fileno()).st_size
@@ -5227,7 +5234,7 @@ class Follower:
             status = os.stat(self.path)
         except OSError:
             return unread
-        known = (status.st_dev, status.st_ino) in [(file.device, file.inode) for file in waiting]
+        known = (status.st_dev, status.st_ino) in [file.identity for file in waiting]
         return unread if known else unread + status.st_size
 
     def place(self, position: int) -> Optional[Place]:
@@ -5317,9 +5324,9 @@ class Follower:
 
     def _newer(self, live: Optional[LogFile]) -> List[LogFile]:
         """The rotated files that were begun after the one being read, oldest first."""
-        now, own = self.current.mtime(), (self.current.device, self.current.inode)
+        now = self.current.mtime()
         files = self._by_age(now + 1)
-        place = [number for number, file in enumerate(files) if file.identity == own]
+        place = [number for number, file in enumerate(files) if file.identity == self.current.identity]
         return self._unknown(files[place[0]:] if place else files, 0 if place else now, self.current, live)
 
     def _by_age(self, needed: int) -> List[Rotated]:
@@ -5335,7 +5342,7 @@ class Follower:
         try:
             file = self._open_rotated(name, 0)
             try:
-                return Rotated(name, (file.device, file.inode), file.mtime(), file.peek(0, BEGINNING))
+                return Rotated(name, file.identity, file.mtime(), file.peek(0, BEGINNING))
             finally:
                 file.close()
         except BAD_FILE as error:
@@ -5347,12 +5354,12 @@ class Follower:
     def _unknown(self, files: List[Rotated], since: int, *known: Optional[LogFile]) -> List[LogFile]:
         """Of some files those written to since then, without the known ones and copies of these, open; of very many the first."""
         known_files = [file for file in known if file is not None]
-        inodes = {(file.device, file.inode) for file in known_files}
+        identities = {file.identity for file in known_files}
         heads = {file.peek(0, WITNESS) for file in known_files}
         found: List[Rotated] = []
         for file in files:
             head = file.head[:WITNESS]
-            if file.mtime >= since and file.identity not in inodes and head and head not in heads:
+            if file.mtime >= since and file.identity not in identities and head and head not in heads:
                 heads.add(head)
                 found.append(file)
         return self._open_all(found[:MAX_QUEUE])
@@ -5426,7 +5433,7 @@ class Follower:
         except OSError as error:
             raise LogError("log file %s: %s: check the rights of user %s on its folder"
                            % (self.path, error.strerror, user_name())) from error
-        if (status.st_dev, status.st_ino) == (self.current.device, self.current.inode):
+        if (status.st_dev, status.st_ino) == self.current.identity:
             self.rotated_at = None
             return False
         if self.rotated_at is None:

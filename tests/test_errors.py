@@ -29,6 +29,14 @@ def told(done, code, *words):
         assert word in lines[0]
 
 
+def wait_until(holds):
+    """Wait until something holds."""
+    deadline = time.time() + 20
+    while not holds():
+        assert time.time() < deadline
+        time.sleep(0.1)
+
+
 @pytest.fixture
 def settings(command):
     """Settings with which everything works, on SQLite."""
@@ -127,6 +135,16 @@ def run_as(user, command, *arguments):
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, check=False)
 
 
+def open_to_all(command, **settings):
+    """Let everybody write in the test's folder, and read the configuration made of these settings; returns its path."""
+    for one in (command.folder, *command.folder.parents):
+        one.chmod(one.stat().st_mode | 0o755)
+    command.folder.chmod(0o777)
+    path = command.configure(**settings)
+    os.chmod(path, 0o644)
+    return path
+
+
 def run_as_nobody(command, *arguments):
     """The tracker as the user who owns nothing."""
     return run_as(NOBODY, command, *arguments)
@@ -137,11 +155,7 @@ def test_log_unreadable(command, settings):
     log = command.folder / "mail.log"
     log.write_bytes(b"")
     log.chmod(0o600)
-    for folder in (command.folder, *command.folder.parents):
-        folder.chmod(folder.stat().st_mode | 0o755)
-    command.folder.chmod(0o777)
-    path = command.configure(**dict(settings, logging__log_file=log))
-    os.chmod(path, 0o644)
+    path = open_to_all(command, **dict(settings, logging__log_file=log))
     told(run_as_nobody(command, "-c", path, "--once"), 74, str(log), "adm", "[logging] log_file")
 
 
@@ -154,26 +168,14 @@ def test_state_directory_missing(command, settings):
 def test_state_directory_not_writable(command, settings):
     locked = command.folder / "locked"
     locked.mkdir(mode=0o755)
-    for folder in (command.folder, *command.folder.parents):
-        folder.chmod(folder.stat().st_mode | 0o755)
-    path = command.configure(**dict(settings, state__state_file=locked / "state.json"))
-    os.chmod(path, 0o644)
+    path = open_to_all(command, **dict(settings, state__state_file=locked / "state.json"))
     told(run_as_nobody(command, "-c", path, "--once"), 73, str(locked), "writable")
-
-
-def open_to_all(folder):
-    """Let everybody write in a folder, and reach it."""
-    for one in (folder, *folder.parents):
-        one.chmod(one.stat().st_mode | 0o755)
-    folder.chmod(0o777)
 
 
 @as_root
 def test_check_finds_what_another_user_left(command, settings):
     """Somebody ran a command as root: its state file, its SQLite file are not the service's."""
-    open_to_all(command.folder)
-    path = command.configure(**settings)
-    os.chmod(path, 0o644)
+    path = open_to_all(command, **settings)
     for name, words in (("state.json", "FAULT state"), ("state.json.tmp", "FAULT state"), ("t.db", "FAULT database")):
         assert command.run("-c", path, "--once").returncode == 0
         (command.folder / "state.json.tmp").write_text("{")
@@ -189,9 +191,7 @@ def test_check_finds_what_another_user_left(command, settings):
 def test_a_user_without_a_name(command, settings):
     """As in a container: remedies tell the number."""
     (command.folder / "locked").mkdir(mode=0o755)
-    open_to_all(command.folder)
-    path = command.configure(**dict(settings, state__state_file=command.folder / "locked" / "state.json"))
-    os.chmod(path, 0o644)
+    path = open_to_all(command, **dict(settings, state__state_file=command.folder / "locked" / "state.json"))
     told(run_as(12345, command, "-c", path, "--once"), 73, "user 12345")
 
 
@@ -227,21 +227,15 @@ def test_table_missing(command, mysql, mariadb):
     told(command.run("-c", command.configure(**mysql)), 78, "mail_relay_log", "schema.sql")
 
 
-def test_table_lacks_a_column(command, mysql, mariadb):
-    mariadb.client("ALTER TABLE mail_relay_log DROP COLUMN dkim_selector, DROP COLUMN delays", "errors")
+@pytest.mark.parametrize("spoiled, said, remedy", [
+    ("DROP COLUMN dkim_selector, DROP COLUMN delays", "lacks the columns dkim_selector, delays: ", "ALTER TABLE mail_relay_log ADD COLUMN"),
+    ("DROP KEY message_recipient", "lacks its unique key, without which rows double: ", "CREATE UNIQUE INDEX")])
+def test_table_lacks_something_and_is_mended_as_told(command, mysql, mariadb, spoiled, said, remedy):
+    mariadb.client("ALTER TABLE mail_relay_log " + spoiled, "errors")
     path = command.configure(**mysql)
     done = command.run("-c", path)
-    told(done, 78, "dkim_selector, delays", "ALTER TABLE mail_relay_log ADD COLUMN")
-    mariadb.client(done.stderr.partition("delays: ")[2], "errors")
-    assert command.run("-c", path, "--check").returncode == 0
-
-
-def test_table_has_lost_its_key(command, mysql, mariadb):
-    mariadb.client("ALTER TABLE mail_relay_log DROP KEY message_recipient", "errors")
-    path = command.configure(**mysql)
-    done = command.run("-c", path)
-    told(done, 78, "unique key", "CREATE UNIQUE INDEX")
-    mariadb.client(done.stderr.partition("double: ")[2], "errors")
+    told(done, 78, said, remedy)
+    mariadb.client(done.stderr.partition(said)[2], "errors")
     assert command.run("-c", path, "--check").returncode == 0
 
 
@@ -340,9 +334,7 @@ def test_import_from_standard_input_that_is_closed(command):
 
 def test_control_c_stops_the_daemon(command, settings):
     daemon = command.start("-c", command.configure(**settings))
-    deadline = time.time() + 10
-    while not (command.folder / "state.json").exists() and time.time() < deadline:
-        time.sleep(0.1)
+    wait_until((command.folder / "state.json").exists)
     daemon.send_signal(signal.SIGINT)
     said = daemon.communicate(timeout=5)[1]
     assert daemon.returncode == 0 and b"Traceback" not in said
@@ -417,24 +409,14 @@ def test_all_before_the_damage_counts(command, opener):
     assert int(done.stdout.split()[1]) == len(unpacked.splitlines())
 
 
-def wait_until(what, *arguments):
-    """Wait until something holds."""
-    deadline = time.time() + 20
-    while not what(*arguments):
-        assert time.time() < deadline
-        time.sleep(0.1)
-
-
 @as_root
 def test_live_log_is_not_readable_after_a_rotation(command, settings):
     """It is told once, told over once, and meanwhile counted as unread."""
-    open_to_all(command.folder)
     lines = LOG.read_bytes().splitlines(True)
     log, said = command.folder / "mail.log", command.folder / "said"
     log.write_bytes(b"".join(lines[:1000]))
     log.chmod(0o644)
-    path = command.configure(**dict(settings, logging__log_file=log, system__rotation_check_interval=0.5, logging__poll_interval=0.1))
-    os.chmod(path, 0o644)
+    path = open_to_all(command, **dict(settings, logging__log_file=log, system__rotation_check_interval=0.5, logging__poll_interval=0.1))
     with said.open("wb") as output:
         daemon = subprocess.Popen([sys.executable, "-c", AS_ANOTHER, str(ROOT), str(NOBODY), "-c", path, "-v"], stderr=output,
                                   cwd=str(command.folder))
@@ -459,13 +441,11 @@ def test_live_log_is_not_readable_after_a_rotation(command, settings):
 
 @as_root
 def test_check_finds_a_rotated_log_that_cannot_be_read(command, settings):
-    open_to_all(command.folder)
     log, rotated = command.folder / "mail.log", command.folder / "mail.log.1"
     for one in (log, rotated):
         one.write_bytes(LOG.read_bytes())
         one.chmod(0o644)
-    path = command.configure(**dict(settings, logging__log_file=log))
-    os.chmod(path, 0o644)
+    path = open_to_all(command, **dict(settings, logging__log_file=log))
     assert run_as_nobody(command, "-c", path, "--check").returncode == 0
     rotated.chmod(0o600)
     done = run_as_nobody(command, "-c", path, "--check")
