@@ -99,8 +99,8 @@ import time as clock
 import urllib.parse
 import zlib
 from typing import (
-    IO, Any, Callable, Deque, Dict, Iterable, Iterator, List, Match, NamedTuple, NoReturn, Optional, Pattern, Set, TextIO, Tuple, Type,
-    Union, cast,
+    IO, Any, Callable, Deque, Dict, Iterable, Iterator, List, Match, NamedTuple, NoReturn, Optional, Pattern, Sequence, Set, TextIO,
+    Tuple, Type, Union, cast,
 )
 
 LOG = logging.getLogger("mail_relay_tracker")
@@ -4345,34 +4345,41 @@ def storable(value: Any, column: Column) -> Any:
     return time_text(value) if column.name in TIMES else fit(value, column.limit)
 
 
-def storables(values: List[Any], column: Column) -> List[Any]:
-    """Many values of a column, likewise."""
-    return values if column.name in TEXTS and are_plain(values, column.limit) else [storable(value, column) for value in values]
+def storables(values: Sequence[Any], column: Column) -> Iterable[Any]:
+    """What the rows have in a column, made storable; as a rule it is already.
 
-
-def are_plain(texts: List[Optional[str]], limit: int) -> bool:
-    """Whether these texts stay as they are in a column: seen sooner of all together than of each.
-
-    >>> are_plain(["a", None, "bc"], 2), are_plain(["a", None, "bc"], 1), are_plain(["\xe4"], 2)
-    (True, False, False)
+    >>> hostname = ROW[0]
+    >>> storables(("mx", None), hostname), list(storables(("mx", "\\xc3\\xa4"), hostname))
+    (('mx', None), ['mx', 'ä'])
     """
-    told = list(filter(None, texts))
+    return values if are_storable(values, column) else each_once(values, lambda ones: [storable(one, column) for one in ones])
+
+
+def are_storable(values: Sequence[Any], column: Column) -> bool:
+    """Whether these values stay as they are in a column: seen sooner of all together than of each."""
+    if column.name in TIMES:
+        return False
+    told = list(filter(None, values))
+    if column.name not in TEXTS:
+        return bool(-column.limit <= min(told, default=0) and max(told, default=0) <= column.limit)
     together = "".join(told)
-    return len(max(told, key=len, default="")) <= limit and bool(is_ascii(together)) and "\0" not in together
+    return len(max(told, key=len, default="")) <= column.limit and bool(is_ascii(together)) and "\0" not in together
 
 
-def by_columns(rows: List[Row], make: Callable[[List[Any], Column], Iterable[Any]]) -> Iterator[Tuple[Any, ...]]:
-    """Rows with all their values made ready, each value of a column only once: rows written together have much in common.
+def each_once(values: Sequence[Any], make: Callable[[List[Any]], Iterable[Any]]) -> Iterator[Any]:
+    """What is made of these values, of equal ones once: rows written together have much in common."""
+    distinct = list(set(values))
+    made = dict(zip(distinct, make(distinct)))
+    return map(made.__getitem__, values)
+
+
+def by_columns(rows: List[Row], make: Callable[[Sequence[Any], Column], Iterable[Any]]) -> Iterator[Tuple[Any, ...]]:
+    """Rows of what is made of their values, a column at a time.
 
     >>> [row[:2] for row in by_columns([make_row(["mx", "4F00061AE"] + [0] * 42)], lambda values, column: [(column.name, values)])]
-    [(('server_hostname', ['mx']), ('queue_id', ['4F00061AE']))]
+    [(('server_hostname', ('mx',)), ('queue_id', ('4F00061AE',)))]
     """
-    columns = []
-    for values, column in zip(zip(*rows), ROW):
-        distinct = list(set(values))
-        ready = dict(zip(distinct, make(distinct, column)))
-        columns.append(map(ready.__getitem__, values))
-    return zip(*columns)
+    return zip(*[make(values, column) for values, column in zip(zip(*rows), ROW)])
 
 
 def row_from(values: Iterable[Any]) -> Row:
@@ -4616,9 +4623,9 @@ def literal(value: Any) -> str:
     return "NULL" if value is None else repr(value)
 
 
-def literals(values: List[Any], column: Column) -> Iterable[str]:
-    """The literals of what a column can hold."""
-    return map(literal, storables(values, column))
+def literals(values: Sequence[Any], column: Column) -> Iterator[str]:
+    """The literals of what the rows have in a column."""
+    return each_once(values, lambda ones: map(literal, storables(ones, column)))
 
 
 class MysqlStore(Store):
