@@ -1,4 +1,7 @@
-"""A MariaDB server of our own: private data directory and socket, no port; made in seconds, gone without a trace."""
+"""A MariaDB server of our own: private data directory and socket, no port; made in seconds, gone without a trace.
+
+With MYSQLD=/path/to/mysqld in the environment it is a MySQL server.
+"""
 import contextlib
 import os
 import pathlib
@@ -9,6 +12,12 @@ import time
 
 PASSWORD = "a % and a ' in it"
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+MYSQLD = os.environ.get("MYSQLD")
+SERVER = [MYSQLD, "--no-defaults", "--mysqlx=OFF", "--disable-log-bin", "--secure-file-priv=NULL"] if MYSQLD else \
+    ["mariadbd", "--no-defaults"]
+INSTALL = SERVER + ["--initialize-insecure"] if MYSQLD else \
+    ["mariadb-install-db", "--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]
+NAMED_ANEW = {"--skip-ssl": "--tls-version="} if MYSQLD else {}
 
 
 class MariaDB:
@@ -30,15 +39,15 @@ class MariaDB:
             data.mkdir()
             shutil.chown(data, "mysql", "mysql")
             shutil.chown(self.folder, "mysql", "mysql")
-        subprocess.run(["mariadb-install-db", "--no-defaults", "--datadir=%s" % data, "--auth-root-authentication-method=normal",
-                        "--skip-test-db"] + user, check=True, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(INSTALL + ["--datadir=%s" % data] + user, check=True, env=self.environment, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
 
     def command(self, *options):
         """The server's command line."""
         user = ["--user=mysql"] if os.getuid() == 0 else []
-        return ["mariadbd", "--no-defaults", "--datadir=%s" % (self.folder / "data"), "--socket=%s" % self.socket, "--skip-networking",
+        return [*SERVER, "--datadir=%s" % (self.folder / "data"), "--socket=%s" % self.socket, "--skip-networking",
                 "--pid-file=%s" % (self.folder / "pid"), "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=2",
-                "--log-error=%s" % (self.folder / "log.err"), *user, *self.options, *options]
+                "--log-error=%s" % (self.folder / "log.err"), *user, *(NAMED_ANEW.get(one, one) for one in [*self.options, *options])]
 
     def start(self, *options):
         """Start the server and wait until it answers."""
@@ -69,11 +78,16 @@ class MariaDB:
             raise RuntimeError(done.stderr.decode())
         return done.stdout.decode()
 
+    def kill(self, user):
+        """End all connections of a user."""
+        for number in self.client("SELECT id FROM information_schema.processlist WHERE user = '%s'" % user).split()[1:]:
+            self.client("KILL %s" % number)
+
     def load_schema(self, database="mail_tracking"):
         """Load schema.sql, into a database of this name, and make the tracker's user."""
         schema = (ROOT / "schema.sql").read_text(encoding="utf-8").replace("mail_tracking", database)
         self.client("DROP DATABASE IF EXISTS %s;\n%s" % (database, schema))
-        self.client("CREATE OR REPLACE USER mailtracker@localhost IDENTIFIED BY '%s';"
+        self.client("CREATE USER IF NOT EXISTS mailtracker@localhost IDENTIFIED BY '%s';"
                     "GRANT INSERT, SELECT, UPDATE ON %s.* TO mailtracker@localhost;" % (PASSWORD.replace("'", "''"), database))
 
 

@@ -576,7 +576,7 @@ def test_T13_a_connection_lost_while_rows_are_set_aside_doubles_none(table_on, s
             super().add(row, reason)
             if row.envelope_from in (refused[0], refused[2]) and row not in seen:
                 seen.append(row)
-                table.server.client("KILL USER mailtracker@localhost")
+                table.server.kill("mailtracker")
 
     seen, rejects = [], Interrupting(str(tmp_path / "rejected.jsonl"))
     reader = tracker.Tracker(tracker.Calendar(int(time.time()) * tracker.SECOND), tracker.Correlator(30 * tracker.SECOND), print, print)

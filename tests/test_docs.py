@@ -213,17 +213,17 @@ def indexes_of(server):
     return found
 
 
-def server_type(column):
-    """A column's type as the server tells it: `int(10) unsigned` on MariaDB, `int unsigned` on MySQL."""
-    return base_type(column).lower()
+def server_kind(kind):
+    """A type as the server tells it, without the width of numbers: `int(10) unsigned` on MariaDB, `int unsigned` on MySQL."""
+    return re.sub(r"(?<=int)\([0-9]+\)", "", kind)
 
 
 def test_schema_and_code_agree_column_by_column(described):
     columns, _ = described
-    assert columns[0][:2] == ("id", "bigint(20) unsigned")
+    assert (columns[0][0], server_kind(columns[0][1])) == ("id", "bigint unsigned")
     assert [column[0] for column in columns[1:]] == [column.name for column in tracker.COLUMNS]
     for (name, kind, nullable, default, charset, collation), column in zip(columns[1:], tracker.COLUMNS):
-        assert re.sub(r"(?<=int)\([0-9]+\)", "", kind) == server_type(column), name
+        assert server_kind(kind) == base_type(column).lower(), name
         assert nullable == ("NO" if "NOT NULL" in column.type else "YES"), name
         if kind.startswith("timestamp"):
             assert default.lower() == "current_timestamp(6)"
@@ -299,11 +299,11 @@ def test_loading_the_schema_twice_changes_nothing(mariadb, described):
 
 def test_retention_is_off_until_enabled_and_then_deletes_what_is_old(mariadb, described):
     status = "SELECT status FROM information_schema.events WHERE event_schema = 'docs'"
-    assert mariadb.client(status).split() == ["status", "DISABLED"]
+    assert mariadb.client(status).split()[1:] == ["DISABLED"]
     mariadb.client("DELETE FROM mail_relay_log; INSERT INTO mail_relay_log (server_hostname, queue_id, first_seen) "
-                   "SELECT 'mx', CONCAT('A', seq), NOW() - INTERVAL seq HOUR FROM seq_1_to_3000", "docs")
+                   "VALUES " + ", ".join("('mx', 'A%d', NOW() - INTERVAL %d HOUR)" % (age, age) for age in range(1, 3001)), "docs")
     body = re.search(r"DO BEGIN\n(.*?)END //", SCHEMA, re.S).group(1)
-    mariadb.client("DELIMITER //\nCREATE OR REPLACE PROCEDURE retention() BEGIN\n%sEND //\nDELIMITER ;\nCALL retention();" % body, "docs")
+    mariadb.client("DELIMITER //\nCREATE PROCEDURE retention() BEGIN\n%sEND //\nDELIMITER ;\nCALL retention();" % body, "docs")
     left = mariadb.client("SELECT COUNT(*), MIN(first_seen) >= NOW() - INTERVAL 2161 HOUR FROM mail_relay_log", "docs")
     assert left.splitlines()[1].split() in (["2159", "1"], ["2160", "1"])
 

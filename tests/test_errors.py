@@ -267,10 +267,10 @@ def test_what_is_away_is_waited_for_though_another_host_is_wrong(command, mysql)
     try:
         server.create()
         server.start()
-        server.load_schema("empty")
-        server.client("DROP TABLE mail_relay_log", "empty")
+        server.load_schema("without_table")
+        server.client("DROP TABLE mail_relay_log", "without_table")
         del mysql["database__unix_socket"]
-        mysql.update(database__host="127.0.0.1:1, 127.0.0.1:%d" % port, database__database="empty")
+        mysql.update(database__host="127.0.0.1:1, 127.0.0.1:%d" % port, database__database="without_table")
         done = command.run("-c", command.configure(**mysql), "--once")
         assert done.returncode == 75 and "schema.sql" in done.stderr and "127.0.0.1:1" in done.stderr and "[database] host" in done.stderr
     finally:
