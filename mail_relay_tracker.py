@@ -22,7 +22,7 @@ DESCRIPTION
     brings it to the recipients.
 
 MAP
-    constants and limits    every number that is not a format's
+    constants and limits    those of more than one section; others stand where they are used
     errors                  named by what they make the program do
     records                 the table's columns; events: what one line says
     line header             time stamps, host, program, pid
@@ -54,9 +54,9 @@ EXIT STATUS
     commands); 77 access refused; 78 configuration or schema wrong
 
 GUARANTEE
-    The effect of every complete line of the log, or of a renamed predecessor, is in the database exactly once: rows are written in
-    one transaction, then the position is saved; that never passes a line whose effect is not committed; every write is an upsert on
-    the natural key (server_hostname, queue_id, first_seen, recipient_no), so reading again changes nothing.
+    The effect of every complete line of the log, or of a renamed predecessor, is in the database exactly once: rows are committed
+    first, then the position is saved; that never passes a line whose effect is not committed; every write is an upsert on the
+    natural key (server_hostname, queue_id, first_seen, recipient_no), so reading again changes nothing.
 """
 
 import argparse
@@ -663,13 +663,12 @@ class Calendar:
         month, day = MONTHS[found.group(1)], int(found.group(2))
         limit = self.newest + DAY
         year = (EPOCH_DAY + datetime.timedelta(microseconds=limit)).year
-        for candidate in range(year, year - 9, -1):
-            if (month, day) == (2, 29) and not calendar.isleap(candidate):
-                continue
-            time = self._local(candidate, month, day, found.groups()[2:6])
-            if time <= limit:
-                return time
-        return self._local(year, month, day, found.groups()[2:6])
+        while True:                         # that far back there is every day, also a 29 February
+            if (month, day) != (2, 29) or calendar.isleap(year):
+                time = self._local(year, month, day, found.groups()[2:6])
+                if time <= limit:
+                    return time
+            year -= 1
 
     def _read_year_first(self, found: Match[str]) -> int:
         return self._local(int(found.group(1)), MONTHS[found.group(2)], int(found.group(3)), found.groups()[3:7])
@@ -850,9 +849,9 @@ MILTER_ACTIONS = frozenset("milter-reject milter-hold milter-discard".split())
 QUIET_ACTIONS = frozenset("reject_warning warn info permit hangup warning pass replace strip".split())
 QUEUED_AS = "queued as "
 SMTPD_NOISE = (
-    "warning: ", "improper command pipelining ", "discarding EHLO keywords: ", "SSL_accept", "setting up TLS connection ", "fatal: ",
+    "improper command pipelining ", "discarding EHLO keywords: ", "SSL_accept", "setting up TLS connection ", "fatal: ",
     "error: ", "panic: ", "statistics: ", "table ", "too many ", "connect to ", "disconnecting", "certificate verification failed",
-    "initializing the server-side TLS engine", "before ", "send attr", "idle timeout", "subject_CN=", "using ", "NOQUEUE: warning",
+    "initializing the server-side TLS engine", "before ", "send attr", "idle timeout", "subject_CN=", "using ",
     "issuing session ticket", "reloading session", "replacing command ", "TLS ", "Host offered ", "xsasl_", "name_", "match_", "smtpd_",
     "generic_checks", "reject_invalid", "permit_", "input attribute", "rewrite_clnt", "watchdog", "private/", "process ",
     "auto_clnt", "mail_stream", "maps_", "dict_", "send: ", "> ", "< ", "address_", "ctable_", "vstream", "event_",
@@ -1018,7 +1017,7 @@ POSTSCREEN_NOISE = (
     "CONNECT ", "DISCONNECT ", "PASS ", "HANGUP ", "PREGREET ", "DNSBL ", "ALLOWLISTED ", "DENYLISTED ", "ALLOWLIST VETO ", "WHITELISTED ",
     "BLACKLISTED ", "WHITELIST VETO ", "COMMAND ", "NON-SMTP COMMAND ", "BARE NEWLINE ", "DATA without ", "BDAT without ", "cache ",
     "warning: ", "fatal: ", "error: ", "panic: ", "close database ", "entering ", "leaving ", "blacklist action", "denylist action",
-    "reject: connect from ", "addr ", "statistics: ", "UNKNOWN", "tlsproxy ", "using ",
+    "addr ", "statistics: ", "UNKNOWN", "tlsproxy ", "using ",
 )
 
 
@@ -1048,7 +1047,7 @@ TOO_BIG = ("queue file size limit exceeded", "message rejected: hopcount exceede
 SPAM_HEADER = re.compile(r"X-Spam-Status: (Yes|No), (?:score|hits)=(-?[0-9.]+)(?:[ ?]+required=(-?[0-9.]+))?"
                          r"(?:[ ?]+tests=((?:[A-Za-z0-9_]+,[ ?]*)*[A-Za-z0-9_]*))?", re.I)
 CLEANUP_REMOVED = frozenset(("removed", "removed (canceled)", "removed (discarded)"))
-CLEANUP_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "table ", "statistics: ", "milter8", "dict_", "maps_")
+CLEANUP_NOISE = ("fatal: ", "error: ", "panic: ", "table ", "statistics: ", "milter8", "dict_", "maps_")
 CLEANUP_ID_NOISE = ("resent-message-id=", "warning: ", "enabling ", "unable to ", "message-content-length")
 QMGR_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "scanning ", "qmgr_", "incoming ", "mail for ")
 OPERATION_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ")
@@ -2376,9 +2375,7 @@ def message_id_forms(value: str) -> Tuple[str, str]:
 
 
 def original_sender(address: str, rewritten: Callable[[str], Optional[str]]) -> str:
-    """The sender behind an SRS address: by its syntax, else as postsrsd told; any other address unchanged."""
-    if not is_srs(address):
-        return address
+    """The sender behind an SRS address: by its syntax, else as postsrsd told, else the address itself."""
     return unwrap_srs(address) or rewritten(address) or address
 
 
@@ -4004,7 +4001,7 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
     for parent in parents:
         recollect(parent, stored.get(name_of(parent), ()))
     tie_heirs([message for message in messages if is_heir(message)], harvest.tables, stored, recall)
-    return [row for message in messages + follow_links(messages, links, stored, recall) for row in rows_of(message, tracks)]
+    return [row for message in messages + follow_links(links, stored, recall) for row in rows_of(message, tracks)]
 
 
 @functools.lru_cache(maxsize=256)
@@ -4086,7 +4083,7 @@ def message_from(rows: List[Row]) -> Optional[Message]:
     return message
 
 
-def follow_links(messages: List[Message], links: List[Link], stored: Dict[Tuple[str, str], List[Row]], recall: Recall) -> List[Message]:
+def follow_links(links: List[Link], stored: Dict[Tuple[str, str], List[Row]], recall: Recall) -> List[Message]:
     """The messages out of memory that turned out to come from others, tied to these; and what came from them in turn."""
     found: List[Message] = []
     for _ in range(10):
@@ -4251,7 +4248,7 @@ class Tracker:
         origin, text = self._origin(header), previous[end + 2:]
         event = origin.pile.parse(text)
         if event is None or event is IGNORED:
-            origin.tally[IGNORED_LINES] += 1
+            origin.tally[origin.quiet] += 1
             return self.nobody, ""
         return origin, "message repeated %s times: [ %s]" % (repeated.group(2), text)
 
@@ -4400,16 +4397,16 @@ def by_name(rows: Iterable[Row]) -> Dict[Tuple[str, str], List[Row]]:
     return found
 
 
-def by_host(names: Names) -> Dict[str, List[str]]:
-    """Queue IDs by host, as the table has it: for one query each."""
-    found: Dict[str, List[str]] = {}
-    for host, queue_id in sorted(names):
-        found.setdefault(text_of(host), []).append(queue_id)
-    return found
+def by_host(names: Names) -> Iterator[Tuple[str, List[str]]]:
+    """Hosts, as the table has them, each with some of its queue IDs: for a query each."""
+    for host, group in itertools.groupby(sorted(names), operator.itemgetter(0)):
+        queue_ids = [queue_id for _, queue_id in group]
+        for start in range(0, len(queue_ids), BATCH_ROWS):
+            yield text_of(host), queue_ids[start:start + BATCH_ROWS]
 
 
 class Store:
-    """Where rows go. `write` is one transaction per call: all of its rows, or none.
+    """Where rows go. What `write` has returned from is committed; when it raises, some of its rows may be. Again they change nothing.
 
     Every call may raise StoreGone (keep the rows, try again), StoreRefused or ConfigError (tell the operator, then the
     same), and `write` RowRefused (at least one of these rows will never be taken). `bulk` announces that much will be written
@@ -4432,7 +4429,7 @@ class Store:
         raise NotImplementedError
 
     def write(self, rows: List[Row]) -> None:
-        """Insert or replace rows by their key; a row that is stored with a newer last_seen stays."""
+        """Insert or replace rows by their key; one that is stored with a newer last_seen stays, unless it is `incomplete`."""
         raise NotImplementedError
 
     def rehearse(self) -> None:
@@ -4473,13 +4470,12 @@ def sqlite_definition(column: Column) -> str:
     return "%s %s%s" % (column.name, kind, " NOT NULL" if column.name in KEY or column.name in TIMES else "")
 
 
-def sqlite_schema() -> List[str]:
-    """The statements that make the table in an SQLite file."""
+def sqlite_table() -> str:
+    """The statement that makes the table in an SQLite file."""
     lines = ["id INTEGER PRIMARY KEY AUTOINCREMENT"]
     lines += map(sqlite_definition, COLUMNS)
     lines.append("UNIQUE (%s)" % ", ".join(KEY))
-    statements = ["CREATE TABLE IF NOT EXISTS mail_relay_log (\n  %s\n)" % ",\n  ".join(lines)]
-    return statements + ["CREATE INDEX IF NOT EXISTS mail_relay_log_%s ON mail_relay_log (%s)" % index for index in INDEXES]
+    return "CREATE TABLE IF NOT EXISTS mail_relay_log (\n  %s\n)" % ",\n  ".join(lines)
 
 
 def identity_of(path: str) -> Optional[Tuple[int, int]]:
@@ -4505,12 +4501,14 @@ class SqliteStore(Store):
 
     def connect(self) -> None:
         self.close()
+        if sqlite3.sqlite_version_info < (3, 24):
+            raise ConfigError("SQLite %s of this Python is too old, 3.24 is needed: use a newer Python, or set [database] engine = mysql"
+                              % sqlite3.sqlite_version)
         try:
             self.connection = sqlite3.connect(self.path, timeout=LOCK_WAIT, isolation_level=None)
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = FULL")
-            for statement in sqlite_schema()[:1]:
-                self.connection.execute(statement)
+            self.connection.execute(sqlite_table())
             self.identity = identity_of(self.path)
             self.check_table((column[1] for column in self.connection.execute("PRAGMA table_info(mail_relay_log)")), self._unique())
             if not self.bulk or self.newest():
@@ -4527,22 +4525,16 @@ class SqliteStore(Store):
 
     def complete(self) -> None:
         """Make the indexes that are not there yet. To make them of a full table costs a tenth of filling them row by row."""
-        for statement in sqlite_schema()[1:]:
-            self._execute(statement)
+        for index in INDEXES:
+            self._execute("CREATE INDEX IF NOT EXISTS mail_relay_log_%s ON mail_relay_log (%s)" % index)
 
     def newest(self) -> int:
         found = self._execute("SELECT MAX(first_seen) FROM mail_relay_log").fetchone()[0]
         return time_from(found) if found else 0
 
     def recall(self, names: Names) -> Dict[Tuple[str, str], List[Row]]:
-        rows: List[Row] = []
-        for host, queue_ids in by_host(names).items():
-            for start in range(0, len(queue_ids), BATCH_ROWS):
-                chunk = queue_ids[start:start + BATCH_ROWS]
-                rows += map(row_from, self._execute(
-                    "SELECT %s FROM mail_relay_log WHERE server_hostname = ? AND queue_id IN (%s) ORDER BY first_seen, recipient_no"
-                    % (", ".join(ROW_COLUMNS), ", ".join("?" * len(chunk))), [host] + chunk))
-        return by_name(rows)
+        return by_name(row_from(values) for host, queue_ids in by_host(names)
+                       for values in self._execute(RECALL % ("?", ", ".join("?" * len(queue_ids))), [host] + queue_ids))
 
     def write(self, rows: List[Row]) -> None:
         if identity_of(self.path) != self.identity:
@@ -4590,6 +4582,8 @@ class SqliteStore(Store):
         return StoreGone("%s: %s" % (self.name, text))
 
 
+RECALL = ("SELECT " + ", ".join(ROW_COLUMNS) + " FROM mail_relay_log WHERE server_hostname = %s AND queue_id IN (%s) "
+          "ORDER BY first_seen, recipient_no")
 OUTCOMES = ("SELECT relay_status, COUNT(*), SUM(recipient_no = 0) FROM mail_relay_log WHERE first_seen BETWEEN %s AND %s "
             "AND server_hostname IN (%s) GROUP BY relay_status ORDER BY 2 DESC, 1")
 
@@ -4743,12 +4737,9 @@ class MysqlStore(Store):
 
     def recall(self, names: Names) -> Dict[Tuple[str, str], List[Row]]:
         rows: List[Row] = []
-        for host, queue_ids in by_host(names).items():
-            for start in range(0, len(queue_ids), BATCH_ROWS):
-                chunk = ", ".join("_ascii X'%s'" % one.encode("ascii", "replace").hex() for one in queue_ids[start:start + BATCH_ROWS])
-                rows += map(row_from, self._query(
-                    "SELECT %s FROM mail_relay_log WHERE server_hostname = %s AND queue_id IN (%s) ORDER BY first_seen, recipient_no"
-                    % (", ".join(ROW_COLUMNS), literal(host), chunk)))
+        for host, queue_ids in by_host(names):
+            listed = ", ".join("_ascii X'%s'" % one.encode("ascii", "replace").hex() for one in queue_ids)
+            rows += map(row_from, self._query(RECALL % (literal(host), listed)))
         return by_name(rows)
 
     def write(self, rows: List[Row]) -> None:
@@ -4861,7 +4852,8 @@ ROTATION_GRACE = 2.0                # seconds for which a renamed file may still
 WITNESS = 256                       # bytes at a file's head, and before a position, that tell it from any other
 BEGINNING = 4096                    # bytes in which a rotated file's first stamp is looked for
 MAGICS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
-_PACKED = r"(?:\.(?:gz|bz2|xz))?$"
+PACKED = (".gz", ".bz2", ".xz")
+_PACKED = "(?:%s)?$" % "|".join(map(re.escape, PACKED))
 ROTATED = re.compile(r"[._-][0-9][0-9._-]*" + _PACKED)
 ROTATED_LOG = re.compile(r"(?:\.[0-9]+|[._-]?[0-9]{4}[._-]?[0-9]{2}[._-]?[0-9]{2}[0-9._-]*)?\.log(?:[._-][0-9][0-9._-]*)?" + _PACKED)
 NUMBERED = re.compile(r"\.([0-9]{1,4})" + _PACKED)
@@ -5080,9 +5072,6 @@ class LogFile:
         self.handle.close()
 
 
-PACKED = (".gz", ".bz2", ".xz")
-
-
 def user_name() -> str:
     """Who this process is, for a remedy: in a container often but a number."""
     try:
@@ -5260,7 +5249,7 @@ class Follower:
 
     def close(self) -> None:
         """Let go of all descriptors."""
-        for file in self.files:
+        for file in self.files + self.queue:
             file.close()
 
     def _live(self) -> Optional[LogFile]:
@@ -5504,12 +5493,18 @@ class StateFile:
     def acquire(self) -> None:
         """Lock the state, and make sure that it can be written, before anything is read."""
         try:
-            self.lock = open(os.open(self.path + ".lock", os.O_RDONLY | os.O_CREAT, 0o644), encoding="ascii")
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StateTaken("state file %s: another tracker is using it: stop that one, or set [state] state_file" % self.path) from error
+            lock = open(os.open(self.path + ".lock", os.O_RDONLY | os.O_CREAT, 0o644), encoding="ascii")
         except OSError as error:
             raise self._unwritable(error) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            if isinstance(error, BlockingIOError):
+                raise StateTaken("state file %s: another tracker is using it: stop that one, or set [state] state_file"
+                                 % self.path) from error
+            raise self._unwritable(error) from error
+        self.lock = lock
         self.rehearse()
 
     def rehearse(self) -> None:
@@ -5525,7 +5520,7 @@ class StateFile:
 
     def _unwritable(self, error: OSError) -> OutputError:
         return OutputError("state file %s: %s: %s: create its directory, with all in it writable for user %s, or set [state] state_file"
-                           % (self.path, error.filename, error.strerror, user_name()))
+                           % (self.path, error.filename or self.path + ".lock", error.strerror, user_name()))
 
     def load(self) -> Optional[Place]:
         """The saved place; None when there is none. A damaged file is moved aside and named in the log."""
@@ -5573,17 +5568,23 @@ class StateFile:
                 handle.flush()
                 os.fsync(handle.fileno())
             os.rename(temporary, self.path)
-            folder = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
+            self._sync_folder()
         except OSError as error:
             raise OutputError("state file %s: %s: make room, or set [state] state_file" % (self.path, error.strerror)) from error
         self.saved = place
 
+    def _sync_folder(self) -> None:
+        """Make the new name last, too."""
+        folder = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
     def _hold(self) -> None:
         """Somebody may have tidied the lock file away: then it is made anew, unless another tracker did that."""
         try:
-            held = self.lock is None or os.path.samestat(os.stat(self.path + ".lock"), os.fstat(self.lock.fileno()))
+            held = self.lock is not None and os.path.samestat(os.stat(self.path + ".lock"), os.fstat(self.lock.fileno()))
         except FileNotFoundError:
             held = False
         if not held:
@@ -5755,12 +5756,12 @@ def load_config(path: Optional[str]) -> Config:
     for section in parser.sections():
         for key in parser[section]:
             if (section, key) not in known:
-                raise ConfigError("configuration %s: unknown key %s in section [%s]: %s" % (path, key, section, advice(section, key)))
+                raise ConfigError("configuration %s: unknown key %s in section [%s]: %s" % (path, key, section, advice(key)))
     return Config(path, {option.key: check_value(option, parser.get(option.section, option.key, fallback=option.default), path)
                          for option in OPTIONS})
 
 
-def advice(section: str, key: str) -> str:
+def advice(key: str) -> str:
     """What may have been meant by an unknown key."""
     homes = [option.section for option in OPTIONS if option.key == key]
     if homes:
@@ -5952,11 +5953,8 @@ class Waiter:
     def sleep(self, seconds: float) -> bool:
         """Wait; False when told to stop."""
         if not self.stopping:
-            try:
-                if select.select([self.reader], [], [], seconds)[0]:
-                    self.reader.recv(4096)
-            except InterruptedError:
-                pass
+            if select.select([self.reader], [], [], seconds)[0]:
+                self.reader.recv(4096)
             self.answer()
         return not self.stopping
 
@@ -6012,17 +6010,19 @@ class Recorder:
         self.trouble = Trouble()
         self.known_until = 0
         self.store_name = ""
+        self.connected = False
         self.rows = 0
         self.first, self.last = 1 << 62, 0
         self.hosts: Set[str] = set()
 
     def begin(self) -> None:
         """Connect. A refusal ends the program here, where somebody is looking; later it is waited out."""
-        self._try(self._connect, (StoreGone,))
+        self._try(lambda: None, (StoreGone,))
 
     def _connect(self) -> None:
         self.store.connect()
         self.known_until = max(self.known_until, self.store.newest())
+        self.connected = True
         if self.store_name not in ("", self.store.name):
             LOG.warning("%s is used now instead of %s", self.store.name, self.store_name)
         self.store_name = self.store.name
@@ -6064,12 +6064,13 @@ class Recorder:
         wait, tried = 1.0, 0
         while True:
             try:
-                if tried:
+                if not self.connected:
                     self._connect()
                 result = act()
                 self.trouble.over("%s is back" % (self.rejects.path if self.trouble.kind is OutputError else self.store.name))
                 return result
             except bearable as error:
+                self.connected = False
                 tried += 1
                 if self.tries and tried >= self.tries:
                     raise

@@ -41,8 +41,7 @@ class SqliteTable:
     def __init__(self, folder):
         self.path = folder / "t.db"
         self.settings = {"database__engine": "sqlite", "database__database": self.path}
-        for statement in tracker.sqlite_schema():
-            self.sql(statement)
+        self.sql(tracker.sqlite_table())
 
     def sql(self, text):
         """Run a statement past the module; returns the rows."""
@@ -373,7 +372,7 @@ def test_T13_what_a_trigger_refuses_is_set_aside_alone(table, store_of):
 def test_T13_what_a_constraint_in_sqlite_refuses_is_set_aside_alone(table_on, store_of, change):
     table = table_on("sqlite")
     table.sql("DROP TABLE mail_relay_log")
-    table.sql(tracker.sqlite_schema()[0].replace("helo TEXT", change))
+    table.sql(tracker.sqlite_table().replace("helo TEXT", change))
     places = (0, 5, 9)
     set_aside(table, store_of(table), [row_of(number, helo="longer" if number in places else "short") for number in range(10)], places)
 

@@ -308,7 +308,8 @@ class Table:
 
     def plan(self, query):
         """The steps of a query's plan that read the table, not what the query makes: (table, type, key). Of a view root alone is told."""
-        heads, *steps = [line.split("\t") for line in self.server.client("EXPLAIN FORMAT = TRADITIONAL " + query, self.database).splitlines()]
+        told = self.server.client("EXPLAIN FORMAT = TRADITIONAL " + query, self.database)
+        heads, *steps = [line.split("\t") for line in told.splitlines()]
         named = [dict(zip(heads, step)) for step in steps]
         return [(step["table"], step["type"], step["key"]) for step in named if not re.match("NULL|<|trail|fired", step["table"])]
 
