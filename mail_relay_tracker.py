@@ -835,7 +835,7 @@ def unless_repeated(text: str) -> Event:
 
 CLIENT_LINE = re.compile(CLIENT + r"(?:, sasl_method=([^,]*))?(?:, sasl_username=(.*?))?(?:, sasl_sender=.*)?"
                          r"(?:, orig_queue_id=([0-9A-Za-z]+))?(?:, orig_client=([^ ,\[\]]*)(?:\[([^ \]]*)\])?(?::[0-9]+)?)?$")
-DECISION = re.compile(r"((?:milter-)?[a-z_]+): ([A-Za-z-]+) from " + CLIENT + r": (.*)$", re.S)
+DECISION = re.compile(r"((?:milter-)?[a-z_]+): ([A-Za-z-]+(?: content)?) from " + CLIENT + r": (.*)$", re.S)
 SMTPD_TRAILER = re.compile(                         # nobody logs in without EHLO
     r"; (?:from=" + ADDRESS + r" ?)?(?:to=" + ADDRESS + r" ?)?(?:proto=([A-Z]+) ?)?(?:helo=<([^<>]*)>(?: sasl_method=[^ ]*)?"
     r"(?: sasl_username=((?:(?! helo=<|; from=<).)*?))?(?: sasl_sender=(?:(?! helo=<|; from=<).)*)?)?$")
@@ -882,6 +882,8 @@ def parse_decision(queue_id: Optional[str], text: str, trailer: Pattern[str] = S
     if not found:
         return None
     what, stage, hostname, address, said = found.groups()
+    if what == "abort":                 # of a session without a client certificate: 421 (smtpd.c:smtpd_start_tls)
+        what = "reject"
     if what in QUIET_ACTIONS and (what != "reject_warning" or queue_id is not None):
         return IGNORED
     judge = "milter" if what in MILTER_ACTIONS else "access"
@@ -1300,13 +1302,22 @@ def parse_master(text: str) -> Event:
 
 
 def parse_cut(text: str) -> Event:
-    """A tag without its daemon, `postfix`: rsyslog cuts it at the slash unless told `parser.permitSlashInProgramName`."""
-    return None
+    """A tag without its daemon, `postfix`: rsyslog cuts it at the slash unless told `parser.permitSlashInProgramName`.
+
+    postfix(1) itself bears it, too, and warns of what main.cf holds.
+    """
+    return is_known(text, ("warning: ", "fatal: "))
 
 
 def parse_nothing(text: str) -> Event:
     """Programs of the mail system that say nothing about a message."""
     return IGNORED
+
+
+def parse_qmqpd(text: str) -> Event:
+    """qmqpd: whose mail it takes in, as smtpd says it (qmqpd.c)."""
+    queue_id, _, rest = text.partition(": ")
+    return parse_client(queue_id, rest[7:]) if is_queue_id(queue_id) and rest.startswith("client=") else IGNORED
 
 
 # -- opendkim, opendmarc, dkimpy-milter
@@ -1557,10 +1568,11 @@ AMAVIS_MORE = re.compile(r"\.\.\.$|, Hits: (?:-,|[^ ,]*, tag=)")      # a long l
 AMAVIS_SIGNATURE = r"=([^ ,:=]+):([^ ,:=]+)(?:,[^ ,:=]+:[^ ,:=]+)*"       # selector and domain of the first
 AMAVIS_DKIM = re.compile("(?:, queued_as: [^,]*)?(?:, dkim_sd" + AMAVIS_SIGNATURE + ")?(?:, dkim_new" + AMAVIS_SIGNATURE + ")?, [0-9]+ ms$")
 AMAVIS_TESTS = re.compile(r", Tests: \[([^\[\]]*)\]")
-RSPAMD = re.compile(r"(?:<[^>]*>; task; )?(?:rspamd_task_write_log: )?id: <([^>]*|[^ ]*)>(?:, qid: <([^>]*)>)?(?:, ip: [^,]*)?"
+RSPAMD_OPENING = r"(?:\([a-z_]+\) )?(?:<[^>]*>; [a-z_]+; )?(?:rspamd_task_write_log: )?id: <"     # its module is `proxy` as a milter
+RSPAMD = re.compile(RSPAMD_OPENING + r"([^>]*|[^ ]*)>(?:, qid: <([^>]*)>)?(?:, ip: [^,]*)?"
                     r"(?:, user: [^,]*)?(?:, from: " + ADDRESS + r")?,? \(default: ([TFS]) \(([a-z ]+)\): \[(-?[0-9.]+)/(-?[0-9.]+)\] "
                     r"\[((?:(?!\(default: ).)*)\]\)", re.S)
-RSPAMD_ID = re.compile(r"(?:<[^>]*>; task; )?(?:rspamd_task_write_log: )?id: <")
+RSPAMD_ID = re.compile(RSPAMD_OPENING)
 RSPAMD_SYMBOL = re.compile(r"(?:^|,)([A-Z][A-Z0-9_]*)\(")
 SRS_PAIR = re.compile(r"[^>]*> (?!reversed to )[a-z ]+ <[^>]*>$")
 SRS_OPENING = re.compile(r"(?:[0-9A-Za-z]+: )?(?:srs_forward: )?<")
@@ -1676,10 +1688,10 @@ POSTFIX_PARSERS = {
     "qmgr": parse_qmgr, "oqmgr": parse_qmgr, "nqmgr": parse_qmgr, "bounce": parse_bounce, "defer": parse_bounce, "trace": parse_bounce,
     "postsuper": parse_postsuper, "smtp": parse_agent, "lmtp": parse_agent, "local": parse_agent, "virtual": parse_agent,
     "pipe": parse_agent, "error": parse_agent, "retry": parse_agent, "discard": parse_discard, "master": parse_master,
-    "policy-spf": parse_policy_spf,
+    "policy-spf": parse_policy_spf, "qmqpd": parse_qmqpd,
 }
 POSTFIX_PARSERS.update(dict.fromkeys(
-    "anvil scache verify dnsblog tlsproxy tlsmgr trivial-rewrite proxymap proxywrite flush showq spawn qmqpd postfix-script postlog "
+    "anvil scache verify dnsblog tlsproxy tlsmgr trivial-rewrite proxymap proxywrite flush showq spawn postfix-script postlog "
     "postlogd postqueue sendmail postdrop postfix postalias postmap postmulti postconf postkick postlock posttls-finger "
     "postfix-tls-script".split(), parse_nothing))
 OTHER_PARSERS = {
@@ -2804,6 +2816,9 @@ class Correlator:
         self._bind(child, session.low)
         if child.peer_ip is not None:
             show_front(child, child.peer_ip)
+        if session.spf is not None and child.spf is None and self.now - session.spf.time <= SPF_WAIT \
+                and (child.envelope_from is None or session.spf.sender in self._senders(child.envelope_from)):
+            child.spf, child.spf_result = session.spf, session.spf.event.result
 
     # -- births
 
@@ -2947,7 +2962,7 @@ class Correlator:
 
     def fold_verdict(self, origin: Origin, event: Verdict) -> None:
         """A decision: about nothing queued yet, about one recipient, or about a whole message (trap 39)."""
-        if event.queue_id is None:
+        if event.queue_id is None or event.stage == "VRFY":         # about an address, whatever mail is under way (smtpd.c:vrfy_cmd)
             self._fold_noqueue(origin, event)
             return
         message = self._find(origin, event.queue_id)
@@ -2956,7 +2971,7 @@ class Correlator:
         if message.session is not None and event.client_ip == message.peer_ip:
             message.session.greet(event.helo, event.protocol, message.low)
         if event.action == "reject" and event.stage == "RCPT" and event.recipient is not None and origin.daemon == "smtpd":
-            self._learn(message, event)
+            self._learn(message, event._replace(judge="access"))    # a milter's word on one recipient is none on the others
             self._refuse(message, event)
         else:
             self._judge(message, event, self.time)
@@ -3339,6 +3354,8 @@ class Correlator:
         """A policy server's result. What it tells for debugging comes again in its answer; two answers are two transactions."""
         if event.queue_id is not None and event.queue_id in origin.open:
             message = self._find(origin, event.queue_id)
+            if message.spf is not None:         # on trial, maybe: it is another's
+                message.spf.message = None
             message.spf, message.spf_result = Waiting(event, origin.prefix, self.now, self.position), event.result
             return
         if not self.by_policy:
