@@ -571,6 +571,7 @@ TAGGED = re.compile(r"([^ ]+) ([^ \[\]]+?)(?:\[([0-9]+)\])?$")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
 REPEATED = re.compile(r"message repeated ([0-9]{1,9}) times: \[ ?(.*)$")
 REPEATED_LAST = re.compile(r"([^ ]+) last message repeated ([0-9]{1,9}) times? *$")
+OF_POSTFIX = re.compile(r".{0,80}? postfix[a-z0-9-]{0,32}/[a-z/-]{2,40}\[[0-9]{1,7}\]: ")
 
 
 def microseconds(fraction: Optional[str]) -> int:
@@ -4213,6 +4214,9 @@ class Tracker:
         """Process and text of a line from a process not met before, or in a form that needs a closer look; `previous`: the line before."""
         if not line.strip("\0 "):
             return self._pass(IGNORED_LINES)
+        if start < 0 and OF_POSTFIX.match(line):            # behind a stamp that nobody knows
+            self.on_unsupported(line)
+            return self._pass(UNSUPPORTED)
         if start < 0:
             return self._pass(IGNORED_LINES if line.startswith("-- ") else FOREIGN)
         repeated = REPEATED_LAST.match(line, start)
