@@ -42,6 +42,9 @@ GLOSSARY
     birth       the line with which an ID begins: client=, uid=, message-id=     to         the recipient handed on (upstream_to)
     continuation    lines of a message that has left memory                      relay      the next hop
     low water   the first line still needed to rebuild what is in memory         dsn        enhanced status code, RFC 3463
+    sweep       an event of a whole message, brought to its recipients           harvest    messages that are ready for the store
+    crowd       mails of one client whose SPF results are yet to be told apart   twins      mails with one Message-ID, likewise
+    settle      to make rows of a harvest, with what the store has of it         trap N     has its test in tests/unit/test_traps.py
 
 FILES
     ./mail_relay_tracker.conf, /etc/mail_relay_tracker.conf; without either: ./mail_relay_tracker.db, ./mail_relay_tracker.state.json
@@ -332,7 +335,7 @@ class Client(NamedTuple):
 class Verdict(NamedTuple):
     """smtpd, postscreen, cleanup: somebody decided something (smtpd_check.c:log_whatsup, cleanup_milter.c, cleanup_message.c).
 
-    `queue_id` is None for NOQUEUE. `judge`: access, milter or check (header and body checks). `action`: reject, hold, discard,
+    `queue_id` is None for NOQUEUE. `judge`: access, milter, check (header and body checks) or cleanup. `action`: reject, hold, discard,
     redirect… without the milter- prefix. `stage`: CONNECT … END-OF-MESSAGE. `text` is the reply or reason in full.
     """
 
@@ -616,7 +619,7 @@ class Calendar:
     A stamp without a year gets the year that brings it nearest below `newest` + 1 day; `newest` is what the caller knows
     of the present: the wall clock when following, the file's mtime when importing. A stamp without a zone is local time
     (TZ); in the hour that the end of summer time repeats, the reading goes on where the line before left off. `where` tells the
-    position of the line at hand: which lines are of the repeated hour, a restart in their midst has to know.
+    position of the line at hand: between which positions that hour lies is noted, so that a restart in its midst reads it alike.
     """
 
     def __init__(self, newest: int) -> None:
@@ -925,7 +928,7 @@ def parse_tls(text: str) -> Event:
 
 
 def parse_smtpd(text: str) -> Event:
-    """smtpd: sessions, births, decisions (log-formats: `QID: client=`, `NOQUEUE: reject: …`)."""
+    """smtpd: sessions, births (`QID: client=`), decisions (`NOQUEUE: reject: …`)."""
     without_id = SMTPD_OPENINGS.get(text[:7])
     if without_id is not None:
         return without_id(text)
@@ -2274,8 +2277,8 @@ def is_older(time: int, other: int) -> bool:
     return time < other
 
 
-def stands(known: Recipient, status: Optional[str]) -> bool:
-    """Whether local(8) tells of another destination of the same alias, while of one before the sender has got a bounce: that stays told."""
+def bounce_stands(known: Recipient, status: Optional[str]) -> bool:
+    """Whether a recipient's bounce stays told: one destination of an alias has bounced, and local(8) now tells of one that got the mail."""
     return known.relay_status == BOUNCED and known.relay_host == "local" and status in (SENT, REQUEUED)
 
 
@@ -2285,7 +2288,7 @@ def outranks(status: Optional[str], time: int, known: Recipient) -> bool:
 
     What was only waiting gives way to a decision whatever their stamps: between the two a clock may have been set back.
     """
-    if stands(known, status):
+    if bounce_stands(known, status):
         return False
     if known.relay_status in (None, INCOMPLETE) or is_older(known.last_seen, time):
         return True
@@ -2295,12 +2298,12 @@ def outranks(status: Optional[str], time: int, known: Recipient) -> bool:
 
 def goes_on(recipient: Recipient) -> bool:
     """Whether the mail for a recipient went on under another ID."""
-    return recipient.relay_status == REQUEUED or recipient.next_queue_id is not None and stands(recipient, REQUEUED)
+    return recipient.relay_status == REQUEUED or recipient.next_queue_id is not None and bounce_stands(recipient, REQUEUED)
 
 
 def hand_on(recipient: Recipient) -> None:
     """The mail goes on under another ID, which has the outcome."""
-    if not stands(recipient, REQUEUED):
+    if not bounce_stands(recipient, REQUEUED):
         recipient.relay_status = REQUEUED
 
 
@@ -2489,27 +2492,27 @@ class Correlator:
         self.time = 0
         self.position = 0
         self.file_start = self.turn = 0
-        self.tables: Dict[str, Dict[str, Message]] = {}
+        self.tables: Dict[str, Dict[str, Message]] = {}                     # by host: its open messages, by queue ID
         self.open_count = 0
-        self.sessions: Dict[str, Session] = {}
-        self.late: List[Waiting] = []
-        self.crowds: Dict[Tuple[str, str], Crowd] = {}
-        self.without: Dict[Tuple[str, str, Optional[str]], Context] = {}
-        self.by_policy = False
-        self.by_message_id: Dict[Tuple[str, str], List[Message]] = {}
-        self.twins: Dict[Tuple[str, str], Crowd] = {}
-        self.gone: Dict[Tuple[str, str], List[Context]] = {}
-        self.by_scanner = False
-        self.relays: Dict[str, Connection] = {}
-        self.scans: Dict[str, Context] = {}
-        self.rewritten: Dict[str, Context] = {}
-        self.announced: Dict[Tuple[str, str], Context] = {}
-        self.due: List[Tuple[int, int, Message]] = []
+        self.sessions: Dict[str, Session] = {}                              # by process
+        self.late: List[Waiting] = []                                       # SPF results that came behind the refusal to which they led
+        self.crowds: Dict[Tuple[str, str], Crowd] = {}                      # by host and client: what it has under way
+        self.without: Dict[Tuple[str, str, Optional[str]], Context] = {}    # by host, client, sender: has no SPF result yet
+        self.by_policy = False                                              # a policy server has spoken
+        self.by_message_id: Dict[Tuple[str, str], List[Message]] = {}       # by host and Message-ID: who has it now
+        self.twins: Dict[Tuple[str, str], Crowd] = {}                       # likewise: several, while they are scanned
+        self.gone: Dict[Tuple[str, str], List[Context]] = {}                # likewise: left memory unscanned a moment ago
+        self.by_scanner = False                                             # a scanner has spoken that knows no queue ID
+        self.relays: Dict[str, Connection] = {}                             # by process of a delivery agent
+        self.scans: Dict[str, Context] = {}                                 # by process of a scanner: the scan at hand
+        self.rewritten: Dict[str, Context] = {}                             # by SRS address: the sender that postsrsd told
+        self.announced: Dict[Tuple[str, str], Context] = {}                 # by host and queue ID: whose child is to be born
+        self.due: List[Tuple[int, int, Message]] = []                       # a heap: when to look whether a message is idle
         self.serial = 0
-        self.finished: List[Message] = []
+        self.finished: List[Message] = []                                   # these two for the next harvest
         self.links: List[Link] = []
-        self.straddles: List[Straddle] = []
-        self.dropped = 0
+        self.straddles: List[Straddle] = []                                 # crowds that are over, but are read as a whole
+        self.dropped = 0                                                    # messages of which no recipient is tracked
 
     # -- messages come and go
 
@@ -2575,7 +2578,7 @@ class Correlator:
         if message.mid_key is not None:
             if self.by_scanner and message.spam_status is None:
                 self.gone.setdefault((message.host, message.mid_key), []).append(Context(message.queue_id, message.heard, message.low))
-                self._bound(self.gone)
+                self._limit(self.gone)
             self._unname(message)
         if message.spf_key is not None:
             self._settle_sender(message)
@@ -2734,7 +2737,7 @@ class Correlator:
         session = self.sessions.get(origin.prefix)
         if session is None:
             session = self.sessions[origin.prefix] = Session(None, None, self.now)
-            self._bound(self.sessions)
+            self._limit(self.sessions)
         return session
 
     def _session_of(self, origin: Origin, event: Union[Client, ClientTls]) -> Session:
@@ -2750,7 +2753,7 @@ class Correlator:
         return session
 
     @staticmethod
-    def _bound(contexts: Dict[Any, Any]) -> None:
+    def _limit(contexts: Dict[Any, Any]) -> None:
         """Drop the oldest tenth of a table that has grown too large: dictionaries keep the order of insertion."""
         if len(contexts) > MAX_CONTEXTS:
             for key in list(itertools.islice(contexts, MAX_CONTEXTS // 10)):
@@ -2761,7 +2764,7 @@ class Correlator:
         if origin.prefix in self.sessions:
             self._end_session(origin)
         self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.now)
-        self._bound(self.sessions)
+        self._limit(self.sessions)
 
     def fold_disconnect(self, origin: Origin, event: Disconnect) -> None:
         """The client is gone, and with it a message that it never sent."""
@@ -2957,7 +2960,7 @@ class Correlator:
         """postsrsd: who is behind an SRS address, should its syntax not tell."""
         if is_srs(event.srs) and not is_srs(event.sender):
             self.rewritten[event.srs.lower()] = Context(event.sender, self.now, self.position)
-            self._bound(self.rewritten)
+            self._limit(self.rewritten)
 
     # -- verdicts
 
@@ -3007,7 +3010,7 @@ class Correlator:
         message.ended = True
         self._finish(message)
 
-    def _learn(self, message: Message, event: Any) -> None:
+    def _learn(self, message: Message, event: Union[Verdict, Origins]) -> None:
         """What a decision says of the message by the way."""
         message.helo = event.helo or message.helo
         message.protocol = event.protocol or message.protocol       # before EHLO it is but a guess
@@ -3127,7 +3130,7 @@ class Correlator:
             return
         recipient = self._recipient(message, orig_to or upstream_to, upstream_to)
         if recipient.relay_status is not None and not outranks(status, self.time, recipient):
-            if stands(recipient, status):
+            if bounce_stands(recipient, status):
                 self._fold_sent(origin, message, recipient, reason)
             return                          # a late, older line
         if self.time > recipient.last_seen:
@@ -3159,7 +3162,7 @@ class Correlator:
         """TLS of an outbound connection, for the deliveries of the same process over it."""
         self.relays.pop(origin.prefix, None)
         self.relays[origin.prefix] = Connection(event.relay, event.relay_tls, self.now, self.position)
-        self._bound(self.relays)
+        self._limit(self.relays)
 
     def _fold_sent(self, origin: Origin, message: Message, recipient: Recipient, reason: str) -> None:
         """`sent` is not always delivered: it may go on under another ID on this host, or a filter may have dropped it (trap 10)."""
@@ -3188,7 +3191,7 @@ class Correlator:
     def _announce(self, origin: Origin, link: Link) -> None:
         """A message that this host makes of another one: yet to be born, or no more in memory."""
         self.announced[origin.host, link.child] = Context(link, self.now, self.position)
-        self._bound(self.announced)
+        self._limit(self.announced)
         self.links.append(link)
 
     def fold_notification(self, origin: Origin, event: Notification) -> None:
@@ -3234,12 +3237,12 @@ class Correlator:
             message.hear(self.time, self.now)
             message.scanned_until = self.now + SCAN_LIFE
         self.scans[origin.prefix] = Context(None, self.now, self.position)
-        self._bound(self.scans)
+        self._limit(self.scans)
 
     def fold_spam_score(self, origin: Origin, event: SpamScore) -> None:
         """The score with its decimals; the result line follows."""
         self.scans[origin.prefix] = Context(event, self.now, self.position)
-        self._bound(self.scans)
+        self._limit(self.scans)
 
     def fold_spam_result(self, origin: Origin, event: SpamResult) -> None:
         """spamd's result, for the message of this Message-ID."""
@@ -3302,8 +3305,8 @@ class Correlator:
         crowd = self.twins.get(key)
         if crowd is None or self.now - crowd.since > CROWD_LIFE:
             crowd = self.twins[key] = Crowd(low, self.now)
-            self._bound(self.twins)
-        crowd.low, crowd.size = min(low, crowd.low), 3
+            self._limit(self.twins)
+        crowd.low, crowd.size = min(low, crowd.low), 3      # more than two are not parted unnoticed (`_disperse`)
 
     def _claim_score(self, message: Message, is_behind: Callable[[Message], bool]) -> None:
         """Of messages with one Message-ID that are scanned at the same time, the one that goes on was answered first."""
@@ -3437,7 +3440,7 @@ class Correlator:
             crowd = None
         if crowd is None:
             crowd = self.crowds[key] = Crowd(low, self.now)
-            self._bound(self.crowds)
+            self._limit(self.crowds)
         elif self.now - crowd.since > CROWD_LIFE:
             crowd.since = self.now
             crowd.low = min([low, self.position] + [one.low for one in crowd.results] + [message.low for message in crowd.unnamed])
@@ -3544,7 +3547,7 @@ class Correlator:
         for sender in senders - {None}:
             key = message.host, (message.client_ip or "").lower(), sender
             self.without[key] = Context(message, self.now, message.low)
-        self._bound(self.without)
+        self._limit(self.without)
 
     def _senders(self, *addresses: Optional[str]) -> Set[Optional[str]]:
         """An envelope sender as a policy server may have seen it: as it is, unwrapped, as postsrsd knew it. None fits any."""
@@ -3882,7 +3885,7 @@ def shares_recipient(message: Message, rows: List[Row]) -> bool:
 
 
 def contradicts(message: Message, row: Row) -> bool:
-    """Whether a continuation cannot be of the message in the store: then its ID was given out anew, unseen."""
+    """Whether a message cannot be the one in the store: then its ID was given out anew, unseen."""
     pairs = ((message.message_id, "message_id"), (message.size, "size"), (message.peer_ip, "client_ip"))
     return any(own is not None and getattr(row, name) is not None and stored_text(name, own) != getattr(row, name)
                for own, name in pairs)
@@ -3971,7 +3974,7 @@ def take_outcome(known: Recipient, new: Recipient) -> None:
 
     A line read again tells what is stored already, perhaps less: the links to other messages may have come later.
     """
-    if stands(known, new.relay_status):
+    if bounce_stands(known, new.relay_status):
         known.next_queue_id = known.next_queue_id or new.next_queue_id
         return
     later = outranks(new.relay_status, new.last_seen, known) \
