@@ -2619,7 +2619,7 @@ class Correlator:
                 heapq.heappush(self.due, (due, serial, message))
             else:
                 self._finish(message)
-                if not message.recipients and nameless(message) is None:
+                if not message.recipients and stand_in_for(message) is None:
                     self._leave(message)    # it makes no row: nothing is to find it any more, whenever the next harvest is
 
     def _may_wait(self, message: Message) -> bool:
@@ -3683,7 +3683,7 @@ def inherit(message: Message) -> None:
             recipient.orig_to = same.get(recipient.upstream_to) or named.get(recipient.orig_to or "", recipient.orig_to)
 
 
-def complete(message: Message) -> None:
+def fill_in(message: Message) -> None:
     """Fill what stands in for something never logged."""
     if message.spf is not None and message.spf.contended and message.envelope_from is None:
         message.spf_result = None           # but a guess, until the sender is known
@@ -3705,7 +3705,7 @@ def is_double_bounce(message: Message) -> bool:
     return message.client_ip is None and (message.envelope_from or "").startswith("double-bounce@")
 
 
-def nameless(message: Message) -> Optional[Recipient]:
+def stand_in_for(message: Message) -> Optional[Recipient]:
     """The recipient of a message that named none, when there is enough to tell of it to make a row.
 
     Postfix's own address probes (verify.c) name none until they are answered, and make no row then: only their sender tells.
@@ -3732,11 +3732,11 @@ def rows_of(message: Message, tracks: DomainFilter) -> List[Row]:
     if not message.by_address and not message.stored and not message.queue_id.startswith("NOQUEUE") \
             and all(one.refused for one in message.recipients):
         refused = message.state is not None and message.state.status == REJECTED
-        stand_in = nameless(message) if not tracks.domains or refused and not message.recipients else None
+        stand_in = stand_in_for(message) if not tracks.domains or refused and not message.recipients else None
         message.recipients += [stand_in] if stand_in else []
     if message.parent is not None:
         inherit(message)
-    complete(message)
+    fill_in(message)
     facts = _message_values(message)
     rows = [make_row(facts + _recipient_values(recipient)) for recipient in message.recipients if recipient.recipient_no is not None]
     return [row for row in rows if as_stored(row) != message.stored.get(row.recipient_no)] if message.stored else rows
@@ -3902,7 +3902,7 @@ def unite(message: Message, known: List[Recipient]) -> None:
     """Put the stored recipients of a message and those of its continuation together; what the sweep missed reaches the others."""
     fresh, message.recipients = message.recipients, known
     message.next_no = max(one.recipient_no or 0 for one in known) + 1
-    free = Stored(known, inherited=message.parent_queue_id is not None)
+    free = Unmatched(known, inherited=message.parent_queue_id is not None)
     for recipient in fresh:
         recipient.orig_to = stored_text("orig_to", recipient.orig_to)
         recipient.upstream_to = stored_text("upstream_to", recipient.upstream_to)
@@ -3919,7 +3919,7 @@ def unite(message: Message, known: List[Recipient]) -> None:
             sweep_recipient(recipient, sweep)
 
 
-class Stored:
+class Unmatched:
     """The stored recipients of a message, each to be matched once by one of its continuation: found without a search, mostly."""
 
     def __init__(self, known: List[Recipient], inherited: bool) -> None:
@@ -4004,7 +4004,7 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
     """Turn what is ready into rows, after asking the store what it knows of it.
 
     `recall` takes (server_hostname, queue_id) pairs and returns the rows it has of each. It is asked for continuations, those from which
-    others came included, for messages not newer than what the store held at the start (`known_until`), for parents and children out of
+    others came included, for messages not newer than what the store may hold (`known_until`), for parents and children out of
     memory.
     """
     messages, links = list(harvest.messages), list(harvest.links)
