@@ -23,6 +23,7 @@ from test_follow import Live
 
 import mail_relay_tracker as tracker
 
+pytestmark = pytest.mark.skipif(mariadb_server.MYSQLD is not None, reason="nodes of MariaDB")
 RATE = 120                          # messages per second
 SEED = int(os.environ.get("GALERA_SEED", "1"))
 LONG = 90                           # seconds to wait for what takes ten on an idle machine
