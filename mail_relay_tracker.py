@@ -2168,16 +2168,17 @@ class Session:
 
 
 class Waiting:
-    """An SPF result on its way to a message. `contended`: another transaction of this client was under way meanwhile.
+    """An SPF result on its way to a message. `contended`: another transaction of this client was under way meanwhile. `time` is by the
+    log's clock, `stamp` that of its line: after one from the future the clock stands still, till the host's own has come there.
 
     `message` has it until the sender is known, or `lent`: that was another one, who did not ask for it. `refused` was just turned
     away without a result: should nobody else ask for this one, it was late.
     """
 
-    __slots__ = ("event", "sender", "prefix", "time", "low", "message", "contended", "lent", "refused")
+    __slots__ = ("event", "sender", "prefix", "time", "stamp", "low", "message", "contended", "lent", "refused")
 
-    def __init__(self, event: Spf, prefix: str, time: int, low: int) -> None:
-        self.event, self.prefix, self.time, self.low = event, prefix, time, low
+    def __init__(self, event: Spf, prefix: str, time: int, stamp: int, low: int) -> None:
+        self.event, self.prefix, self.time, self.stamp, self.low = event, prefix, time, stamp, low
         self.sender = None if event.sender is None else bare(event.sender)
         self.message = self.refused = None      # type: Optional[Message]
         self.contended = self.lent = False
@@ -2229,10 +2230,10 @@ class Straddle(NamedTuple):
 class Connection:
     """An outbound TLS connection of a process, and the queue ID that used it last."""
 
-    __slots__ = ("relay", "relay_tls", "time", "low", "user")
+    __slots__ = ("relay", "relay_tls", "time", "stamp", "low", "user")
 
-    def __init__(self, relay: str, relay_tls: str, time: int, low: int) -> None:
-        self.relay, self.relay_tls, self.time, self.low = relay, relay_tls, time, low
+    def __init__(self, relay: str, relay_tls: str, time: int, stamp: int, low: int) -> None:
+        self.relay, self.relay_tls, self.time, self.stamp, self.low = relay, relay_tls, time, stamp, low
         self.user: Optional[str] = None
 
 
@@ -3151,7 +3152,7 @@ class Correlator:
             plain = event.relay_tls == "none" or event.relay_tls.endswith(":none")
             return None if plain else event.relay_tls
         known = self.relays.get(origin.prefix)
-        if known is None or known.relay != event.relay or self.now - known.time > CONNECTION_REUSE:
+        if known is None or known.relay != event.relay or max(self.now - known.time, self.time - known.stamp) > CONNECTION_REUSE:
             return None
         if known.user not in (None, event.queue_id) and event.conn_use is None:
             return None                     # a new connection, of which nothing was said: in the clear
@@ -3161,7 +3162,7 @@ class Correlator:
     def fold_relay_tls(self, origin: Origin, event: RelayTls) -> None:
         """TLS of an outbound connection, for the deliveries of the same process over it."""
         self.relays.pop(origin.prefix, None)
-        self.relays[origin.prefix] = Connection(event.relay, event.relay_tls, self.now, self.position)
+        self.relays[origin.prefix] = Connection(event.relay, event.relay_tls, self.now, self.time, self.position)
         self._limit(self.relays)
 
     def _fold_sent(self, origin: Origin, message: Message, recipient: Recipient, reason: str) -> None:
@@ -3360,11 +3361,11 @@ class Correlator:
             message = self._find(origin, event.queue_id)
             if message.spf is not None:         # on trial, maybe: it is another's
                 message.spf.message = None
-            message.spf, message.spf_result = Waiting(event, origin.prefix, self.now, self.position), event.result
+            message.spf, message.spf_result = Waiting(event, origin.prefix, self.now, self.time, self.position), event.result
             return
         if not self.by_policy:
             self._begin_policy()
-        new = Waiting(event, origin.prefix, self.now, self.position)
+        new = Waiting(event, origin.prefix, self.now, self.time, self.position)
         late = self._late_for(new, origin.host, event.client_ip) if self.without else None
         if late is not None and late.session is not None:
             self._attach(late, new)
@@ -3453,7 +3454,7 @@ class Correlator:
         """At `client=`: the newest result for this client, until the sender is known and may say otherwise."""
         key = message.spf_key = (message.host, (message.client_ip or "").lower())
         crowd = self._crowd(key, message.low)
-        free = [one for one in crowd.free() if not one.event.refusal]
+        free = [one for one in crowd.free() if not one.event.refusal and self.time - one.stamp <= SPF_WAIT]
         if crowd.unnamed or len(free) > 1:
             for one in [other.spf for other in crowd.unnamed if other.spf is not None] + free:
                 one.contended = True
