@@ -4976,7 +4976,8 @@ class LogFile:
 
     def seek(self, offset: int) -> None:
         """Go on reading at an offset; where that is in the middle of a line, behind it."""
-        before = self.peek(max(offset - WITNESS, 0), min(offset, WITNESS))
+        self.handle.seek(max(offset - WITNESS, 0))
+        before = self._read_up_to(min(offset, WITNESS))
         self.handle.seek(offset)
         self.offset, self.rest, self.seen = offset, b"", before
         self.skipping = offset > 0 and not before.endswith((b"\n", b"\0"))
@@ -4985,13 +4986,17 @@ class LogFile:
         """Bytes somewhere in the file; the reading goes on where it was."""
         here = self.handle.tell()
         self.handle.seek(offset)
+        data = self._read_up_to(length)
+        self.handle.seek(here)
+        return data
+
+    def _read_up_to(self, length: int) -> bytes:
         data = b""
         while len(data) < length:
             more = self.handle.read(length - len(data))
             if not more:
                 break
             data += more
-        self.handle.seek(here)
         return data
 
     def line_before(self) -> str:
@@ -5013,8 +5018,9 @@ class LogFile:
             return same or place.inode is None
         if place.head[0] + place.tail[0] < WITNESS // 8 and not (same and place.position):
             return False
-        tail = self.peek(max(place.position - place.tail[0], 0), place.tail[0])
-        return witness(self.peek(0, place.head[0])) == place.head and witness(tail) == place.tail
+        if witness(self.peek(0, place.head[0])) != place.head:
+            return False                    # known before an archive is unpacked up to the position
+        return witness(self.peek(max(place.position - place.tail[0], 0), place.tail[0])) == place.tail
 
     def has_grown(self) -> bool:
         """Whether more was written than was read."""

@@ -868,6 +868,32 @@ def test_T5_found_by_content_not_by_the_order_of_names(here):
     assert here.lines() == [3, 4, 5, 6, 7, 8]
 
 
+def test_T5_of_the_archives_only_the_one_that_the_place_is_in_is_unpacked(here, monkeypatch):
+    """Older ones are told from it by their heads: a start after a rotation took as long as unpacking all of them."""
+    for _ in range(3):
+        here.append(400, 200)
+        here.rotate()
+        here.pack("bz2")
+    here.append(400, 200)
+    here.start()
+    here.read()
+    here.stop()
+    here.rotate()
+    here.pack("bz2")
+    here.append()
+    looks, known = [], tracker.LogFile.peek
+
+    def peek(file, offset, length):
+        looks.append((file.path, offset))
+        return known(file, offset, length)
+
+    monkeypatch.setattr(tracker.LogFile, "peek", peek)
+    here.start()
+    here.pass_time()
+    assert {path for path, offset in looks if offset and path != here.path} == {here.rotated[0].path}
+    assert here.next == len(here.written)
+
+
 def test_T5_other_files_in_the_folder_are_no_rotated_ones(here):
     for name in ("mail.err.1", "mail.log.bak", "mail.log.1.swp", "mail.log.1.tmp", "mail.info-20261122", "xmail.log.1",
                  "mail.logger.1", "mail.log.gz.part"):
