@@ -69,6 +69,7 @@ import bz2
 import calendar
 import collections
 import configparser
+import contextlib
 import datetime
 import difflib
 import errno
@@ -4945,7 +4946,8 @@ class LogFile:
     """One log file, open: identity from the descriptor, never from the path, which may mean another file by now.
 
     `start` is the position of its first byte in all that was read, `offset` that of the first byte not yet handed out, `rest` the
-    beginning of a line whose end is not there yet, `seen` the last bytes read. A packed file, or a pipe, is only read forward.
+    beginning of a line whose end is not there yet, `first` and `seen` the file's first bytes and the last ones read. A packed file,
+    or a pipe, is only read forward.
     """
 
     def __init__(self, path: str, start: int, opener: Callable[[str], IO[bytes]] = open_log) -> None:
@@ -4970,12 +4972,27 @@ class LogFile:
         """Bytes in the file now; of a packed one, those read so far."""
         return self.offset if self.packed else os.fstat(self.handle.fileno()).st_size
 
+    def length(self) -> int:
+        """Bytes in the file now; a packed one is read through for that, a damaged one up to the damage."""
+        if not self.packed:
+            return self.size()
+        here, length = self.handle.tell(), 0
+        self.handle.seek(0)
+        try:
+            for data in iter(lambda: cast(io.BufferedReader, self.handle).read1(CHUNK), b""):
+                length += len(data)
+        except BAD_FILE as error:
+            LOG.debug("%s is damaged at byte %d: %s", self.path, length, error)
+        self.handle.seek(here)
+        return length
+
     def mtime(self) -> int:
         """When it was last written to, in microseconds."""
         return os.fstat(self.handle.fileno()).st_mtime_ns // 1000
 
     def seek(self, offset: int) -> None:
         """Go on reading at an offset; where that is in the middle of a line, behind it."""
+        self.first = self.peek(0, WITNESS)
         self.handle.seek(max(offset - WITNESS, 0))
         before = self._read_up_to(min(offset, WITNESS))
         self.handle.seek(offset)
@@ -5009,11 +5026,15 @@ class LogFile:
         tail = self.peek(max(offset - WITNESS, 0), min(offset, WITNESS))
         return Place(offset, self.inode, self.device, witness(self.peek(0, WITNESS)), witness(tail), self.mtime())
 
+    def end(self) -> Place:
+        """Where the reading has come to, by what was read: the file itself may hold something else by now."""
+        return Place(self.offset + len(self.rest), self.inode, self.device, witness(self.first), witness(self.seen))
+
     def fits(self, place: Place) -> bool:
         """Whether this is the file that a place speaks of: by its content; by inode when there is too little of that to tell."""
         if not self.packed and self.size() < place.position:
             return False
-        same = not self.packed and self.inode == place.inode and place.device in (None, self.device)
+        same = self.is_named_by(place)
         if place.head is None or place.tail is None:
             return same or place.inode is None
         if place.head[0] + place.tail[0] < WITNESS // 8 and not (same and place.position):
@@ -5021,6 +5042,17 @@ class LogFile:
         if witness(self.peek(0, place.head[0])) != place.head:
             return False                    # known before an archive is unpacked up to the position
         return witness(self.peek(max(place.position - place.tail[0], 0), place.tail[0])) == place.tail
+
+    def is_named_by(self, place: Place) -> bool:
+        """Whether a place gives this file's inode; whether it still has the content is another question."""
+        return not self.packed and self.inode == place.inode and place.device in (None, self.device)
+
+    def goes_on(self, other: "LogFile") -> bool:
+        """Whether all that was read of another file stands here, too, and the rest behind it: that one was a copy, made earlier."""
+        try:
+            return self.fits(other.end())
+        except BAD_FILE:
+            return False                    # said when it is read
 
     def has_grown(self) -> bool:
         """Whether more was written than was read."""
@@ -5052,6 +5084,9 @@ class LogFile:
         self.at_end = not data
         if not data:
             return []
+        here = self.offset + len(self.rest)
+        if len(self.first) < WITNESS and len(self.first) < here + len(data):
+            self.first = (self.first[:here] + data)[:WITNESS]
         self.seen, self.touched = (self.seen + data[-WITNESS:])[-WITNESS:], self.mtime()
         return self._split(self.rest + data)
 
@@ -5166,6 +5201,16 @@ class Rotated(NamedTuple):
     identity: Tuple[int, int]
     mtime: int
     head: bytes
+
+
+def is_akin(head: bytes, other: bytes) -> bool:
+    """Whether two files begin alike, as far as both have content: one may be a copy of the other, made when that was shorter.
+
+    >>> is_akin(b"one\\ntwo", b"one\\n"), is_akin(b"one", b"two"), is_akin(b"one", b"")
+    (True, False, False)
+    """
+    common = min(len(head), len(other), WITNESS)
+    return common > 0 and head[:common] == other[:common]
 
 
 def begun(file: Rotated, present: int) -> int:
@@ -5324,19 +5369,46 @@ class Follower:
 
     def _left_off(self, place: Place) -> Optional[LogFile]:
         """The rotated file that a place speaks of, to be read from there on; None when it is gone."""
+        if place.inode is None and place.head is None:
+            return None
+        file, failures = self._fitting(place)
+        if file is not None:
+            file.seek(place.position)
+            return file
         doubt: Optional[LogError] = None
-        for name in siblings(self.path) if place.inode is not None or place.head is not None else ():
-            try:
-                file = self._open_rotated(name, 0)
-                if file.fits(place):
-                    file.seek(place.position)
-                    return file
-                file.close()
-            except BAD_FILE as error:
-                doubt = self._trouble(name, error, place.mtime - SECOND if place.mtime else NEVER) or doubt
+        for name, error in failures:
+            doubt = self._trouble(name, error, place.mtime - SECOND if place.mtime else NEVER) or doubt
         if doubt is not None:
             raise doubt
         return None
+
+    def _fitting(self, place: Place) -> Tuple[Optional[LogFile], List[Tuple[str, Exception]]]:
+        """The rotated file that a place speaks of, and what could not be read."""
+        best: Optional[LogFile] = None
+        failures: List[Tuple[str, Exception]] = []
+        for name in reversed(siblings(self.path)):
+            try:
+                best = self._better(best, self._open_rotated(name, 0), place)
+            except BAD_FILE as error:
+                failures.append((name, error))
+            if best is not None and best.is_named_by(place):
+                break
+        return best, failures
+
+    @staticmethod
+    def _better(best: Optional[LogFile], file: LogFile, place: Place) -> Optional[LogFile]:
+        """Of two files the one that a place speaks of, the other is closed: the very one, else the longest, for a copy may have been
+        made before the last lines were written.
+        """
+        try:
+            is_better = file.fits(place) and (best is None or file.is_named_by(place) or file.length() > best.length())
+        except BAD_FILE:
+            file.close()
+            raise
+        worse = best if is_better else file
+        if worse is not None:
+            worse.close()
+        return file if is_better else best
 
     @staticmethod
     def _trouble(name: str, error: Exception, since: int) -> Optional[LogError]:
@@ -5350,11 +5422,16 @@ class Follower:
         return None
 
     def _newer(self, live: Optional[LogFile]) -> List[LogFile]:
-        """The rotated files that were begun after the one being read, oldest first."""
+        """The rotated files that were begun after the one being read, oldest first. Of those that begin like it, only what was written to
+        later can hold more: the others are copies of it, and no archive is unpacked to see that.
+        """
         now = self.current.mtime()
         files = self._by_age(now + 1)
-        place = [number for number, file in enumerate(files) if file.identity == self.current.identity]
-        return self._unknown(files[place[0]:] if place else files, 0 if place else now, self.current, live)
+        akin = [is_akin(file.head, self.current.first) for file in files]
+        here = [number for number, file in enumerate(files) if file.identity == self.current.identity and file.head] or [
+            number for number in range(len(files)) if akin[number]]     # packed meanwhile; an empty file has no place among the others
+        later = [file for number, file in enumerate(files) if (file.mtime > now if akin[number] else not here or number > here[0])]
+        return self._unknown(later, 0 if here else now, self.current, live)
 
     def _by_age(self, needed: int) -> List[Rotated]:
         """The rotated files, oldest first: by their first stamps, and where these are equal, by their numbers, then by mtime. Those that
@@ -5379,17 +5456,32 @@ class Follower:
             return None
 
     def _unknown(self, files: List[Rotated], since: int, *known: Optional[LogFile]) -> List[LogFile]:
-        """Of some files those written to since then, without the known ones and copies of these, open; of very many the first."""
+        """Of some files those written to since then, without the known ones and copies of any, open; of very many the first."""
         known_files = [file for file in known if file is not None]
         identities = {file.identity for file in known_files}
-        heads = {file.peek(0, WITNESS) for file in known_files}
-        found: List[Rotated] = []
-        for file in files:
-            head = file.head[:WITNESS]
-            if file.mtime >= since and file.identity not in identities and head and head not in heads:
-                heads.add(head)
-                found.append(file)
-        return self._open_all(found[:MAX_QUEUE])
+        fresh = [file for file in files if file.mtime >= since and file.identity not in identities and file.head]
+        found = (file for number, file in enumerate(fresh) if not self._is_copy(fresh, number, known_files))
+        return self._open_all(list(itertools.islice(found, MAX_QUEUE)))
+
+    def _is_copy(self, files: List[Rotated], number: int, known: List[LogFile]) -> bool:
+        """Whether all of a file stands in another one, too: in a known one, in one that is longer, or as long and stands before it."""
+        kin = [one for one in known if is_akin(one.first, files[number].head)]
+        rivals = [place for place, one in enumerate(files) if place != number and is_akin(one.head, files[number].head)]
+        if not kin and not rivals:
+            return False
+        try:
+            with contextlib.closing(self._open_rotated(files[number].path, 0)) as copy:
+                length = copy.length()
+                end = copy.place(length)
+            return any(one.fits(end) for one in kin) or any(
+                self._holds(files[place], end, length if place < number else length + 1) for place in rivals)
+        except BAD_FILE as error:
+            LOG.debug("cannot compare %s: %s", files[number].path, error)
+            return False                    # what is read twice changes nothing
+
+    def _holds(self, file: Rotated, end: Place, length: int) -> bool:
+        with contextlib.closing(self._open_rotated(file.path, 0)) as other:
+            return other.length() >= length and other.fits(end)
 
     def _open_all(self, found: List[Rotated]) -> List[LogFile]:
         """Files that were looked at, open; raises LogError when one of them has another name by now."""
@@ -5409,14 +5501,17 @@ class Follower:
         """The file was truncated: what was not read of it is in the copy, if there is one."""
         self.truncations += 1
         lost = self.current
-        for name in reversed(siblings(self.path)):
-            copy = self._copy_of(name, lost)
-            if copy is not None:
-                LOG.warning("%s was truncated at byte %d; reading the rest of its copy %s", self.path, lost.offset, name)
-                self.files[-1] = copy
-                lost.close()
-                self.queue = self._newer(None)
-                return
+        copy, failures = self._fitting(lost.end())
+        for name, error in failures:
+            LOG.debug("cannot read %s: %s", name, error)
+        if copy is not None:
+            LOG.warning("%s was truncated at byte %d; reading the rest of its copy %s", self.path, lost.offset, copy.path)
+            copy.start = lost.start
+            copy.seek(lost.offset)
+            self.files[-1] = copy
+            lost.close()
+            self.queue = self._newer(None)
+            return
         missed = self._unknown(self._by_age(NEVER), lost.touched)
         LOG.warning("%s was truncated at byte %d and has no copy; reading it from its beginning", self.path, lost.offset)
         self.ready.extend(lost.last_line())
@@ -5425,19 +5520,6 @@ class Follower:
         again = LogFile(lost.path, 0, lambda _: lost.handle)
         self.queue = missed
         self._go_live(again)
-
-    def _copy_of(self, name: str, lost: LogFile) -> Optional[LogFile]:
-        """The copy that a copytruncate made: the bytes read last are in it, at their place."""
-        try:
-            copy = self._open_rotated(name, lost.start)
-            seen, here = (lost.seen, lost.offset + len(lost.rest)) if lost.seen else (lost.first, len(lost.first))
-            if seen and copy.peek(here - len(seen), len(seen)) == seen:
-                copy.seek(lost.offset)
-                return copy
-            copy.close()
-        except BAD_FILE as error:
-            LOG.debug("cannot read %s: %s", name, error)
-        return None
 
     def _move_on(self, now: float, once: bool) -> bool:
         """At the end of a file: whether to read on, in the next or in this one, because somebody still wrote to it."""
@@ -5496,10 +5578,15 @@ class Follower:
         if not self.queue:
             return False
         before = self.files[-1] if self.files else None
-        self.queue[0].start = self._end() + len(before.rest if before else b"")
-        self.files.append(self.queue.pop(0))
+        file = self.queue.pop(0)
+        if before is not None and file.goes_on(before):     # not begun anew: what was read of it is not read again
+            file.start = before.start
+            file.seek(before.offset)
+        else:
+            file.start = self._end() + len(before.rest if before else b"")
+            self.ready.extend(before.last_line() if before else [])
+        self.files.append(file)
         self.rotated_at = None
-        self.ready.extend(before.last_line() if before else [])
         return True
 
 

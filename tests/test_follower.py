@@ -81,6 +81,8 @@ class World:
         self.broken = False             # its beginning is in the copy, its end will be in the truncated file
         self.serial = 0
         self.rotated = []           # the rotated files, newest first
+        self.copies = 0             # how often somebody has copied a log beside it
+        self.renewed = False        # one of these copies seems to be younger than it is: it may be read again
         self.packing = None         # the file that is being compressed, the name and the bytes of the result
         self.live = None
         self.file = self.handle = None      # where the writer writes
@@ -300,6 +302,21 @@ class World:
                 self.append(filler=100)
         self.avoid("no copy")
 
+    def backup(self, number=-1, keep=True):
+        """Copy the `number`th rotated file from the newest, or the log itself, beside it: under the name of a rotated one. `keep` its
+        mtime (`cp -p`).
+        """
+        self.packed()
+        files = [file for file in ([self.live] if number < 0 else self.rotated) if file is not None]
+        if files:
+            path = files[max(number, 0) % len(files)].path
+            self.copies += 1
+            copy = "%s-2025%04d%s" % (self.path, self.copies, "".join(end for end in tracker.PACKED if path.endswith(end)))
+            (shutil.copy2 if keep else shutil.copyfile)(path, copy)
+            if not keep:
+                self.tick(copy)
+                self.renewed = True
+
     def delete(self, number=-1):
         """Delete a rotated file, the `number`th from the newest, or the log itself."""
         self.packed()
@@ -369,6 +386,8 @@ class World:
             if not self.lossy or not (line in self.pieces or any(one.startswith(line) for one in self.written)
                                       or (self.begun or "").startswith(line)):
                 raise Wrong("was never written: %r" % line)
+            return
+        if place < self.next and self.renewed:
             return
         if place < self.next:
             raise Wrong("once more: %r, awaited: %s" % (line, self.awaited()))
@@ -513,7 +532,7 @@ def choose(lot, lossy):
     """One action."""
     kind = lot.choices(*zip(*(
         (("append", 6), ("half", 2), ("rotate", 3), ("reopen", 2), ("create", 1), ("pack", 2), ("save", 2), ("stop", 2),
-         ("kill", 1), ("start", 4), ("once", 1), ("read", 5), ("time", 3), ("reuse", 1))
+         ("kill", 1), ("start", 4), ("once", 1), ("read", 5), ("time", 3), ("reuse", 1), ("backup", 1))
         + ((("copytruncate", 4), ("delete", 1)) if lossy else ()))))[0]
     if kind == "append":
         return kind, lot.randint(1, 4), lot.choice((0, 0, 40, 300))
@@ -529,6 +548,8 @@ def choose(lot, lossy):
         return kind, lot.choice((1, 2, 99999))
     if kind == "time":
         return kind, lot.choice((0.5, 1.0, 2.5))
+    if kind == "backup":
+        return kind, lot.randint(-1, 2), lossy or lot.random() < 0.5
     if kind == "copytruncate":
         return kind, lot.choice((0, 0, 1, 2)), lot.choice(("empty", "smaller", "equal", "larger"))
     if kind == "delete":
@@ -600,6 +621,7 @@ BUGS = {
     "packing": [("append", 1, 300), ("rotate", "hold"), ("rotate",), ("append", 1), ("rotate",), ("pack", "gz", 1),
                 ("pack", "xz", 1, 0.99)],
     "once, empty": [("rotate", "late"), ("create",), ("append", 3), ("stop",), ("once",)],
+    "empty, then rotated twice": [("copytruncate",), ("delete", 0), ("stop",), ("start",), ("rotate",), ("append",), ("rotate",)],
     "younger files": [("read",), ("stop",), ("rotate",), ("append",), ("rotate",), ("delete", 1)],
 }
 
@@ -892,6 +914,88 @@ def test_T5_of_the_archives_only_the_one_that_the_place_is_in_is_unpacked(here, 
     here.pass_time()
     assert {path for path, offset in looks if offset and path != here.path} == {here.rotated[0].path}
     assert here.next == len(here.written)
+
+
+COPIED = {                          # beside the log, after which more was written: when, and what else happened. Ten lines were read
+    "while stopped": [("stop",), ("append", 10), ("backup", -1), ("append", 10), ("rotate",), ("append", 10)],
+    "where the reading stopped": [("stop",), ("backup", -1), ("append", 10), ("rotate",), ("append", 10)],
+    "and the log packed": [("stop",), ("backup", -1), ("append", 10), ("rotate",), ("pack",), ("append", 10)],
+    "twice": [("stop",), ("backup", -1), ("append", 10), ("backup", -1), ("append", 10), ("rotate",), ("pack", "xz"), ("append", 10)],
+    "when it had few lines": [("stop",), ("rotate",), ("append", 2), ("backup", -1), ("append", 10), ("rotate",), ("append", 10)],
+    "the next log": [("stop",), ("rotate",), ("append", 10), ("backup", -1), ("append", 10), ("rotate",), ("append", 10)],
+    "the next log, packed": [("stop",), ("rotate",), ("append", 10), ("rotate",), ("pack",), ("backup", 0), ("append", 10)],
+    "while reading pauses": [("rotate",), ("append", 10), ("backup", -1), ("append", 10), ("rotate",), ("append", 10)],
+    "a broken copytruncate, then a whole one": [("append", 5), ("backup", -1), ("append", 5), ("copytruncate",), ("append", 5)],
+    "the same while stopped": [("stop",), ("append", 5), ("backup", -1), ("append", 5), ("copytruncate",), ("append", 5)],
+}
+
+
+@pytest.mark.parametrize("naming", ["numbers", "date"])
+@pytest.mark.parametrize("keep", [True, False], ids=["cp -p", "cp"])
+@pytest.mark.parametrize("when", list(COPIED))
+def test_T5_a_copy_beside_the_log_hides_no_line(when, keep, naming):
+    """It begins like the log, and ends earlier: the longest of the files that begin alike is read, once."""
+    with world(naming) as here:
+        here.begin(10)
+        for action, *arguments in COPIED[when]:
+            getattr(here, action)(*arguments, *([keep] if action == "backup" else []))
+        here.start()
+        here.pass_time(10)
+        assert here.next == len(here.written) and here.seen == set(range(len(here.written)))
+
+
+def test_T5_the_reading_goes_on_in_the_file_of_which_it_read_a_copy(here):
+    """The saved place is in the copy, for that was all there was; then the log itself was put back beside it."""
+    here.begin(10)
+    here.backup()
+    here.append(10)
+    here.rotate()
+    here.append(10)
+    away, copy = str(here.folder / "away"), here.path + "-20250001"
+    os.rename(here.rotated[0].path, away)
+    with contextlib.closing(tracker.LogFile(copy, 0)) as file:
+        here.saved = file.place(5 * (len(text(0)) + 1))
+    here.kill()
+    os.rename(away, here.rotated[0].path)
+    here.saved_next = 5
+    here.start()
+    assert here.reader.current.path == copy
+    here.pass_time()
+    assert here.lines() == list(range(5, 30))
+
+
+def test_T7_two_logs_that_begin_with_zeros_are_two(here):
+    """What a writer that does not append leaves behind copytruncate: heads alike, and yet no copies."""
+    here.begin(10)
+    here.stop()
+    here.rotate()
+    for _ in range(2):
+        here.put("\0" * 500)
+        here.append(3)
+        here.rotate()
+    here.append(1)
+    here.start()
+    here.pass_time(10)
+    assert here.lines() == list(range(10, 17))
+
+
+def test_T5_logrotate_copies_once_and_renames_the_next_time(here):
+    """`copy` leaves the log as it is; whoever turns to `create` then has a rotated file that ends in the middle of the next one."""
+    here.begin(10)
+    here.stop()
+    for how in ("copy", "create"):
+        config = here.folder / how
+        config.write_text("%s {\n rotate 9\n %s\n}\n" % (here.path, how), encoding="ascii")
+        config.chmod(0o600)
+        here.append(10)
+        subprocess.run([program("logrotate"), "-f", "-s", str(here.folder / "status"), str(config)], check=True)
+        here.tick(here.path + ".1")
+    here.rotated_by()
+    here.append(10)
+    assert [len(pathlib.Path(here.path + end).read_text(encoding="ascii").splitlines()) for end in (".1", ".2")] == [30, 20]
+    here.start()
+    here.pass_time()
+    assert here.lines() == list(range(10, 40))
 
 
 def test_T5_other_files_in_the_folder_are_no_rotated_ones(here):
