@@ -4321,6 +4321,7 @@ TIMES = frozenset(column.name for column in COLUMNS if column.type.startswith("T
 DECIMALS = frozenset(column.name for column in COLUMNS if column.type.startswith("DECIMAL"))
 TEXTS = frozenset(column.name for column in COLUMNS if column.type.startswith(("VARCHAR", "TEXT")))
 
+MIN_PACKET = 1 << 16                # of max_allowed_packet: a row of lines as Postfix cuts them, at 2000 bytes, in hexadecimal
 WRITABLE = frozenset(("0", "OFF"))              # of @@read_only, whose other words from MariaDB 12 on are several
 # What the server's error numbers ask for (measured: class and SQLSTATE tell too little).
 OPERATOR_ERRORS = frozenset((1044, 1045, 1130, 1142, 1143, 1227, 1698, 1820, 1862, 3118, 4151, 1251, 2059))
@@ -4477,15 +4478,26 @@ class Store:
         """A column as this store's table has it."""
         return "%s %s" % (column.name, column.type)
 
-    def check_table(self, columns: Iterable[str], unique: Iterable[Iterable[str]]) -> None:
-        """Raise ConfigError when the table lacks a column, or among its `unique` keys the one by which a row is found again."""
-        present = set(columns)
+    def without_index(self, name: str, columns: List[str]) -> str:
+        """How to be rid of an index of these columns."""
+        raise NotImplementedError
+
+    def check_table(self, present: Iterable[str], unique: Dict[str, List[str]]) -> None:
+        """Raise ConfigError when the table lacks a column, or its `unique` keys do not tell rows apart by KEY and by nothing else.
+
+        Where a key takes only a part of a column, or compares it without regard to case, another word stands for that column.
+        """
+        present = set(present)
         missing = [column for column in COLUMNS if column.name not in present]
         if missing:
             raise ConfigError("%s: table mail_relay_log lacks the column%s %s: ALTER TABLE mail_relay_log %s" % (
                 self.name, "s" if len(missing) > 1 else "", ", ".join(column.name for column in missing),
                 ", ".join("ADD COLUMN " + self.definition(column) for column in missing)))
-        if set(KEY) not in map(set, unique):
+        for name, columns in sorted(unique.items()):        # one with an `id` in it holds nothing twice
+            if not set(columns) & {"id"} and not set(columns) >= set(KEY):
+                raise ConfigError("%s: by its unique key %s (%s) table mail_relay_log takes different rows for one: %s" % (
+                    self.name, name, ", ".join(columns), self.without_index(name, columns)))
+        if set(KEY) not in map(set, unique.values()):
             raise ConfigError("%s: table mail_relay_log lacks its unique key, without which rows double: "
                               "CREATE UNIQUE INDEX message_recipient ON mail_relay_log (%s)" % (self.name, ", ".join(KEY)))
 
@@ -4545,9 +4557,19 @@ class SqliteStore(Store):
     def definition(self, column: Column) -> str:
         return sqlite_definition(column)
 
-    def _unique(self) -> List[List[str]]:
-        indexes = [index[1].replace("'", "''") for index in self.connection.execute("PRAGMA index_list(mail_relay_log)") if index[2]]
-        return [[column[2] for column in self.connection.execute("PRAGMA index_info('%s')" % index)] for index in indexes]
+    def without_index(self, name: str, columns: List[str]) -> str:
+        if name.startswith("sqlite_autoindex") or " " in "".join(columns):      # it comes of the table's own definition
+            return "move the file away, and --import the logs that are left into a new one"
+        return 'DROP INDEX "%s"' % name.replace('"', '""')
+
+    def _unique(self) -> Dict[str, List[str]]:
+        found: Dict[str, List[str]] = {}
+        for index in self.connection.execute("PRAGMA index_list(mail_relay_log)").fetchall():
+            if index[2]:
+                columns = self.connection.execute("PRAGMA index_xinfo('%s')" % index[1].replace("'", "''"))
+                found[index[1]] = ["%s%s" % (column[2], "" if column[4] == "BINARY" else " COLLATE " + column[4])
+                                   for column in columns if column[5]]
+        return found
 
     def complete(self) -> None:
         """Make the indexes that are not there yet. To make them of a full table costs a tenth of filling them row by row."""
@@ -4733,13 +4755,17 @@ class MysqlStore(Store):
 
     def _greet(self) -> None:
         """Set the session up, and find out whether this server takes statements, and has the table."""
-        self.cursor.execute("SET SESSION time_zone = '+00:00', SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'")
+        self.cursor.execute("SET SESSION time_zone = '+00:00', SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', "
+                            "SESSION sql_select_limit = 18446744073709551615")      # which holds for SHOW, too
         self._end_former_session()
         self.cursor.execute("SHOW VARIABLES LIKE 'wsrep_sync_wait'")
         if self.cursor.fetchall():          # a cluster: what another node took is to be read on this one, too
             self.cursor.execute("SET SESSION wsrep_sync_wait = 1")
         self.cursor.execute("SELECT @@max_allowed_packet, @@read_only")
         packet, read_only = self.cursor.fetchone()
+        if int(packet) < MIN_PACKET:
+            raise ConfigError("%s: the server takes no statement above max_allowed_packet = %s bytes, too little for a row: "
+                              "set it to 16777216, as is usual, in its configuration; %d is the least" % (self.name, packet, MIN_PACKET))
         self.batch_bytes = min(BATCH_BYTES, int(packet) - 4096)
         if len(self.hosts) > 1 and str(read_only) not in WRITABLE:
             raise StoreGone("%s: the server is read-only" % self.name)
@@ -4748,14 +4774,24 @@ class MysqlStore(Store):
             if not (self.cursor.fetchone() or ("", ""))[1]:
                 raise ConfigError("%s: the connection is not encrypted: set up TLS on the server, or unset [database] ssl_verify"
                                   % self.name)
-        self.cursor.execute("SELECT * FROM mail_relay_log LIMIT 0")
-        self.cursor.fetchall()
-        columns = self.cursor.column_names
+        self._look_at_table()
+
+    def _look_at_table(self) -> None:
+        """Find out whether the table is there, has all columns, and tells apart what is to be."""
+        self.cursor.execute("SHOW FULL COLUMNS FROM mail_relay_log")
+        collations = {column[0]: str(column[2]) for column in self.cursor.fetchall()}
         self.cursor.execute("SHOW INDEX FROM mail_relay_log WHERE Non_unique = 0")
-        keys: Dict[str, List[str]] = {}
+        unique: Dict[str, List[str]] = {}
         for index in self.cursor.fetchall():
-            keys.setdefault(index[2], []).append(index[4])
-        self.check_table(columns, keys.values())
+            unique.setdefault(index[2], []).append("%s%s" % (index[4], "(%s)" % index[7] if index[7] else ""))
+        self.check_table(collations, unique)
+        blurred = [column for column in COLUMNS if "ascii_bin" in column.type and not collations[column.name].endswith("_bin")]
+        if blurred:
+            raise ConfigError("%s: table mail_relay_log takes queue IDs that differ by case for one: ALTER TABLE mail_relay_log %s"
+                              % (self.name, ", ".join("MODIFY " + self.definition(column) for column in blurred)))
+
+    def without_index(self, name: str, columns: List[str]) -> str:
+        return "ALTER TABLE mail_relay_log DROP INDEX `%s`" % name.replace("`", "``")
 
     def newest(self) -> int:
         found = self._query("SELECT MAX(first_seen) FROM mail_relay_log")[0][0]

@@ -239,6 +239,80 @@ def test_table_lacks_something_and_is_mended_as_told(command, mysql, mariadb, sp
     assert command.run("-c", path, "--check").returncode == 0
 
 
+TWINS = """\
+Nov 20 10:00:00 mx postfix/smtpd[1]: {0}: client=c.test[192.0.2.1]
+Nov 20 10:00:00 mx postfix/qmgr[2]: {0}: from=<a@b.test>, size=7, nrcpt=1 (queue active)
+Nov 20 10:00:00 mx postfix/smtp[3]: {0}: to=<{0}@d.test>, relay=r[192.0.2.2]:25, delay=1, delays=1/0/0/0, dsn=2.0.0, status=sent (250 ok)
+Nov 20 10:00:00 mx postfix/qmgr[2]: {0}: removed
+"""
+
+
+def three_mails(command):
+    """A log of three mails in one second, whose long IDs differ by case alone."""
+    log = command.folder / "twins.log"
+    log.write_text("".join(map(TWINS.format, ("4fGx3b2JzYz1bcd", "4fGX3b2JzYz1bcd", "4fgx3b2JzYz1bcd"))))
+    return log
+
+
+@pytest.mark.parametrize("spoiled", [
+    "CONVERT TO CHARACTER SET utf8mb4", "MODIFY queue_id VARCHAR(64) CHARACTER SET ascii NOT NULL",
+    "DROP KEY message_recipient, ADD UNIQUE message_recipient (server_hostname(1), queue_id(3), first_seen, recipient_no)",
+    "ADD UNIQUE (server_hostname, first_seen)", "ADD UNIQUE `a``b` (client_ip, recipient_no)"])
+def test_table_that_takes_different_mails_for_one_is_mended_as_told(command, mysql, mariadb, spoiled):
+    mariadb.client("ALTER TABLE mail_relay_log " + spoiled, "errors")
+    path, log = command.configure(**mysql), three_mails(command)
+    for _ in range(2):
+        done = command.run("-c", path, "--import", log)
+        if done.returncode == 0:
+            break
+        told(done, 78, "mail_relay_log")
+        assert "FAULT database" in command.run("-c", path, "--check").stdout
+        mariadb.client(done.stderr.rpartition(": ")[2], "errors")
+    assert command.run("-c", path, "--import", log).returncode == 0
+    assert mariadb.client("SELECT COUNT(*) FROM mail_relay_log", "errors").split()[-1] == "3"
+
+
+@pytest.mark.parametrize("key", ["(queue_id, id)", "(recipient_no, queue_id, server_hostname, first_seen, dsn)"])
+def test_a_unique_key_that_holds_every_row_apart_is_no_fault(command, mysql, mariadb, key):
+    mariadb.client("ALTER TABLE mail_relay_log ADD UNIQUE " + key, "errors")
+    assert command.run("-c", command.configure(**mysql), "--check").returncode == 0
+
+
+def test_sqlite_table_that_takes_different_mails_for_one(command, settings):
+    database = sqlite3.connect(str(settings["database__database"]))
+    path, log = command.configure(**settings), three_mails(command)
+    database.execute(tracker.sqlite_table().replace("queue_id TEXT", "queue_id TEXT COLLATE NOCASE"))
+    told(command.run("-c", path, "--once"), 78, "queue_id COLLATE NOCASE", "move the file away")
+    database.execute("DROP TABLE mail_relay_log")
+    database.execute(tracker.sqlite_table())
+    database.execute('CREATE UNIQUE INDEX "one""more" ON mail_relay_log (server_hostname, first_seen)')
+    done = command.run("-c", path, "--once")
+    told(done, 78, "(server_hostname, first_seen)", "DROP INDEX")
+    database.execute(done.stderr[done.stderr.index("DROP INDEX"):])
+    assert command.run("-c", path, "--import", log).returncode == 0
+    assert database.execute("SELECT COUNT(*) FROM mail_relay_log").fetchone() == (3,)
+
+
+def test_a_server_that_shows_one_row_of_all_hides_nothing(command, mysql, mariadb):
+    """sql_select_limit holds for SHOW INDEX, too, and for what the table remembers."""
+    path = command.configure(**mysql)
+    mariadb.client("SET GLOBAL sql_select_limit = 1")
+    try:
+        assert command.run("-c", path, "--import", LOG).returncode == 0
+        assert "(0 written now)" in command.run("-c", path, "--import", LOG).stdout
+    finally:
+        mariadb.client("SET GLOBAL sql_select_limit = DEFAULT")
+
+
+def test_a_server_that_takes_no_statement_as_long_as_ours(command, mysql, mariadb):
+    before = mariadb.client("SELECT @@GLOBAL.max_allowed_packet").split()[-1]
+    mariadb.client("SET GLOBAL max_allowed_packet = 4096")
+    try:
+        told(command.run("-c", command.configure(**mysql), "--once"), 78, "max_allowed_packet = 4096", "65536 is the least")
+    finally:
+        mariadb.client("SET GLOBAL max_allowed_packet = %s" % before)
+
+
 def test_sqlite_table_of_somebody_else(command, settings):
     database = sqlite3.connect(str(settings["database__database"]))
     database.execute("CREATE TABLE mail_relay_log (id INTEGER PRIMARY KEY, %s)" % ", ".join(
