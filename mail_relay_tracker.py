@@ -141,6 +141,7 @@ MAX_DOMAIN = 255                    # characters of a domain name
 TRAILER = 4096                      # Postfix cuts a record at 2000 bytes (msg_syslog.c): its last fields stand within
 
 TEXT_LIMIT = 16000                  # characters kept of a TEXT column
+SAMPLES = 100                       # failed lines, and refused rows, shown per run
 BATCH_ROWS = 500                    # rows of one statement: more gains nothing
 BATCH_BYTES = 500000                # below max_allowed_packet of every server in the field
 
@@ -5796,11 +5797,18 @@ def _witness_from(value: Any) -> Optional[Tuple[int, str]]:
 
 
 class RejectFile:
-    """Rows that the database will never take, kept with their values and the reason, one JSON object per line."""
+    """Rows that the database will never take, kept with their values and the reason, one JSON object per line.
+
+    One that an earlier run kept, be it for another reason, is not kept again; of a large file its last part is looked through.
+    """
+
+    LOOKED_THROUGH = 1 << 24
+    ROW = b', "row": '                  # in texts quotes have a backslash: this stands between the reason and the row alone
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.count = 0
+        self.kept: Optional[Set[bytes]] = None
 
     def add(self, row: Row, reason: str) -> None:
         """Keep a row; the caller goes on with the others. Raises OutputError when it cannot be kept: nothing of it is left then."""
@@ -5811,12 +5819,20 @@ class RejectFile:
             raise OutputError("reject file %s: %s: make room, and its directory writable; the row is kept until then"
                               % (self.path, error.strerror)) from error
         self.count += 1
-        LOG.error("the database refuses a row of %s: %s; kept in %s", row.queue_id, reason, self.path)
+        if self.count <= SAMPLES:
+            LOG.error("the database refuses a row of %s: %s; kept in %s", row.queue_id, reason, self.path)
+        if self.count == SAMPLES:
+            LOG.error("further ones are kept there, and counted, without a word")
 
     def _append(self, line: bytes) -> None:
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             size = os.fstat(descriptor).st_size
+            if self.kept is None:
+                known = os.pread(descriptor, min(size, self.LOOKED_THROUGH), max(size - self.LOOKED_THROUGH, 0))
+                self.kept = set(map(self._print_of, known.splitlines(True)))
+            if self._print_of(line) in self.kept:
+                return
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 line = b"\n" + line         # a power cut left half a line
             try:
@@ -5828,6 +5844,9 @@ class RejectFile:
                 raise
         finally:
             os.close(descriptor)
+
+    def _print_of(self, line: bytes) -> bytes:
+        return hashlib.blake2b(line.partition(self.ROW)[2], digest_size=16).digest()
 
 
 # ============================================================================ configuration
@@ -6381,7 +6400,6 @@ STATISTICS = logging.CRITICAL + 1
 
 # ============================================================================ commands and main
 
-SAMPLES = 100                       # failed lines shown per run
 GARBAGE = (50000, 20, 50)           # when to look for circles of objects (gc): there are few, and looking as often as usual costs a sixth
 
 
@@ -6587,7 +6605,9 @@ def summary(recorder: Recorder) -> List[str]:
     lines += ["  " + line for line in class_lines(recorder.tracker)[1:]]
     lines.append("messages  %9d" % sum(messages for _, _, messages in outcomes))
     lines.append("rows      %9d in %s (%d written now)" % (sum(rows for _, rows, _ in outcomes), recorder.store.name, recorder.rows))
-    return lines + ["  %-12s%5d" % (status, rows) for status, rows, _ in outcomes]
+    lines += ["  %-12s%5d" % (status, rows) for status, rows, _ in outcomes]
+    refused = recorder.rejects.count
+    return lines + ["refused   %9d by the database, kept in %s" % (refused, recorder.rejects.path)] if refused else lines
 
 
 def run_check(config: Config) -> int:
