@@ -4325,7 +4325,9 @@ TEXTS = frozenset(column.name for column in COLUMNS if column.type.startswith(("
 MIN_PACKET = 1 << 16                # of max_allowed_packet: a row of lines as Postfix cuts them, at 2000 bytes, in hexadecimal
 WRITABLE = frozenset(("0", "OFF"))              # of @@read_only, whose other words from MariaDB 12 on are several
 # What the server's error numbers ask for (measured: class and SQLSTATE tell too little).
-OPERATOR_ERRORS = frozenset((1044, 1045, 1130, 1142, 1143, 1227, 1698, 1820, 1862, 3118, 4151, 1251, 2059))
+OPERATOR_ERRORS = frozenset((1044, 1045, 1130, 1142, 1143, 1227, 1698, 1820, 1862, 3118, 4151))
+PLUGIN_ERRORS = frozenset((1251, 1524, 2059))   # of the account; the driver's own NotSupportedError has no number
+PLUGIN_REMEDY = "give this account one that server and driver have: ALTER USER ... IDENTIFIED BY 'its password'"
 CONFLICTS = frozenset((1205, 1213))             # of two transactions: the host is sound
 BY_SCHEMA = "create the database and the table with schema.sql"
 SCHEMA_ERRORS = dict.fromkeys((1049, 1054, 1064, 1136, 1146, 1273), BY_SCHEMA)
@@ -4726,6 +4728,7 @@ class MysqlStore(Store):
         if self.driver is None:
             try:
                 self.driver = importlib.import_module("mysql.connector")
+                logging.getLogger(self.driver.__name__).setLevel(logging.CRITICAL)      # what it logs at every try, its errors tell, too
             except (ImportError, SyntaxError) as error:
                 raise ConfigError("mysql-connector-python cannot be loaded (%s): install it with `pip3 install -r requirements.txt`, "
                                   "or set [database] engine = sqlite" % error) from error
@@ -4878,6 +4881,10 @@ class MysqlStore(Store):
             return RowRefused(text)
         if errno in SCHEMA_ERRORS:
             return ConfigError("%s: %s" % (text, SCHEMA_ERRORS[errno]))
+        if "Invalid Certificate/Key" in text or "Invalid CA Certificate" in text:
+            return ConfigError("%s: %s" % (text, TLS_REMEDY))
+        if errno in PLUGIN_ERRORS or "Authentication plugin" in text:
+            return StoreRefused("%s: %s" % (text, PLUGIN_REMEDY))
         if errno in OPERATOR_ERRORS:
             return StoreRefused("%s: check user, password and grants (INSERT, SELECT, UPDATE) of section [database]" % text)
         remedy = TLS_REMEDY if "CERTIFICATE" in text else REMEDIES.get(errno or 0)

@@ -1,4 +1,5 @@
 """What people get wrong: one clear line that names the file, the key and the remedy, and the right exit code."""
+import contextlib
 import gzip
 import lzma
 import os
@@ -214,6 +215,62 @@ def test_wrong_password(command, mysql):
     path = command.configure(**dict(mysql, database__password="guess"))
     for arguments in ([], ["--once"]):
         told(command.run("-c", path, *arguments), 77, "Access denied", "password", "[database]")
+
+
+@pytest.fixture
+def server_with():
+    """A function that starts a server with these options; it is removed in the end."""
+    with contextlib.ExitStack() as made:
+        def start(*options):
+            server = mariadb_server.MariaDB(options)
+            made.callback(server.remove)
+            server.create()
+            server.start()
+            server.load_schema("errors")
+            return server
+        yield start
+
+
+@pytest.mark.skipif(bool(mariadb_server.MYSQLD), reason="MariaDB's plugin")
+def test_account_with_a_plugin_that_the_driver_lacks_is_mended_as_told(command, mysql, server_with):
+    server = server_with("--plugin-load-add=auth_ed25519")
+    server.client("ALTER USER mailtracker@localhost IDENTIFIED VIA ed25519 USING PASSWORD('its password')")
+    path = command.configure(**dict(mysql, database__unix_socket=server.socket, database__password="its password"))
+    for arguments in ([], ["--once"]):
+        done = command.run("-c", path, *arguments)
+        told(done, 77, "client_ed25519", "ALTER USER")
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+    server.client(done.stderr.rpartition(": ")[2].replace("...", "mailtracker@localhost"))
+    assert command.run("-c", path, "--check").returncode == 0
+
+
+def certificates(folder):
+    """Make a.pem, signed by itself, with its key a.key; b.key, another key; bad.pem, none at all."""
+    for name in "ab":
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=" + name, "-keyout", name + ".key",
+                        "-out", name + ".pem"], check=True, cwd=str(folder), stderr=subprocess.DEVNULL)
+        (folder / (name + ".key")).chmod(0o644)     # for the server's user
+    (folder / "bad.pem").write_text("no certificate")
+    for one in (folder, *folder.parents):
+        one.chmod(one.stat().st_mode | 0o755)
+
+
+def test_certificates_that_cannot_be_used(command, mysql, server_with):
+    folder = command.folder
+    certificates(folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server_with("--skip-networking=0", "--bind-address=127.0.0.1", "--port=%d" % port, "--ssl-cert=%s" % (folder / "a.pem"),
+                "--ssl-key=%s" % (folder / "a.key"), "--ssl-ca=%s" % (folder / "a.pem"))
+    del mysql["database__unix_socket"]
+    mysql.update(database__host="127.0.0.1", database__port=port)
+    for names in (("bad.pem", "a.key"), ("a.pem", "b.key")):
+        path = command.configure(**dict(mysql, **{"database__ssl_" + key: folder / name for key, name in zip(("cert", "key"), names)}))
+        told(command.run("-c", path), 78, "Invalid Certificate/Key", "[database] ssl_ca, ssl_cert and ssl_key")
+    told(command.run("-c", command.configure(**dict(mysql, database__ssl_ca=folder / "bad.pem"))), 78, "Invalid CA", "ssl_ca")
+    path = command.configure(**dict(mysql, database__ssl_cert=folder / "a.pem", database__ssl_key=folder / "a.key"))
+    assert command.run("-c", path, "--check").returncode == 0
 
 
 def test_unknown_database(command, mysql, mariadb):
