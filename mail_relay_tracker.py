@@ -50,7 +50,8 @@ FILES
     ./mail_relay_tracker.conf, /etc/mail_relay_tracker.conf; without either: ./mail_relay_tracker.db, ./mail_relay_tracker.state.json
 
 SIGNALS
-    SIGTERM, SIGINT stop (within two seconds); SIGUSR1 statistics to the log; SIGHUP look at the log at once
+    SIGTERM, SIGINT stop (within two seconds); SIGUSR1 statistics to the log; SIGHUP look at the log at once. One-shot commands
+    are just ended by the first two, and pass over the others
 
 EXIT STATUS
     0 done; 1 --check found a fault; 64 usage; 73 state or output not writable; 74 log not readable; 75 database gone (one-shot
@@ -61,6 +62,14 @@ GUARANTEE
     first, then the position is saved; that never passes a line whose effect is not committed; every write is an upsert on the
     natural key (server_hostname, queue_id, first_seen, recipient_no), so reading again changes nothing.
 """
+
+import signal
+import sys
+
+if __name__ == "__main__":              # from here on: while Python compiles this file, it has none of it to go by
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)        # a service that is just starting is not ended by what a running one is asked
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    sys.excepthook = lambda kind, *error: None if kind is KeyboardInterrupt else sys.__excepthook__(kind, *error)
 
 import argparse
 import atexit
@@ -92,12 +101,10 @@ import random
 import re
 import select
 import shutil
-import signal
 import socket
 import sqlite3
 import stat
 import struct
-import sys
 import tempfile
 import time as clock
 import urllib.parse
@@ -6085,6 +6092,7 @@ SAME_TROUBLE = 60                   # seconds within which one that was over is 
 LONG_TROUBLE = 10                   # seconds after which that one is told of all the same
 ONE_SHOT_TRIES = 4                  # how often a command that is no daemon asks for a database that is away
 STOP_GRACE = 1.5                    # seconds that a call to the database may still take when the daemon is told to stop
+LAST_WORDS = 0.25                   # seconds for what is to be said then
 
 
 class Interrupted(BaseException):
@@ -6099,7 +6107,7 @@ class Waiter:
     """Sleeps that a signal ends at once, and the signals themselves: SIGTERM and SIGINT stop, SIGUSR1 asks for statistics."""
 
     def __init__(self) -> None:
-        self.stopping = self.asked = self.woken = False
+        self.stopping = self.ending = self.asked = self.woken = False
         self.tell: Callable[[], None] = lambda: None
         self.reader, self.writer = socket.socketpair()
         for end in (self.reader, self.writer):
@@ -6118,7 +6126,7 @@ class Waiter:
     def _stop(self, number: int, frame: Any) -> None:
         if not self.stopping:
             self.stopping = True
-            signal.setitimer(signal.ITIMER_REAL, STOP_GRACE)
+            signal.setitimer(signal.ITIMER_REAL, STOP_GRACE, LAST_WORDS)
 
     def _ask(self, number: int, frame: Any) -> None:
         self.asked = True
@@ -6128,6 +6136,9 @@ class Waiter:
         self.woken = True
 
     def _give_up(self, number: int, frame: Any) -> None:
+        if self.ending:                     # nobody reads what is said at the end: standard error is a pipe that is full
+            os._exit(0)
+        self.ending = True
         raise Interrupted()
 
     def sleep(self, seconds: float) -> bool:
@@ -6279,6 +6290,7 @@ class Daemon:
         self.trouble, self.state_trouble = Trouble(), Trouble()
         self.next_flush = self.quiet_since = clock.monotonic()
         self.log_time = 0
+        waiter.tell = lambda: report(self.statistics())
 
     def begin(self) -> None:
         """Find the place where the reading stopped last time."""
@@ -6295,7 +6307,6 @@ class Daemon:
 
     def follow(self) -> None:
         """Run until told to stop; then commit what is finished, and save."""
-        self.waiter.tell = lambda: report(self.statistics())
         while not self.waiter.stopping:
             busy = self.read_some()
             now = clock.monotonic()
@@ -6453,9 +6464,10 @@ def run_daemon(config: Config) -> NoReturn:
         recorder.begin()
         daemon.follow()
     except (Stopped, Interrupted):
+        waiter.ending = True
         LOG.warning("stopped before all was written: what is not committed will be read again")
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        waiter.ending = True
         store.close()
         state.release()
     LOG.info("stopped")

@@ -426,6 +426,41 @@ def test_database_down_at_start_makes_the_daemon_wait_and_say_so(command, mysql)
     assert said.count("reading pauses, trying again") == 1
 
 
+def test_statistics_are_told_while_the_database_is_waited_for_from_the_start(command, mysql):
+    said = command.folder / "said"
+    path = command.configure(**dict(mysql, database__unix_socket="/nowhere/socket"))
+    with said.open("wb") as output:
+        daemon = subprocess.Popen([sys.executable, str(ROOT / "mail_relay_tracker.py"), "-c", path], stderr=output, cwd=str(command.folder))
+    try:
+        wait_until(lambda: b"reading pauses" in said.read_bytes())
+        daemon.send_signal(signal.SIGUSR1)
+        wait_until(lambda: b"times in trouble\n" in said.read_bytes())
+        assert b"log: %d bytes to read" % LOG.stat().st_size in said.read_bytes()
+    finally:
+        daemon.kill()
+        daemon.wait()
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGINT"])
+@pytest.mark.parametrize("arguments", [["--check"], []], ids=["command", "service"])
+def test_a_signal_while_the_program_is_loaded(command, settings, name, arguments):
+    """Sent by a module that it imports. A request is passed over, an interrupt ends it without a traceback."""
+    (command.folder / "bisect.py").write_text("import os, signal\nos.kill(os.getpid(), signal.%s)\n"
+                                              "from _bisect import *\nbisect, insort = bisect_right, insort_right\n" % name)
+    said = command.folder / "said"
+    with said.open("wb") as output:
+        started = subprocess.Popen([sys.executable, str(ROOT / "mail_relay_tracker.py"), "-c", command.configure(**settings), *arguments],
+                                   env=dict(os.environ, PYTHONPATH=str(command.folder)), stdout=output, stderr=output)
+    try:
+        wait_until(lambda: started.poll() is not None or (command.folder / "state.json").exists())
+        started.terminate()
+        assert started.wait(10) == (-signal.SIGINT if name == "SIGINT" else 0)
+    finally:
+        started.kill()
+        started.wait()
+    assert b"Traceback" not in said.read_bytes()
+
+
 def test_driver_not_installed(command, mysql):
     done = command.run("-c", command.configure(**mysql), "--once", environment={"PYTHONPATH": str(ROOT / "tests" / "nodriver")})
     told(done, 78, "mysql-connector-python", "pip3 install -r requirements.txt", "engine = sqlite")

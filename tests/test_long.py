@@ -11,12 +11,14 @@ import select
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 import types
-from contextlib import closing
+from contextlib import closing, suppress
 
 import mariadb as mariadb_server
 import pytest
+from conftest import ROOT
 from test_corpus import rows_of
 from test_follow import Live, message, stamp
 from tests.unit.replay import Replay, tracker, traditional
@@ -624,6 +626,34 @@ def test_T19_stopped_while_somebody_locks_the_file(daemons, table):
         stopped_in_time(one)
     one.start()
     one.wait(lambda: table.count("relay_status = 'sent'") == 2)
+
+
+@pytest.mark.parametrize("arguments, wrong", [([], True), (["-v"], True), (["-v"], False)])
+def test_T19_stopped_while_nobody_reads_what_it_says(daemons, table, tmp_path, arguments, wrong):
+    """Standard error is a pipe that is full: it waits to say that the database is away, or what it does."""
+    if wrong:
+        table.settings.update(database__engine="mysql", database__unix_socket=tmp_path / "nowhere")
+    one = daemons(**table.settings)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x")
+    os.set_blocking(writer, True)
+    path = one.command.configure(**one.settings)
+    one.daemon = subprocess.Popen([sys.executable, str(ROOT / "mail_relay_tracker.py"), "-c", path, *arguments], stderr=writer)
+    try:
+        time.sleep(1.5)
+        began = time.monotonic()
+        one.daemon.terminate()
+        assert one.daemon.wait(30) == 0
+        assert time.monotonic() - began < LATEST_STOP
+    finally:
+        one.daemon.kill()
+        one.daemon.wait()
+        one.daemon = None
+        for end in (reader, writer):
+            os.close(end)
 
 
 def test_T19_SIGHUP_looks_for_a_new_log_at_once(daemons, table):
