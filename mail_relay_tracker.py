@@ -5643,6 +5643,13 @@ class Follower:
 
 # ============================================================================ state file
 
+def remedy_of(error: OSError) -> str:
+    """What helps when a file cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "make room (`df -h`, `df -i`)"
+    return "create its directory, with all in it writable for user %s" % user_name()
+
+
 class StateFile:
     """Where the reading stands, in a small JSON file: written beside, synced, renamed, so it is always whole.
 
@@ -5688,8 +5695,8 @@ class StateFile:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> OutputError:
-        return OutputError("state file %s: %s: %s: create its directory, with all in it writable for user %s, or set [state] state_file"
-                           % (self.path, error.filename or self.path + ".lock", error.strerror, user_name()))
+        return OutputError("state file %s: %s: %s: %s, or set [state] state_file" % (
+            self.path, error.filename or self.path + ".lock", error.strerror, remedy_of(error)))
 
     def load(self) -> Optional[Place]:
         """The saved place; None when there is none. A damaged file is moved aside and named in the log."""
@@ -5739,7 +5746,7 @@ class StateFile:
             os.rename(temporary, self.path)
             self._sync_folder()
         except OSError as error:
-            raise OutputError("state file %s: %s: make room, or set [state] state_file" % (self.path, error.strerror)) from error
+            raise OutputError("state file %s: %s: %s, or set [state] state_file" % (self.path, error.strerror, remedy_of(error))) from error
         self.saved = place
 
     def _sync_folder(self) -> None:

@@ -358,10 +358,11 @@ def as_nobody(tell, *arguments):
 
 
 @contextlib.contextmanager
-def small_disk(folder, size):
-    """A file system with room for so many bytes."""
+def small_disk(folder, size, files=0):
+    """A file system with room for so many bytes; for so many files if that is set."""
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=%d" % size, "tmpfs", str(folder)], stderr=subprocess.DEVNULL, check=False)
+    options = "size=%d,nr_inodes=%d" % (size, files)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], stderr=subprocess.DEVNULL, check=False)
     if mounted.returncode:
         pytest.skip("cannot mount")
     try:
@@ -677,6 +678,17 @@ def test_T12_a_one_shot_command_on_a_full_disk_says_so_and_the_next_run_loses_no
         (disk / "filler").unlink()
         assert tell.once().returncode == 0
         assert tell.saved() == tell.log.stat().st_size and tell.rows_are_right()
+
+
+@as_root
+@pytest.mark.parametrize("files, name", [(1, "state.json.lock"), (2, "state.json.tmp")])
+def test_T12_no_more_files_on_the_disk_is_refused_before_reading_with_its_remedy(command, files, name):
+    """The disk's own folder is one of them."""
+    with small_disk(command.folder / "disk", 1 << 20, files) as disk:
+        tell = Told(command, state__state_file=disk / "state.json")
+        tell.write(BEFORE)
+        told(tell.once(), 73, str(disk / name), "No space left", "make room")
+        assert tell.nothing_was_read()
 
 
 def test_T13_no_file_can_be_written_at_all_for_a_while(tell):
