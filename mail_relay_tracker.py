@@ -4931,8 +4931,10 @@ BEGINNING = 4096                    # bytes in which a rotated file's first stam
 MAGICS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 PACKED = (".gz", ".bz2", ".xz")
 _PACKED = "(?:%s)?$" % "|".join(map(re.escape, PACKED))
-ROTATED = re.compile(r"[._-][0-9][0-9._-]*" + _PACKED)
-ROTATED_LOG = re.compile(r"(?:\.[0-9]+|[._-]?[0-9]{4}[._-]?[0-9]{2}[._-]?[0-9]{2}[0-9._-]*)?\.log(?:[._-][0-9][0-9._-]*)?" + _PACKED)
+ROTATED = re.compile(r"[._-][0-9][0-9T:._-]*" + _PACKED)
+_DATE = r"(?:[._-]?[0-9]{4}[._-]?[0-9]{2}[._-]?[0-9]{2}|[._-][0-9]{2}[._-][0-9]{2}[._-][0-9]{4})[0-9T:._-]*"
+ROTATED_LOG = re.compile(r"(?:\.[0-9]+|%s)?\.log(?:[._-][0-9][0-9T:._-]*)?%s" % (_DATE, _PACKED))
+PACKED_OTHERWISE = (".zst", ".lz4", ".lzo", ".lz", ".lzma", ".Z", ".zip", ".7z", ".br")    # nothing in the standard library unpacks these
 NUMBERED = re.compile(r"\.([0-9]{1,4})" + _PACKED)
 
 
@@ -5197,26 +5199,44 @@ def user_name() -> str:
         return str(os.geteuid())
 
 
-def siblings(path: str) -> List[str]:
-    """The rotated files of a log, oldest first, as logrotate and savelog name them: `.1`, `.0`, `-20261122`, `.2.gz`…
-
-    Those of a symbolic link lie beside the link, or beside what it leads to. One that is just being packed counts once, as it was.
-    """
-    found: Dict[str, int] = {}
+def beside(path: str) -> Iterator[Tuple[str, str]]:
+    """The paths beside a log, each with the log's name there: those of a symbolic link lie beside the link, or beside what it leads to."""
     for one in {path, os.path.realpath(path)}:
         folder, name = os.path.split(one)
-        stem, form = (name[:-4], ROTATED_LOG) if name.endswith(".log") else (name, ROTATED)
         for other in names_in(folder or "."):
-            if other != name and other.startswith(stem) and form.match(other, len(stem)):
-                full = os.path.join(folder, other)
-                try:
-                    status = os.stat(full)
-                except OSError:
-                    continue                # gone in this moment: compressed, or deleted
-                if stat.S_ISREG(status.st_mode):
-                    found[full] = status.st_mtime_ns
+            yield os.path.join(folder, other), name
+
+
+def is_rotated(path: str, name: str) -> bool:
+    """Whether a path is named as logrotate, savelog and their kin name what a log was rotated into.
+
+    >>> is_rotated("/var/log/mail.log.2.gz", "mail.log"), is_rotated("/var/log/mail.log", "mail.log")
+    (True, False)
+    """
+    other = os.path.basename(path)
+    stem, form = (name[:-4], ROTATED_LOG) if name.endswith(".log") else (name, ROTATED)
+    return other != name and other.startswith(stem) and form.match(other, len(stem)) is not None
+
+
+def siblings(path: str) -> List[str]:
+    """The rotated files of a log, oldest first: `.1`, `.0`, `-20261122`, `.2.gz`… One that is just being packed counts once, as it was."""
+    found: Dict[str, int] = {}
+    for full, name in beside(path):
+        if is_rotated(full, name):
+            try:
+                status = os.stat(full)
+            except OSError:
+                continue                    # gone in this moment: compressed, or deleted
+            if stat.S_ISREG(status.st_mode):
+                found[full] = status.st_mtime_ns
     whole = [full for full in found if not (full.endswith(PACKED) and full.rpartition(".")[0] in found)]
     return sorted(whole, key=lambda full: (found[full], -rotations(full), full))
+
+
+def sealed_siblings(path: str, since: int) -> List[str]:
+    """The rotated files of a log that are packed in a way that is not understood, written to since a time in microseconds, oldest first."""
+    sealed = {full for full, name in beside(path) if full.endswith(PACKED_OTHERWISE) and is_rotated(os.path.splitext(full)[0], name)}
+    return sorted((full for full in sealed if mtime_of(full) >= since), key=mtime_of)
 
 
 def rotations(name: str) -> int:
@@ -5296,7 +5316,7 @@ class Follower:
         self.base = 0
         self.next_check = 0.0
         self.rotated_at: Optional[float] = None
-        self.blocked = False
+        self.blocked = self.warned = False
         self.rotations = self.truncations = 0
 
     @property
@@ -5412,11 +5432,19 @@ class Follower:
             if place.position:              # of an empty file nothing can be missed, and nothing tells it from another
                 LOG.warning("%s; reading %s from its beginning", "the log was truncated" if truncated
                             else "the file that the saved position belongs to is gone", self.path)
+                self._name_sealed(place)
             self.queue = self._unknown(self._by_age(place.mtime), place.mtime, live) if place.mtime else []
         if not self.files:
             self._go_live(live)
         elif live is not None:
             live.close()
+
+    def _name_sealed(self, place: Place) -> None:
+        """Lines that were not read may stand in files that only somebody else can unpack."""
+        names = sealed_siblings(self.path, place.mtime - SECOND)
+        if names:
+            LOG.warning("packed in a way that is not understood, and lines not read yet may stand there: %s; unpack and --import them, and "
+                        "have logs packed by gzip, bzip2 or xz", ", ".join(names))
 
     def _left_off(self, place: Place) -> Optional[LogFile]:
         """The rotated file that a place speaks of, to be read from there on; None when it is gone."""
@@ -5481,8 +5509,19 @@ class Follower:
         akin = [is_akin(file.head, self.current.first) for file in files]
         here = [number for number, file in enumerate(files) if file.identity == self.current.identity and file.head] or [
             number for number in range(len(files)) if akin[number]]     # packed meanwhile; an empty file has no place among the others
+        if not here and not (live and is_akin(live.first, self.current.first)):
+            self._warn_of_elsewhere()
         later = [file for number, file in enumerate(files) if (file.mtime > now if akin[number] else not here or number > here[0])]
         return self._unknown(later, 0 if here else now, self.current, live)
+
+    def _warn_of_elsewhere(self) -> None:
+        """Say once that the file read last is not where rotated files are looked for: then others, rotated meanwhile, are not either."""
+        if self.warned or not self.current.first or self.current.identity in map(identity_of, siblings(self.path)):
+            return
+        self.warned = True
+        LOG.warning("%s was rotated to where it is not looked for, or deleted: rotated files are read when they lie beside the log, "
+                    "under its name with a number or a date, plain or packed by gzip, bzip2 or xz; any other (olddir, zstd) only while "
+                    "it is open here: lines are lost when the log is rotated twice meanwhile, or while the tracker is stopped", self.path)
 
     def _by_age(self, needed: int) -> List[Rotated]:
         """The rotated files, oldest first: by their first stamps, and where these are equal, by their numbers, then by mtime. Those that

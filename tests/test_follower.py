@@ -76,6 +76,7 @@ class World:
         self.maybe = set()          # places of lines that copytruncate or deletion may have taken away
         self.pieces = set()         # what copytruncate has made of a half line
         self.lossy = self.blind = False
+        self.elsewhere = False      # rotated to where nobody looks for it
         self.blank = False          # the log was empty when the reader last looked at it
         self.begun = self.rest = None   # a half line: what is in the file, and what is not yet
         self.broken = False             # its beginning is in the copy, its end will be in the truncated file
@@ -370,6 +371,8 @@ class World:
         """Take so many batches, or all there are."""
         for _ in range(count if self.reader is not None else 0):
             batch = self.reader.read(self.now, once)
+            if self.reader.warned and not self.lossy and not self.elsewhere:
+                raise Wrong("false alarm: all rotated files are beside the log")
             self.look()
             if batch is None:
                 return
@@ -1043,6 +1046,101 @@ def test_T5_the_log_is_a_symbolic_link(here, name, kind):
     here.append(2)
     here.pass_time()
     assert here.lines() == list(range(3, 11))
+
+
+@pytest.mark.parametrize("log", ["mail.log", "maillog"])
+@pytest.mark.parametrize("form", ["_%Y-%m-%d_%H:%M:%S", "-%Y-%m-%dT%H:%M:%S", ".%d-%m-%Y-%s", "-%Y%m%d%H-%s"])
+def test_T5_dates_as_logrotates_dateformat_gives_them(log, form):
+    with world(log=log) as here:
+        here.begin()
+        here.stop()
+        for extension in ("", ".log"):
+            config = here.folder / "config"
+            config.write_text("%s {\n rotate 9\n create\n dateext\n dateformat %s\n %s\n}\n" % (
+                here.path, form, "extension .log" if extension and log.endswith(".log") else ""), encoding="ascii")
+            config.chmod(0o600)
+            here.append(3)
+            subprocess.run([program("logrotate"), "-f", "-s", str(here.folder / "status"), str(config)], check=True)
+            here.rotated_by()
+            time.sleep(1.1)                 # the date is to be another
+        here.append(1)
+        assert len(tracker.siblings(here.path)) == 2
+        here.start()
+        here.pass_time()
+        assert here.lines() == list(range(3, 10))
+
+
+def sealed(here):
+    """Pack the youngest rotated file by a program that Python knows nothing of; its mtime stays."""
+    path, packed = here.rotated[0].path, here.rotated[0].path + ".zst"
+    pathlib.Path(packed).write_bytes(b"\x28\xb5\x2f\xfd" + b"zstd" * 20)
+    os.utime(packed, ns=(os.stat(path).st_mtime_ns,) * 2)
+    os.unlink(path)
+    here.rotated[0].path = packed
+
+
+@pytest.mark.parametrize("where", ["olddir", "zstd", "the link has another target"])
+def test_T5_rotated_to_where_nobody_looks_is_told_once(here, caplog, where):
+    """While it is open it is read to its end all the same; what is rotated behind the reader's back is lost, so say it in time."""
+    tracker.LOG.disabled, here.elsewhere = False, True
+    (here.folder / "old").mkdir()
+    if where == "the link has another target":
+        os.rename(here.path, here.path + "-a")
+        os.symlink(here.path + "-a", here.path)
+    here.begin()
+    with caplog.at_level(logging.WARNING):
+        for number in range(3):
+            here.append(2)
+            if where == "zstd":
+                here.rotate()
+                sealed(here)
+            elif where == "olddir":
+                os.rename(here.path, str(here.folder / "old" / ("mail.log-%d" % number)))
+                here.rotated_by(made=False)
+            else:
+                os.unlink(here.path)
+                os.symlink("%s-%s" % (here.path, "bcd"[number]), here.path)
+                here.tick(os.open(here.path, os.O_CREAT | os.O_WRONLY))
+                here.live = None
+                here.let_go()
+                here.live = File(here.path)
+                here.reopen()
+            here.append(2)
+            here.pass_time()
+    assert here.lines() == list(range(15))
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1 and here.path + " was rotated to where it is not looked for" in said[0] and "olddir" in said[0]
+
+
+def test_T5_archives_that_nobody_here_can_unpack_are_named(here, caplog):
+    """When the saved position may be in one of them. What is older than that was read long ago."""
+    tracker.LOG.disabled = False
+    here.append(3)
+    here.rotate()
+    sealed(here)
+    here.begin()
+    here.stop()
+    for _ in range(2):
+        here.append(3)
+        here.rotate()
+        sealed(here)
+    here.append(1)
+    here.lossy = True
+    with caplog.at_level(logging.WARNING):
+        here.start()
+        here.pass_time()
+    said = [record.getMessage() for record in caplog.records if "packed in a way" in record.getMessage()]
+    assert len(said) == 1 and "%s, %s; unpack and --import" % (here.rotated[1].path, here.rotated[0].path) in said[0]
+    assert here.lines() == [len(here.written) - 1]
+
+
+def test_T5_a_log_replaced_by_a_copy_of_itself_is_no_rotation_elsewhere(here):
+    """As an editor does that saves it: the reading goes on where it was."""
+    here.begin(10)
+    replaced(here)
+    here.append(3)
+    here.pass_time()
+    assert here.lines() == list(range(13)) and not here.reader.warned
 
 
 @pytest.mark.parametrize("kind", list(PACKERS))

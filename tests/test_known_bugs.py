@@ -468,10 +468,10 @@ def test_pygtail_PR_42_rotated_to_where_nobody_looks(here, lines, stopped):
     os.rename(here.path, str(here.folder / "archive" / "mail.log.1"))
     here.rotated_by(made=False)
     here.append(lines)
-    here.lossy = stopped
+    here.lossy, here.elsewhere = stopped, True
     here.start()
     here.pass_time()
-    assert here.lines() == list(range(7 if stopped else 0, 7 + lines))
+    assert here.lines() == list(range(7 if stopped else 0, 7 + lines)) and here.reader.warned != stopped
 
 
 def test_hpcloud_tail_127_the_last_line_before_the_rename(here):
