@@ -5100,12 +5100,24 @@ class LogFile:
         """Whether a place gives this file's inode; whether it still has the content is another question."""
         return not self.packed and self.inode == place.inode and place.device in (None, self.device)
 
-    def goes_on(self, other: "LogFile") -> bool:
-        """Whether all that was read of another file stands here, too, and the rest behind it: that one was a copy, made earlier."""
+    def take_over(self, other: "LogFile") -> bool:
+        """Go on where another file was left, if all that was read of it stands here, too: that one was a copy made earlier, or is this very
+        file behind a handle gone stale. Otherwise, False, this one is read from its beginning.
+        """
         try:
-            return self.fits(other.end())
+            if not (self.fits(other.end()) if other.first else self.identity == other.identity):
+                return False
+            self.seek(other.offset)
         except BAD_FILE:
-            return False                    # said when it is read
+            self.handle.seek(0)             # what ails it is said when it is read
+            return False
+        self.start = other.start
+        return True
+
+    @property
+    def is_ailing(self) -> bool:
+        """Whether it could not be read when that was last tried, and that may pass."""
+        return self.damaged and not self.packed
 
     def has_grown(self) -> bool:
         """Whether more was written than was read."""
@@ -5187,8 +5199,9 @@ class LogFile:
         return [batch]
 
     def close(self) -> None:
-        """Let go of the descriptor."""
-        self.handle.close()
+        """Let go of the descriptor, stale or not."""
+        with contextlib.suppress(OSError):
+            self.handle.close()
 
 
 def user_name() -> str:
@@ -5354,7 +5367,9 @@ class Follower:
                     self._recover()
                     continue
                 self.ready.extend(self.current.take(data))
-                self.current.damaged = self.current.damaged and self.current.packed
+                if self.current.is_ailing:
+                    self.current.damaged, self.rotated_at = False, None
+                    LOG.info("%s can be read again", self.current.path)
             except BAD_FILE as error:
                 self._fail(error)
             if self.current.at_end and not self._move_on(now, once):
@@ -5362,17 +5377,25 @@ class Follower:
         return self.ready.popleft() if self.ready else None
 
     def _fail(self, error: Exception) -> None:
-        """A file cannot be read on. An archive will never be any better; what ails a plain file may pass while it is the one at hand."""
+        """A file cannot be read on. An archive will never be any better; what ails a plain file may pass while it is the one at hand: then
+        what was read of it and not yet taken is read again.
+        """
         file = self.current
         if not file.damaged:
-            consequence = "passed over" if file.packed else "trying again until it is rotated"
+            consequence = "passed over" if file.packed else "trying again until it is %s" % (
+                "passed over" if self.queue else "rotated")
             LOG.warning("cannot read on in %s: %s; %s", file.path, error, consequence)
         file.at_end = file.damaged = True
+        if not file.packed:
+            file.handle.seek(file.offset + len(file.rest))
 
     def lag(self) -> int:
         """Bytes that are not yet read, as far as they can be counted: of packed files nobody knows."""
         waiting = self.files[-1:] + self.queue
-        unread = sum(max(file.size() - file.offset, 0) for file in waiting)
+        unread = 0
+        for file in waiting:
+            with contextlib.suppress(OSError):      # a handle gone stale
+                unread += max(file.size() - file.offset, 0)
         try:
             status = os.stat(self.path)
         except OSError:
@@ -5504,7 +5527,7 @@ class Follower:
         """The rotated files that were begun after the one being read, oldest first. Of those that begin like it, only what was written to
         later can hold more: the others are copies of it, and no archive is unpacked to see that.
         """
-        now = self.current.mtime()
+        now = self.current.touched if self.current.damaged else self.current.mtime()
         files = self._by_age(now + 1)
         akin = [is_akin(file.head, self.current.first) for file in files]
         here = [number for number, file in enumerate(files) if file.identity == self.current.identity and file.head] or [
@@ -5604,15 +5627,18 @@ class Follower:
             return
         missed = self._unknown(self._by_age(NEVER), lost.touched)
         LOG.warning("%s was truncated at byte %d and has no copy; reading it from its beginning", self.path, lost.offset)
-        self.ready.extend(lost.last_line())
-        self.files, self.base = [], lost.start + lost.offset
         lost.handle.seek(0)
         again = LogFile(lost.path, 0, lambda _: lost.handle)
+        self.ready.extend(lost.last_line())
+        self.files, self.base = [], lost.start + lost.offset
         self.queue = missed
         self._go_live(again)
 
     def _move_on(self, now: float, once: bool) -> bool:
         """At the end of a file: whether to read on, in the next or in this one, because somebody still wrote to it."""
+        if self.queue and self.current.is_ailing and self._has_time(now, once):
+            self._open_anew()
+            return False
         if self.queue:
             return self._open_next()
         if not once and now < self.next_check:
@@ -5622,6 +5648,12 @@ class Follower:
         moved = self._follow_rotation(now, once)
         self.blocked = False
         return moved
+
+    def _has_time(self, now: float, once: bool) -> bool:
+        """Whether a rotated file is still waited for."""
+        if self.rotated_at is None:
+            self.rotated_at, self.next_check = now, now + min(self.grace, self.check_interval)
+        return not once and now - self.rotated_at < self.grace
 
     def _follow_rotation(self, now: float, once: bool) -> bool:
         """Go on with the live log, if that is another file by now and nobody can still be writing to this one."""
@@ -5634,10 +5666,10 @@ class Follower:
                            % (self.path, error.strerror, user_name())) from error
         if (status.st_dev, status.st_ino) == self.current.identity:
             self.rotated_at = None
+            self._open_anew()
             return False
-        if self.rotated_at is None:
-            self.rotated_at, self.next_check = now, now + min(self.grace, self.check_interval)
-        if not status.st_size or not once and now - self.rotated_at < self.grace:
+        if self._has_time(now, once) or not status.st_size:
+            self._open_anew()
             return False
         if self.current.has_grown():        # between its end and this look its writer may have come to an end
             self.next_check = now
@@ -5655,6 +5687,28 @@ class Follower:
         LOG.info("%s was rotated", self.path)
         return True
 
+    def _open_anew(self) -> None:
+        """A handle may be stale while the file is well, as after the restart of an NFS server: go on with a new one, in the live log or in
+        what it was rotated into meanwhile.
+        """
+        stale = self.current
+        if not stale.is_ailing:
+            return
+        try:
+            file = self._live()
+        except LogError:
+            return                          # it was said that it cannot be read
+        if file is not None and not file.take_over(stale):
+            file.close()
+            file, _ = self._fitting(stale.end())
+            if file is not None and not file.take_over(stale):
+                file.close()
+                return
+        if file is not None:
+            file.damaged = True             # until something was read: what was said is not said again
+            self.files[-1] = file
+            stale.close()
+
     def _go_live(self, live: Optional[LogFile]) -> bool:
         """Go on with the live file, unless there are others to be read before it; while there is none, nothing is finished."""
         if self.queue and live is not None:
@@ -5669,10 +5723,7 @@ class Follower:
             return False
         before = self.files[-1] if self.files else None
         file = self.queue.pop(0)
-        if before is not None and file.goes_on(before):     # not begun anew: what was read of it is not read again
-            file.start = before.start
-            file.seek(before.offset)
-        else:
+        if before is None or not file.take_over(before):
             file.start = self._end() + len(before.rest if before else b"")
             self.ready.extend(before.last_line() if before else [])
         self.files.append(file)

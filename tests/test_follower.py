@@ -365,7 +365,8 @@ class World:
         """What the reader could see now."""
         self.blind = False
         files = self.reader.files if self.reader is not None else []
-        self.blank = bool(files) and files[-1].path == self.path and not files[-1].size()
+        with contextlib.suppress(OSError):      # a stale handle
+            self.blank = bool(files) and files[-1].path == self.path and not files[-1].size()
 
     def read(self, count=10 ** 6, once=False):
         """Take so many batches, or all there are."""
@@ -2093,3 +2094,149 @@ def test_T1_a_read_error_that_passes_costs_nothing(tmp_path, monkeypatch, caplog
     path.rename(str(path) + ".1")
     path.write_text(lines_of("B"))
     assert letters_of(follower) == "B"
+
+
+class Failing(io.FileIO):
+    """A file one read of which fails."""
+
+    in_reads = 0
+
+    def read(self, size=-1):
+        Failing.in_reads -= 1
+        if not Failing.in_reads:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(size)
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_T1_whichever_read_fails_nothing_is_lost(tmp_path, monkeypatch, number):
+    """Also one of those that only ask whether the file was truncated: what had been read by then is read again."""
+    path = tmp_path / "mail.log"
+    path.write_text(lines_of("A"))
+    follower = tracker.Follower(str(path), 0.0, lambda name: Failing(name, "rb"))
+    follower.begin(None, False)
+    assert letters_of(follower) == "A"
+    with open(str(path), "a") as log:
+        log.write(lines_of("a"))
+    monkeypatch.setattr(Failing, "in_reads", number)
+    assert letters_of(follower) == "a" and Failing.in_reads < 1
+
+
+class Remote(io.FileIO):
+    """A file on an NFS server: when that was restarted, what was open before is stale, and the path opens well."""
+
+    restarts = 0
+
+    def __init__(self, *rest):
+        super().__init__(*rest)
+        self.opened = Remote.restarts
+
+    def read(self, size=-1):
+        self.check()
+        return super().read(size)
+
+    def fileno(self):
+        self.check()
+        return super().fileno()
+
+    def check(self):
+        if self.opened != Remote.restarts:
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+
+@pytest.fixture
+def remote(here, monkeypatch):
+    """A reader of a log on an NFS server, ten lines read, and how to restart that."""
+    monkeypatch.setattr(Remote, "restarts", 0)
+    here.append(10)
+    here.reader = tracker.Follower(here.path, 1.0, lambda path: Remote(path, "rb"))
+    here.reader.begin(None, False)
+    here.pass_time()
+    here.restart_server = lambda: setattr(Remote, "restarts", Remote.restarts + 1)
+    return here
+
+
+def test_T1_a_stale_handle_is_opened_anew(remote, caplog):
+    tracker.LOG.disabled = False
+    remote.half()
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            remote.restart_server()
+            remote.append(2)
+            assert remote.reader.lag() >= 0 and remote.reader.place(remote.reader.position) is None
+            remote.pass_time(12)
+            assert remote.reader.place(remote.reader.position) is not None
+    assert remote.lines() == list(range(len(remote.written)))
+    said = [record.getMessage().partition(": ")[0] for record in caplog.records]
+    assert said == ["cannot read on in " + remote.path, remote.path + " can be read again"] * 3
+
+
+def test_T1_a_stale_handle_of_an_empty_log_is_opened_anew(here, monkeypatch):
+    monkeypatch.setattr(Remote, "restarts", 0)
+    here.reader = tracker.Follower(here.path, 1.0, lambda path: Remote(path, "rb"))
+    here.reader.begin(None, False)
+    here.pass_time()
+    Remote.restarts += 1
+    here.pass_time()
+    here.append(3)
+    here.pass_time(12)
+    assert here.lines() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("how", ["create", "hold", "late", "gap"])
+def test_T4_rotated_while_its_handle_is_stale(remote, how):
+    remote.append(2)
+    remote.restart_server()
+    remote.rotate(how)
+    remote.append(2)
+    remote.pass_time(12)
+    remote.reopen()
+    remote.append(2)
+    remote.pass_time(12)
+    assert remote.lines() == list(range(16))
+
+
+def test_T6_copied_and_truncated_while_its_handle_is_stale(remote):
+    remote.append(2)
+    remote.restart_server()
+    remote.copytruncate()
+    remote.append(2)
+    remote.pass_time(12)
+    assert remote.lines() == list(range(14))
+
+
+def test_T5_the_rotated_files_to_be_read_next_have_stale_handles(remote):
+    for _ in range(4):
+        remote.rotate()
+        remote.append(3)
+    remote.time(9)
+    while not remote.reader.queue:
+        remote.time(3)
+        remote.read(1)
+    remote.restart_server()
+    remote.pass_time(60)
+    assert remote.lines() == list(range(22))
+
+
+def test_T5_a_rotated_file_that_stays_unreadable_is_passed_over(here, monkeypatch):
+    """Its handle is opened anew for a while; then the next one is read."""
+    class Bad(io.FileIO):
+        def read(self, size=-1):
+            if self.tell() >= tracker.BEGINNING and os.fstat(self.fileno()).st_ino == bad:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+    bad = None
+    monkeypatch.setattr(tracker, "CHUNK", 200)
+    here.append(10)
+    here.reader = tracker.Follower(here.path, 1.0, lambda path: Bad(path, "rb"))
+    here.reader.begin(None, False)
+    here.pass_time()
+    for number in range(3):
+        here.rotate()
+        here.append(20, 300)
+        bad = os.stat(here.path).st_ino if number == 0 else bad
+    here.append(1)
+    here.lossy = True
+    here.pass_time(60)
+    assert here.lines() == [*range(22), *range(30, 71)]
