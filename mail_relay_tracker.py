@@ -5000,7 +5000,8 @@ class LogFile:
 
     `start` is the position of its first byte in all that was read, `offset` that of the first byte not yet handed out, `rest` the
     beginning of a line whose end is not there yet, `first` and `seen` the file's first bytes and the last ones read. A packed file,
-    or a pipe, is only read forward.
+    or a pipe, is only read forward. `damaged`: it could not be read when that was last tried; `broken`: nor will it ever; `told`: that
+    was said.
     """
 
     def __init__(self, path: str, start: int, opener: Callable[[str], IO[bytes]] = open_log) -> None:
@@ -5010,7 +5011,7 @@ class LogFile:
         self.packed = not isinstance(self.handle, io.FileIO)
         self.offset = 0
         self.rest = self.seen = b""
-        self.skipping = self.at_end = self.damaged = False
+        self.skipping = self.at_end = self.damaged = self.broken = self.told = False
         status = os.fstat(self.handle.fileno())
         self.device, self.inode = status.st_dev, status.st_ino
         self.first = b"" if self.packed else self.peek(0, WITNESS)
@@ -5105,7 +5106,7 @@ class LogFile:
         file behind a handle gone stale. Otherwise, False, this one is read from its beginning.
         """
         try:
-            if not (self.fits(other.end()) if other.first else self.identity == other.identity):
+            if not self.fits(other.end()):
                 return False
             self.seek(other.offset)
         except BAD_FILE:
@@ -5114,14 +5115,30 @@ class LogFile:
         self.start = other.start
         return True
 
+    def renew(self, handle: IO[bytes]) -> None:
+        """Read on through another handle of this very file; should it have been truncated meanwhile, that is seen as ever."""
+        self.close()
+        self.handle = handle
+        self.handle.seek(self.offset + len(self.rest))
+
+    def last_write(self) -> int:
+        """When it was last written to, as far as it can still be told, in microseconds."""
+        try:
+            return self.mtime()
+        except OSError:
+            return self.touched
+
     @property
     def is_ailing(self) -> bool:
         """Whether it could not be read when that was last tried, and that may pass."""
-        return self.damaged and not self.packed
+        return self.damaged and not self.broken
 
     def has_grown(self) -> bool:
-        """Whether more was written than was read."""
-        return not self.packed and not self.damaged and self.size() > self.offset + len(self.rest)
+        """Whether more was written than was read, or that cannot be told: the next read will tell."""
+        try:
+            return not self.packed and not self.damaged and self.size() > self.offset + len(self.rest)
+        except OSError:
+            return True
 
     def is_truncated(self) -> bool:
         """Whether what was read is no longer there: the file is shorter now, or has even grown again with something else."""
@@ -5297,6 +5314,11 @@ def is_akin(head: bytes, other: bytes) -> bool:
     return common > 0 and head[:common] == other[:common]
 
 
+def is_one(file: Rotated, known: LogFile) -> bool:
+    """Whether a file that was looked at is a known one; not if it was truncated since, nor if nothing was read and its handle is stale."""
+    return file.identity == known.identity and (is_akin(file.head, known.first) if known.first else not known.is_ailing)
+
+
 def begun(file: Rotated, present: int) -> int:
     """When a file was begun; one that does not tell, not after it was written to for the last time."""
     times = times_in(file.head.decode("latin-1").split("\n"), present)
@@ -5367,9 +5389,7 @@ class Follower:
                     self._recover()
                     continue
                 self.ready.extend(self.current.take(data))
-                if self.current.is_ailing:
-                    self.current.damaged, self.rotated_at = False, None
-                    LOG.info("%s can be read again", self.current.path)
+                self._heal()
             except BAD_FILE as error:
                 self._fail(error)
             if self.current.at_end and not self._move_on(now, once):
@@ -5377,17 +5397,26 @@ class Follower:
         return self.ready.popleft() if self.ready else None
 
     def _fail(self, error: Exception) -> None:
-        """A file cannot be read on. An archive will never be any better; what ails a plain file may pass while it is the one at hand: then
-        what was read of it and not yet taken is read again.
+        """A file cannot be read on. An archive whose content is damaged will never be any better; what else ails a file may pass while it
+        is the one at hand: then what was read of it and not yet taken is read again.
         """
         file = self.current
-        if not file.damaged:
-            consequence = "passed over" if file.packed else "trying again until it is %s" % (
-                "passed over" if self.queue else "rotated")
+        file.broken = file.packed and getattr(error, "errno", None) is None
+        if not file.told:
+            consequence = "passed over" if file.broken else "trying again until it is %s" % ("passed over" if self.queue else "rotated")
             LOG.warning("cannot read on in %s: %s; %s", file.path, error, consequence)
-        file.at_end = file.damaged = True
+            self.rotated_at = None          # it gets all the time of a renamed file
+        file.at_end = file.damaged = file.told = True
         if not file.packed:
             file.handle.seek(file.offset + len(file.rest))
+
+    def _heal(self) -> None:
+        """The file was read, unless it is an archive that could not be: such a handle is not read again, only a new one."""
+        file = self.current
+        if file.told and not (file.packed and file.damaged):
+            file.told = file.damaged = False
+            self.rotated_at = None
+            LOG.info("%s can be read again", file.path)
 
     def lag(self) -> int:
         """Bytes that are not yet read, as far as they can be counted: of packed files nobody knows."""
@@ -5527,10 +5556,10 @@ class Follower:
         """The rotated files that were begun after the one being read, oldest first. Of those that begin like it, only what was written to
         later can hold more: the others are copies of it, and no archive is unpacked to see that.
         """
-        now = self.current.touched if self.current.damaged else self.current.mtime()
+        now = self.current.last_write()
         files = self._by_age(now + 1)
         akin = [is_akin(file.head, self.current.first) for file in files]
-        here = [number for number, file in enumerate(files) if file.identity == self.current.identity and file.head] or [
+        here = [number for number, file in enumerate(files) if is_one(file, self.current) and file.head] or [
             number for number in range(len(files)) if akin[number]]     # packed meanwhile; an empty file has no place among the others
         if not here and not (live and is_akin(live.first, self.current.first)):
             self._warn_of_elsewhere()
@@ -5571,8 +5600,7 @@ class Follower:
     def _unknown(self, files: List[Rotated], since: int, *known: Optional[LogFile]) -> List[LogFile]:
         """Of some files those written to since then, without the known ones and copies of any, open; of very many the first."""
         known_files = [file for file in known if file is not None]
-        identities = {file.identity for file in known_files}
-        fresh = [file for file in files if file.mtime >= since and file.identity not in identities and file.head]
+        fresh = [file for file in files if file.mtime >= since and file.head and not any(is_one(file, one) for one in known_files)]
         found = (file for number, file in enumerate(fresh) if not self._is_copy(fresh, number, known_files))
         return self._open_all(list(itertools.islice(found, MAX_QUEUE)))
 
@@ -5602,6 +5630,7 @@ class Follower:
         try:
             for file in found:
                 opened.append(self._open_rotated(file.path, 0))
+                opened[-1].first = file.head[:WITNESS]      # of an archive, too
                 if opened[-1].peek(0, len(file.head)) != file.head:
                     raise FileNotFoundError(errno.ENOENT, "was renamed just now")
         except BAD_FILE as error:
@@ -5698,16 +5727,23 @@ class Follower:
             file = self._live()
         except LogError:
             return                          # it was said that it cannot be read
-        if file is not None and not file.take_over(stale):
+        if file is not None and file.identity == stale.identity and not file.packed and not stale.packed:
+            stale.renew(file.handle)
+            return
+        if file is None or not self._replace_current(file):
+            copy, _ = self._fitting(stale.end())
+            if copy is not None:
+                self._replace_current(copy)
+
+    def _replace_current(self, file: LogFile) -> bool:
+        """Read on in another file, if that holds what was read."""
+        if not file.take_over(self.current):
             file.close()
-            file, _ = self._fitting(stale.end())
-            if file is not None and not file.take_over(stale):
-                file.close()
-                return
-        if file is not None:
-            file.damaged = True             # until something was read: what was said is not said again
-            self.files[-1] = file
-            stale.close()
+            return False
+        file.told = True                    # until it was read
+        self.current.close()
+        self.files[-1] = file
+        return True
 
     def _go_live(self, live: Optional[LogFile]) -> bool:
         """Go on with the live file, unless there are others to be read before it; while there is none, nothing is finished."""
