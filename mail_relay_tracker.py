@@ -100,7 +100,6 @@ import pwd
 import random
 import re
 import select
-import shutil
 import socket
 import sqlite3
 import stat
@@ -4684,7 +4683,8 @@ class MysqlStore(Store):
     """MySQL, MariaDB, and clusters that speak their protocol. One connection, one statement per batch, committed by itself.
 
     After any trouble the connection is thrown away: a driver whose read timed out would hand the next statement the answer
-    of the one before. The pure driver is used: it has timeouts in every version, and behaves alike everywhere.
+    of the one before. `idle` tells that all that was said was answered. The pure driver is used: it has timeouts in every
+    version, and behaves alike everywhere.
     """
 
     def __init__(self, hosts: List[Tuple[str, int]], options: Dict[str, Any], tls_required: bool = False) -> None:
@@ -4697,6 +4697,7 @@ class MysqlStore(Store):
         self.cursor: Any = None
         self.batch_bytes = BATCH_BYTES
         self.driver: Any = None
+        self.idle = False
         self.session = ("", 0.0, 0)
 
     def connect(self) -> None:
@@ -4705,6 +4706,7 @@ class MysqlStore(Store):
         for _ in range(len(self.hosts)):
             try:
                 self._connect_to(*self.hosts[self.turn % len(self.hosts)])
+                self.idle = True
                 return
             except TrackerError as error:
                 self.close()
@@ -4847,11 +4849,17 @@ class MysqlStore(Store):
         return [(status, int(rows), int(messages)) for status, rows, messages in found]
 
     def close(self) -> None:
-        """Throw the connection away; a polite farewell could wait for a server that is stopped."""
-        inner = self._socket()
-        connection, self.connection, self.cursor = self.connection, None, None
+        """End the connection; in the middle of a statement without a farewell, which could wait for a server that is stopped.
+
+        Where that is no danger the farewell is said: the server would count an aborted client, and log it.
+        """
+        inner, is_polite = self._socket(), self.idle
+        connection, self.connection, self.cursor, self.idle = self.connection, None, None, False
         if connection is not None:
             try:
+                if is_polite:
+                    connection.close()
+                    return
                 if inner is not None:       # what the kernel has not sent yet is not to be sent any more
                     inner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 connection.disconnect() if not hasattr(connection, "shutdown") else connection.shutdown()
@@ -4859,16 +4867,21 @@ class MysqlStore(Store):
                 LOG.debug("closing the connection: %s", error)
 
     def _query(self, statement: str) -> List[Any]:
+        self.idle = False
         try:
             self.cursor.execute(statement)
-            return cast(List[Any], self.cursor.fetchall())
+            rows = cast(List[Any], self.cursor.fetchall())
+            self.idle = True
+            return rows
         except Exception as error:
             raise self._blame(error) from error
 
     def _execute(self, statement: str) -> None:
         """Send a statement that returns no rows; a cursor would first search all of it for a second one."""
+        self.idle = False
         try:
             self.connection.cmd_query(statement)
+            self.idle = True
         except Exception as error:
             raise self._blame(error) from error
 
@@ -6061,13 +6074,14 @@ def load_config(path: Optional[str]) -> Config:
         return Config("built-in defaults", values)
     parser = configparser.ConfigParser(interpolation=None, strict=True)
     try:
-        with open(path, encoding="utf-8") as handle:
+        with open(path, encoding="utf-8-sig") as handle:        # editors put a mark at its head
             parser.read_file(handle)
             if os.fstat(handle.fileno()).st_mode & stat.S_IROTH:
                 LOG.warning("configuration %s can be read by everybody: `chmod 640` it, it holds a password", path)
     except OSError as error:
-        raise ConfigError("configuration %s: %s: copy mail_relay_tracker.conf.template there, or name another file with -c"
-                          % (path, error.strerror)) from error
+        remedy = "copy mail_relay_tracker.conf.template there" if isinstance(error, FileNotFoundError) else \
+            "make it a file that user %s can read" % user_name()
+        raise ConfigError("configuration %s: %s: %s, or name another one with -c" % (path, error.strerror, remedy)) from error
     except (configparser.Error, UnicodeDecodeError) as error:
         raise ConfigError("configuration %s: %s" % (path, str(error).replace("\n", " "))) from error
     known = {(option.section, option.key): option for option in OPTIONS}
@@ -6191,7 +6205,7 @@ def read_password(config: Config) -> str:
     if not path:
         return cast(str, config["password"])
     try:
-        with open(path, encoding="utf-8") as handle:
+        with open(path, encoding="utf-8-sig") as handle:
             return handle.readline().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("configuration %s: [database] password_file = %s: %s" % (config.source, path, error)) from error
@@ -6334,7 +6348,7 @@ class Recorder:
         self.trouble = Trouble()
         self.known_until = 0
         self.store_name = ""
-        self.connected = False
+        self.connected = self.is_new = False
         self.rows = 0
         self.first, self.last = 1 << 62, 0
         self.hosts: Set[str] = set()
@@ -6346,7 +6360,11 @@ class Recorder:
     def _connect(self) -> None:
         self.store.connect()
         self.known_until = max(self.known_until, self.store.newest())
-        self.connected = True
+        self.connected = self.is_new = True
+
+    def _tell_connected(self) -> None:
+        """Name the new connection, now that it has served: while a trouble goes on, each try has one."""
+        self.is_new = False
         if self.store_name not in ("", self.store.name):
             LOG.warning("%s is used now instead of %s", self.store.name, self.store_name)
         self.store_name = self.store.name
@@ -6391,6 +6409,8 @@ class Recorder:
                 if not self.connected:
                     self._connect()
                 result = act()
+                if self.is_new:
+                    self._tell_connected()
                 self.trouble.over("%s is back" % (self.rejects.path if self.trouble.kind is OutputError else self.store.name))
                 return result
             except bearable as error:
@@ -6663,21 +6683,36 @@ def open_import(path: str) -> LogFile:
             return LogFile(path, 0, lambda _: open_log(copy_of(path)))
         return LogFile(path, 0)
     except BAD_FILE as error:
-        raise LogError("cannot read %s: %s: name log files, plain, .gz, .bz2 or .xz"
-                       % (path, getattr(error, "strerror", None) or error)) from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: str, error: Exception) -> LogError:
+    """What is told of a file that cannot be imported."""
+    return LogError("cannot read %s: %s: name log files, plain, .gz, .bz2 or .xz" % (path, getattr(error, "strerror", None) or error))
 
 
 @functools.lru_cache(maxsize=None)
 def copy_of(path: str) -> str:
     """A pipe, kept in a temporary file: it is looked at twice, like every file to import."""
+    try:
+        with tempfile.NamedTemporaryFile(prefix="mail_relay_tracker.", delete=False) as handle:
+            atexit.register(os.unlink, handle.name)
+            handle.writelines(chunks_of(path))
+    except OSError as error:
+        raise OutputError("cannot keep what comes from %s in the temporary folder %s: %s: make room, or name another one, TMPDIR=/var/tmp"
+                          % (path, tempfile.tempdir or "", error.strerror)) from error
+    return handle.name
+
+
+def chunks_of(path: str) -> Iterator[bytes]:
+    """What a pipe gives; raises LogError when it cannot be read."""
     if path == "-" and sys.stdin is None:
         raise LogError("standard input is closed: send a log there, or name files")
-    with open(path, "rb") if path != "-" else sys.stdin.buffer as source:
-        handle = tempfile.NamedTemporaryFile(prefix="mail_relay_tracker.", delete=False)
-        atexit.register(os.unlink, handle.name)
-        shutil.copyfileobj(source, handle)
-        handle.close()
-    return handle.name
+    try:
+        with open(path, "rb") if path != "-" else sys.stdin.buffer as source:
+            yield from iter(lambda: source.read(CHUNK), b"")
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def span_of(file: LogFile) -> Tuple[int, int]:

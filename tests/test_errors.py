@@ -3,6 +3,7 @@ import contextlib
 import gzip
 import lzma
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -92,6 +93,26 @@ def test_a_file_that_is_no_configuration(command, text):
     told(command.run("-c", "bad.conf", "--once"), 78, "bad.conf")
 
 
+@as_root
+def test_configuration_that_its_reader_may_not_read(command, settings):
+    path = open_to_all(command, **settings)
+    os.chmod(path, 0o600)
+    for name in (path, str(command.folder)):
+        told(run_as_nobody(command, "-c", name, "--once"), 78, name, "a file that user nobody can read", "-c")
+
+
+def test_files_with_a_byte_order_mark(command, mysql):
+    """As some editors write them."""
+    secret = command.folder / "password"
+    secret.write_text(mysql.pop("database__password") + "\r\n", encoding="utf-8-sig")
+    path = command.configure(**dict(mysql, database__password_file=secret))
+    with open(path, encoding="utf-8") as plain:
+        text = plain.read()
+    with open(path, "w", encoding="utf-8-sig") as marked:
+        marked.write(text)
+    assert command.run("-c", path, "--check").returncode == 0
+
+
 def test_configuration_that_is_no_utf8(command):
     (command.folder / "bad.conf").write_bytes(b"[database]\npassword = \xff\n")
     told(command.run("-c", "bad.conf", "--once"), 78, "bad.conf")
@@ -121,7 +142,7 @@ def test_log_is_a_directory(command, settings):
 
 
 AS_ANOTHER = """
-import encodings.ascii, encodings.idna, os, pwd, sys
+import encodings.ascii, encodings.idna, encodings.utf_8_sig, os, pwd, sys
 sys.path.insert(0, sys.argv[1])
 import mail_relay_tracker
 os.setgid(int(sys.argv[2]))
@@ -461,6 +482,24 @@ def test_a_signal_while_the_program_is_loaded(command, settings, name, arguments
     assert b"Traceback" not in said.read_bytes()
 
 
+def test_a_command_and_a_service_that_end_take_their_leave_of_the_server(command, mysql, mariadb):
+    """The server counts no aborted client."""
+    def aborted():
+        return mariadb.client("SHOW GLOBAL STATUS LIKE 'Aborted_clients'").split()[-1]
+
+    path, before = command.configure(**mysql), aborted()
+    for arguments in (["--check"], ["--once"]):
+        assert command.run("-c", path, *arguments).returncode == 0
+    daemon = command.start("-c", path, "-v")
+    while b"connected to" not in daemon.stderr.readline():
+        assert daemon.poll() is None
+    daemon.terminate()
+    assert daemon.wait(10) == 0
+    daemon.communicate()
+    time.sleep(0.5)
+    assert aborted() == before
+
+
 def test_driver_not_installed(command, mysql):
     done = command.run("-c", command.configure(**mysql), "--once", environment={"PYTHONPATH": str(ROOT / "tests" / "nodriver")})
     told(done, 78, "mysql-connector-python", "pip3 install -r requirements.txt", "engine = sqlite")
@@ -490,6 +529,19 @@ def test_import_from_a_pipe(command, form):
     for file in command.folder.glob("mail_relay_tracker.db*"):
         file.unlink()
     assert done.stdout == command.run("--import", LOG).stdout.encode()
+
+
+def test_import_from_a_pipe_without_room_for_what_comes(command):
+    with LOG.open("rb") as source:
+        done = command.run("--import", "-", stdin=source, environment={"TMPDIR": str(command.folder)},
+                           preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000)))
+    told(done, 73, "the temporary folder %s:" % command.folder, "File too large", "make room", "TMPDIR")
+    assert not list(command.folder.glob("mail_relay_tracker.*"))
+
+
+def test_import_from_standard_input_that_cannot_be_read(command):
+    with (command.folder / "output").open("wb") as output:
+        told(command.run("--import", "-", stdin=output), 74, "cannot read -: Bad file descriptor")
 
 
 def test_import_from_standard_input_that_is_closed(command):

@@ -628,6 +628,21 @@ def test_T19_stopped_while_somebody_locks_the_file(daemons, table):
     one.wait(lambda: table.count("relay_status = 'sent'") == 2)
 
 
+def test_a_trouble_that_goes_on_is_not_told_as_over_at_every_try(daemons, table):
+    """Each try connects anew; -v names a connection when it has served."""
+    one = daemons(**table.settings)
+    one.start("-v")
+    one.write(message(1))
+    one.wait(lambda: table.count() == 1)
+    with closing(sqlite3.connect(str(table.path), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        one.write(message(2))
+        time.sleep(6)
+    one.wait(lambda: table.count("relay_status = 'sent'") == 2)
+    assert one.stop() == 0
+    assert one.said.count("reading pauses") == 1 and one.said.count("connected to") == 2 and one.said.count("is back") == 1, one.said
+
+
 @pytest.mark.parametrize("arguments, wrong", [([], True), (["-v"], True), (["-v"], False)])
 def test_T19_stopped_while_nobody_reads_what_it_says(daemons, table, tmp_path, arguments, wrong):
     """Standard error is a pipe that is full: it waits to say that the database is away, or what it does."""
