@@ -48,6 +48,11 @@ GLOSSARY
 
 FILES
     ./mail_relay_tracker.conf, /etc/mail_relay_tracker.conf; without either: ./mail_relay_tracker.db, ./mail_relay_tracker.state.json
+    <state_file>                    the position; beside it:
+    <state_file>.lock               held while a tracker runs
+    <state_file>.tmp                the next one, until it is whole
+    <state_file>.damaged-<time>     one that could not be used
+    <state_file>.rejected.jsonl     rows that the database refused; of --import: ./mail_relay_tracker.rejected.jsonl
 
 SIGNALS
     SIGTERM, SIGINT stop (within two seconds); SIGUSR1 statistics to the log; SIGHUP look at the log at once. One-shot commands
@@ -55,7 +60,7 @@ SIGNALS
 
 EXIT STATUS
     0 done; 1 --check found a fault; 64 usage; 73 state or output not writable; 74 log not readable; 75 database gone (one-shot
-    commands); 77 access refused; 78 configuration or schema wrong
+    commands); 77 access refused; 78 configuration or schema wrong; 130 one-shot command interrupted
 
 GUARANTEE
     The effect of every complete line of the log, or of a renamed predecessor, is in the database exactly once: rows are committed
@@ -4552,7 +4557,8 @@ class SqliteStore(Store):
             raise ConfigError("SQLite %s of this Python is too old, 3.24 is needed: use a newer Python, or set [database] engine = mysql"
                               % sqlite3.sqlite_version)
         try:
-            self.connection = sqlite3.connect(self.path, timeout=LOCK_WAIT, isolation_level=None)
+            path = self.path if sys.version_info >= (3, 7) else os.fsencode(self.path).decode("utf-8", "replace")   # it is UTF-8 to 3.6
+            self.connection = sqlite3.connect(path, timeout=LOCK_WAIT, isolation_level=None)
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = FULL")
             self.connection.execute(sqlite_table())
@@ -6028,7 +6034,7 @@ OPTIONS = (
     Option("database", "unix_socket", "path", "", "path of the server's socket; then host and port do not count"),
     Option("database", "database", "text", "mail_tracking", "name of the database; with engine = sqlite the path of the file"),
     Option("database", "user", "text", "mailtracker", "database user"),
-    Option("database", "password", "text", "", "its password"),
+    Option("database", "password", "text", "", "its password, without blanks around it; password_file keeps them"),
     Option("database", "password_file", "path", "", "file whose first line is the password, instead of `password`"),
     Option("database", "connect_timeout", "seconds", "10", "seconds to wait for a server to answer"),
     Option("database", "ssl_ca", "path", "", "CA certificate that the server's certificate is to be signed by"),
@@ -6076,8 +6082,8 @@ def load_config(path: Optional[str]) -> Config:
     try:
         with open(path, encoding="utf-8-sig") as handle:        # editors put a mark at its head
             parser.read_file(handle)
-            if os.fstat(handle.fileno()).st_mode & stat.S_IROTH:
-                LOG.warning("configuration %s can be read by everybody: `chmod 640` it, it holds a password", path)
+            why = "it holds a password" if parser.get("database", "password", fallback="") else "before it holds a password"
+            warn_if_open(handle, "configuration %s" % path, why)
     except OSError as error:
         remedy = "copy mail_relay_tracker.conf.template there" if isinstance(error, FileNotFoundError) else \
             "make it a file that user %s can read" % user_name()
@@ -6093,6 +6099,12 @@ def load_config(path: Optional[str]) -> Config:
                 raise ConfigError("configuration %s: unknown key %s in section [%s]: %s" % (path, key, section, advice(key)))
     return Config(path, {option.key: check_value(option, parser.get(option.section, option.key, fallback=option.default), path)
                          for option in OPTIONS})
+
+
+def warn_if_open(handle: IO[str], what: str, why: str) -> None:
+    """Tell of a file that is to be secret, and is not."""
+    if os.fstat(handle.fileno()).st_mode & stat.S_IROTH:
+        LOG.warning("%s can be read by everybody: `chmod 640` it, %s", what, why)
 
 
 def advice(key: str) -> str:
@@ -6175,6 +6187,15 @@ def read_word(text: str) -> str:
     return text
 
 
+def file_name(text: str) -> str:
+    """A path, as UTF-8 where the locale cannot say it: in the C locale, say, of a Python 3.6."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return os.fsdecode(text.encode("utf-8"))
+    return text
+
+
 def read_domains(text: str) -> List[str]:
     """Domains, separated by commas or blanks."""
     domains = [domain for domain in re.split(r"[,\s]+", text) if domain]
@@ -6184,7 +6205,7 @@ def read_domains(text: str) -> List[str]:
     return domains
 
 
-KINDS = {"word": read_word, "seconds": read_seconds, "port": read_port, "flag": read_flag, "hosts": read_hosts,
+KINDS = {"word": read_word, "path": file_name, "seconds": read_seconds, "port": read_port, "flag": read_flag, "hosts": read_hosts,
          "domains": read_domains}   # type: Dict[str, Callable[[str], Any]]
 
 
@@ -6206,6 +6227,7 @@ def read_password(config: Config) -> str:
         return cast(str, config["password"])
     try:
         with open(path, encoding="utf-8-sig") as handle:
+            warn_if_open(handle, "password_file %s" % path, "it holds one")
             return handle.readline().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("configuration %s: [database] password_file = %s: %s" % (config.source, path, error)) from error
@@ -6214,7 +6236,7 @@ def read_password(config: Config) -> str:
 def make_store(config: Config) -> Store:
     """The store that the configuration asks for; nothing is connected yet."""
     if config["engine"] == "sqlite":
-        return SqliteStore(config["database"])
+        return SqliteStore(file_name(config["database"]))
     options = {"database": config["database"], "user": config["user"], "password": read_password(config), "autocommit": True,
                "use_pure": True, "charset": "utf8mb4", "collation": "utf8mb4_general_ci",   # which every server and driver knows
                "connection_timeout": max(1, int(config["connect_timeout"]))}

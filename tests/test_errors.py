@@ -122,7 +122,20 @@ def test_configuration_that_others_can_read_gets_a_warning(command, settings):
     path = command.configure(**settings)
     os.chmod(path, 0o644)
     done = command.run("-c", path, "--once")
-    assert done.returncode == 0 and "chmod 640" in done.stderr
+    assert done.returncode == 0 and "chmod 640` it, before it holds a password" in done.stderr
+
+
+def test_passwords_that_others_can_read_get_a_warning(command, mysql):
+    secret = command.folder / "password"
+    secret.write_text(mysql["database__password"] + "\n")
+    secret.chmod(0o644)
+    path = command.configure(**mysql)
+    os.chmod(path, 0o644)
+    said = command.run("-c", path, "--once").stderr
+    assert said.count("WARNING") == 1 and "configuration %s can be read" % path in said and "it, it holds a password" in said
+    del mysql["database__password"]
+    said = command.run("-c", command.configure(**dict(mysql, database__password_file=secret)), "--once").stderr
+    assert said.count("WARNING") == 1 and "password_file %s can be read" % secret in said
 
 
 @pytest.mark.parametrize("arguments", [["--frobnicate"], ["--dry-run"], ["--once", "--check"], ["--import"], ["surplus"]])
@@ -611,6 +624,19 @@ def test_names_that_the_locale_cannot_show(command, settings):
         done = command.run("-c", path, "--check", environment={"PYTHONIOENCODING": coding, "LC_ALL": "C"})
         assert done.returncode == 0, done.stderr
         assert ("m\\xfcnchen" if coding == "ascii" else "m\xfcnchen") in done.stdout
+
+
+def test_paths_that_the_locale_cannot_say(command):
+    """They are what they are in the configuration, which is UTF-8."""
+    folder = command.folder / "m\xfcll"
+    folder.mkdir()
+    (folder / "l\xf6g").write_bytes(LOG.read_bytes())
+    path = command.configure(database__engine="sqlite", database__database=folder / "d\xe4ten.db", logging__log_file=folder / "l\xf6g",
+                             state__state_file=folder / "st\xe4te.json")
+    for arguments in (["--check"], ["--once"], ["--check"]):
+        done = command.run("-c", path, *arguments, environment={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+        assert done.returncode == 0 and not done.stderr, done.stderr
+    assert {"l\xf6g", "d\xe4ten.db", "st\xe4te.json"} <= {one.name for one in folder.iterdir()}
 
 
 @pytest.mark.parametrize("opener", [gzip.open, lzma.open])
