@@ -92,7 +92,8 @@ def test_the_command_tells_its_figures_and_that_the_rows_are_right(tmp_path):
 def test_the_command_ends_badly_when_the_tracker_makes_a_wrong_row(tmp_path):
     text = (ROOT / "mail_relay_tracker.py").read_text(encoding="utf-8")
     wrong = tmp_path / "mail_relay_tracker.py"
-    wrong.write_text(text.replace('\nif __name__ == "__main__":', WRONG + '\nif __name__ == "__main__":'), encoding="utf-8")
+    module, main, end = text.rpartition('\nif __name__ == "__main__":')
+    wrong.write_text(module + WRONG + main + end, encoding="utf-8")
     done = run(BENCH / "run.py", "--lines", 3000, "--rounds", 1, "--only", "sqlite", "--tracker", wrong)
     assert done.returncode == 1
     assert "WRONG ROWS" in done.stdout
