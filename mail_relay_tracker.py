@@ -2834,9 +2834,9 @@ class Correlator:
         self._bind(child, session.low)
         if child.peer_ip is not None:
             show_front(child, child.peer_ip)
-        if session.spf is not None and child.spf is None and self.now - session.spf.time <= SPF_WAIT \
-                and (child.envelope_from is None or session.spf.sender in self._senders(child.envelope_from)):
-            child.spf, child.spf_result = session.spf, session.spf.event.result
+        one = self._remembered(session) if child.spf is None else None
+        if one is not None and (child.envelope_from is None or one.sender in self._senders(child.envelope_from)):
+            child.spf, child.spf_result = one, one.event.result
 
     # -- births
 
@@ -3471,10 +3471,9 @@ class Correlator:
         if crowd.unnamed or len(free) > 1:
             for one in [other.spf for other in crowd.unnamed if other.spf is not None] + free:
                 one.contended = True
-        if free:
-            self._attach(message, free[-1])
-        elif session.spf is not None and self.now - session.spf.time <= SPF_WAIT:
-            self._attach(message, session.spf)
+        found = free[-1] if free else self._remembered(session)
+        if found is not None:
+            self._attach(message, found)
         crowd.unnamed.append(message)
         crowd.size += 1
 
@@ -3586,10 +3585,9 @@ class Correlator:
 
     def _told_of(self, key: Tuple[str, str], session: Session, senders: Set[Optional[str]], said: str) -> Optional[Waiting]:
         """The result behind what a client was told; the mail that it was about came to nothing."""
-        one = self._about(key, senders, said)
-        if session.spf is not None and session.spf.sender in senders and self.now - session.spf.time <= SPF_WAIT \
-                and (one is None or one.message is not None):
-            return session.spf
+        one, before = self._about(key, senders, said), self._remembered(session)
+        if before is not None and before.sender in senders and (one is None or one.message is not None):
+            return before
         self._spend(key, one)
         return one
 
@@ -3616,6 +3614,11 @@ class Correlator:
     def _remember(session: Session, one: Waiting) -> None:
         session.spf = one
         session.keep(one.low)
+
+    def _remembered(self, session: Session) -> Optional[Waiting]:
+        """What a session remembers, as long as it may be about its next recipient, too."""
+        one = session.spf
+        return one if one is not None and self.now - one.time <= SPF_WAIT else None
 
 
 def show_front(message: Message, peer_ip: Optional[str]) -> None:

@@ -2108,18 +2108,19 @@ def test_T5_two_rotations_between_two_looks_with_equal_mtimes(tmp_path):
 
 
 class Moody(io.FileIO):
-    """A file on a disk that fails now and then."""
+    """A file on a disk that fails now and then: `fails` tells of each read to come whether it does."""
 
-    fails = 0
+    fails = []
 
     def read(self, size=-1):
-        if Moody.fails:
-            Moody.fails -= 1
+        if Moody.fails and Moody.fails.pop(0):
             raise OSError(errno.EIO, "Input/output error")
         return super().read(size)
 
 
-def test_T1_a_read_error_that_passes_costs_nothing(tmp_path, monkeypatch, caplog):
+@pytest.fixture
+def moody(tmp_path):
+    """A log on such a disk, and who follows it: A is read, a was written since."""
     path = tmp_path / "mail.log"
     path.write_text(lines_of("A"))
     follower = tracker.Follower(str(path), 0.0, lambda name: Moody(name, "rb"))
@@ -2127,7 +2128,12 @@ def test_T1_a_read_error_that_passes_costs_nothing(tmp_path, monkeypatch, caplog
     assert letters_of(follower) == "A"
     with open(str(path), "a") as log:
         log.write(lines_of("a"))
-    monkeypatch.setattr(Moody, "fails", 3)
+    return path, follower
+
+
+def test_T1_a_read_error_that_passes_costs_nothing(moody, monkeypatch, caplog):
+    path, follower = moody
+    monkeypatch.setattr(Moody, "fails", [True] * 3)
     assert follower.read(float(next(POLLS))) is None and follower.read(float(next(POLLS))) is None
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         "cannot read on in %s: [Errno 5] Input/output error; trying again until it is rotated" % path]
@@ -2137,30 +2143,12 @@ def test_T1_a_read_error_that_passes_costs_nothing(tmp_path, monkeypatch, caplog
     assert letters_of(follower) == "B"
 
 
-class Failing(io.FileIO):
-    """A file one read of which fails."""
-
-    in_reads = 0
-
-    def read(self, size=-1):
-        Failing.in_reads -= 1
-        if not Failing.in_reads:
-            raise OSError(errno.EIO, "Input/output error")
-        return super().read(size)
-
-
 @pytest.mark.parametrize("number", range(1, 9))
-def test_T1_whichever_read_fails_nothing_is_lost(tmp_path, monkeypatch, number):
+def test_T1_whichever_read_fails_nothing_is_lost(moody, monkeypatch, number):
     """Also one of those that only ask whether the file was truncated: what had been read by then is read again."""
-    path = tmp_path / "mail.log"
-    path.write_text(lines_of("A"))
-    follower = tracker.Follower(str(path), 0.0, lambda name: Failing(name, "rb"))
-    follower.begin(None, False)
-    assert letters_of(follower) == "A"
-    with open(str(path), "a") as log:
-        log.write(lines_of("a"))
-    monkeypatch.setattr(Failing, "in_reads", number)
-    assert letters_of(follower) == "a" and Failing.in_reads < 1
+    _, follower = moody
+    monkeypatch.setattr(Moody, "fails", [False] * (number - 1) + [True])
+    assert letters_of(follower) == "a" and not Moody.fails
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import types
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 
 import mariadb as mariadb_server
 import pytest
@@ -614,14 +614,21 @@ def test_T19_stopped_while_the_database_is_away(daemons, own_server, tmp_path, a
     assert one.stop() == 0 and table.count() == 3
 
 
-def test_T19_stopped_while_somebody_locks_the_file(daemons, table):
+@contextmanager
+def locked(daemons, table, *arguments):
+    """A daemon that has another message to write, while somebody locks the file."""
     one = daemons(**table.settings)
-    one.start()
+    one.start(*arguments)
     one.write(message(1))
     one.wait(lambda: table.count() == 1)
     with closing(sqlite3.connect(str(table.path), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         one.write(message(2))
+        yield one
+
+
+def test_T19_stopped_while_somebody_locks_the_file(daemons, table):
+    with locked(daemons, table) as one:
         time.sleep(1.5)
         stopped_in_time(one)
     one.start()
@@ -630,13 +637,7 @@ def test_T19_stopped_while_somebody_locks_the_file(daemons, table):
 
 def test_a_trouble_that_goes_on_is_not_told_as_over_at_every_try(daemons, table):
     """Each try connects anew; -v names a connection when it has served."""
-    one = daemons(**table.settings)
-    one.start("-v")
-    one.write(message(1))
-    one.wait(lambda: table.count() == 1)
-    with closing(sqlite3.connect(str(table.path), isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        one.write(message(2))
+    with locked(daemons, table, "-v") as one:
         time.sleep(6)
     one.wait(lambda: table.count("relay_status = 'sent'") == 2)
     assert one.stop() == 0
