@@ -4654,22 +4654,32 @@ OUTCOMES = ("SELECT relay_status, COUNT(*), SUM(recipient_no = 0) FROM mail_rela
             "AND server_hostname IN (%s) GROUP BY relay_status ORDER BY 2 DESC, 1")
 
 
-def upsert(form: str, conflict: str, guarded: str) -> str:
-    """The statement that inserts rows or, on their key, replaces what is older, or `incomplete`.
+# When a statement replaces a row. It may come late, behind what was written since: a server that hangs goes on with it when nobody waits
+# any more. And a message becomes better known without a new line of its own. So of two with the same last_seen the one is older that
+# lacks the parent, or the HELO, that the other has; and what is known does not become unknown, but for what may prove to be another's.
+PREVAILS = ("(NEW.last_seen > last_seen OR relay_status = '%s' AND NEW.relay_status <> '%s' OR NEW.last_seen = last_seen "
+            "AND (NEW.parent_queue_id IS NOT NULL OR parent_queue_id IS NULL) AND (NEW.helo IS NOT NULL OR helo IS NULL))"
+            % (INCOMPLETE, INCOMPLETE))
+REVOCABLE = CLIENT_FACTS | {"spf_result"}
+REPLACED = "{0} = CASE WHEN " + PREVAILS + " THEN NEW.{0} ELSE {0} END"
+FILLED_IN = REPLACED.replace("CASE", "CASE WHEN NEW.{0} IS NULL AND NEW.last_seen = last_seen THEN {0}")
 
-    On MySQL and MariaDB each assignment sees those before it: last_seen and relay_status, which decide, come last, in this order.
+
+def upsert(form: str, conflict: str, new: str) -> str:
+    """The statement that inserts rows or, on their key, replaces what is older, or `incomplete`. `new`: what NEW.column is to the server.
+
+    On MySQL and MariaDB each assignment sees those before it. Those to the columns that decide leave the decision as it was; last_seen
+    and relay_status have to come last for that, in this order.
     """
     updated = [name for name in ROW_COLUMNS if name not in KEY and name not in ("last_seen", "relay_status")]
+    assignments = ", ".join((REPLACED if name in REVOCABLE else FILLED_IN).format(name) for name in updated + ["last_seen", "relay_status"])
     return "INSERT INTO mail_relay_log (%s) VALUES %s %s %s" % (
-        ", ".join(ROW_COLUMNS), form, conflict, ", ".join(guarded.format(name) for name in updated + ["last_seen", "relay_status"]))
+        ", ".join(ROW_COLUMNS), form, conflict, re.sub(r"NEW\.(\w+)", new, assignments))
 
 
-SQLITE_UPSERT = upsert(
-    "(%s)" % ", ".join("?" * len(ROW_COLUMNS)), "ON CONFLICT (%s) DO UPDATE SET" % ", ".join(KEY),
-    "{0} = CASE WHEN excluded.last_seen >= last_seen OR relay_status = '%s' THEN excluded.{0} ELSE {0} END" % INCOMPLETE)
+SQLITE_UPSERT = upsert("(%s)" % ", ".join("?" * len(ROW_COLUMNS)), "ON CONFLICT (%s) DO UPDATE SET" % ", ".join(KEY), r"excluded.\1")
 # VALUES(column) is the one form that MySQL 8, MySQL 9 and MariaDB share.
-MYSQL_UPSERT = upsert("%s", "ON DUPLICATE KEY UPDATE",
-                      "{0} = IF(VALUES(last_seen) >= last_seen OR relay_status = '%s', VALUES({0}), {0})" % INCOMPLETE)
+MYSQL_UPSERT = upsert("%s", "ON DUPLICATE KEY UPDATE", r"VALUES(\1)")
 
 
 def literal(value: Any) -> str:

@@ -264,6 +264,36 @@ def test_T14_on_the_server_too_a_story_restarted_before_every_line_is_the_same(s
     assert not differences(replay.twice(), rows)
 
 
+def written_late(make_table, lines, **settings):
+    """(the rows, the rows after each was written once more as it was every time, the newest first) when rows are written after every line.
+
+    So a server does with a statement that nobody waited for. An SPF result may prove to be another mail's, so it is not compared.
+    """
+    replay, store, versions = Replay(lines, **settings), make_table(), []
+    write = store.write
+    store.write = lambda rows: (versions.extend(rows), write(rows))
+    replay.run(store, 0, len(lines), rhythm=1)
+    rows = list(store.all_rows())
+    for row in reversed(versions):
+        write([row])
+    late = list(store.all_rows())
+    store.close()
+    assert len(versions) >= len(rows)
+    return [[row._replace(spf_result=None) for row in found] for found in (late, rows)]
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "mysql"])
+@of_each_story
+def test_T2_what_a_story_wrote_once_and_writes_again_late_changes_nothing(table, name, lines, settings):
+    assert not differences(*written_late(table, lines, **settings))
+
+
+@pytest.mark.parametrize("engine, log", [
+    ("sqlite", "rfc3339"), ("sqlite", "paused"), ("mysql", "rfc3339"), ("mysql", "paused traditional")])
+def test_T2_what_the_corpus_wrote_once_and_writes_again_late_changes_nothing(logs, table, log):
+    assert not differences(*written_late(table, logs[log], queue_timeout=1))
+
+
 def lives(replay, rng, longest):
     """The rows after lives of random length, each with its own rhythm of writing and its own end, and a last one to the end."""
     store, first, last = replay.table(), 0, 0
