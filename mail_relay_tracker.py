@@ -4002,9 +4002,10 @@ def take_outcome(known: Recipient, new: Recipient) -> None:
         if known.relay_status == REQUEUED and new.relay_status == SENT:
             return
         newest = new.last_seen if known.relay_status == INCOMPLETE else max(known.last_seen, new.last_seen)
+        read_again = new.last_seen <= known.last_seen       # perhaps without the line before it that told of TLS
         for name in OUTCOME:
             value = getattr(new, name)
-            if value is not None or name != "relay_tls" or new.last_seen > known.last_seen:
+            if value is not None or name != "relay_tls" or not read_again:
                 setattr(known, name, value)
         known.refused, known.last_seen = new.refused, newest
         return
