@@ -2551,7 +2551,7 @@ class Correlator:
         heapq.heappush(self.due, (self.now + self.queue_timeout, self.serial, message))
         announced = self.announced.pop((origin.host, queue_id), None) if self.announced else None
         if announced:
-            adopt(message, announced.value)
+            self._adopt(message, announced.value)
             self._bind(message, announced.low)
         if self.open_count > MAX_OPEN:
             self._make_room()
@@ -2645,7 +2645,12 @@ class Correlator:
             return True
         if age < SPF_WAIT and self._is_guessed(message) and not message.pending and message.message_id is not None:
             return True                     # which of the waiting results is its own, the sender will tell
-        return self._is_coming_in(message) or (bool(self.filter.domains) and not message.recipients and not message.continued)
+        return self._is_coming_in(message) or self._may_be_tracked(message)
+
+    def _may_be_tracked(self, message: Message) -> bool:
+        """Whether a domain filter is set, and a message that began here was not delivered yet to anybody: to whom it goes decides."""
+        return bool(self.filter.domains) and (not message.continued or message.message_id is not None) \
+            and all(one.recipient_no is None and one.upstream_to is None for one in message.recipients)
 
     @staticmethod
     def _is_guessed(message: Message) -> bool:
@@ -2807,12 +2812,14 @@ class Correlator:
     def _end_message(self, session: Optional[Session], broken: bool) -> None:
         """End the message of a session when it can never reach the queue: the session broke off, or it is thrown away anyway.
 
-        After an orderly end cleanup and qmgr may be a moment behind; a message of which they say nothing goes idle.
+        After an orderly end cleanup and qmgr may be a moment behind; a message of which they say nothing goes idle. So does one that
+        was accepted, perhaps, and would leave no row.
         """
         message = session.message if session else None
         if message is None or message.queued or message.ended:
             return
-        if broken or message.state is not None and message.state.status == DISCARDED:
+        accepted = message.message_id is not None and self._may_be_tracked(message)
+        if broken and not accepted or message.state is not None and message.state.status == DISCARDED:
             self._end(message)
 
     def fold_client_tls(self, origin: Origin, event: ClientTls) -> None:
@@ -3113,13 +3120,19 @@ class Correlator:
     def _add(self, message: Message, orig_to: Optional[str], upstream_to: Optional[str], time: int) -> Recipient:
         """A further recipient of a message; only a tracked one gets a number, and so a row."""
         recipient = Recipient(orig_to, upstream_to, time if message.continued or time > message.first_seen else message.first_seen)
-        if not self.filter.domains or (orig_to is None and upstream_to is None) or self.filter.tracks(orig_to, upstream_to):
-            recipient.recipient_no = message.next_no
-            message.next_no += 1
+        self._number(message, recipient)
         if message.state is not None:
             sweep_recipient(recipient, message.state)
         message.recipients.append(recipient)
         return recipient
+
+    def _number(self, message: Message, recipient: Recipient) -> None:
+        """Give a recipient its number, if it has none and is tracked."""
+        orig_to, upstream_to = recipient.orig_to, recipient.upstream_to
+        if recipient.recipient_no is None and (not self.filter.domains or (orig_to is None and upstream_to is None)
+                                               or self.filter.tracks(orig_to, upstream_to)):
+            recipient.recipient_no = message.next_no
+            message.next_no += 1
 
     def _recipient(self, message: Message, orig_to: str, upstream_to: str) -> Recipient:
         """The recipient of a delivery line: by both addresses; else one that was named, by `orig_to` alone, before any hop."""
@@ -3131,6 +3144,7 @@ class Correlator:
             else:
                 message.named = tuple(one for one in message.named if one is not recipient)
                 recipient.orig_to, recipient.upstream_to = orig_to, upstream_to
+                self._number(message, recipient)
             message.by_address[orig_to, upstream_to] = recipient
         return recipient
 
@@ -3196,11 +3210,17 @@ class Correlator:
         began = self.time - int((recipient.delay or 0) * SECOND) - BIRTH_SLACK
         link = Link(child, message, recipient, (began, self.time + BIRTH_SLACK), forwarded is not None)
         if known is not None and (known.peer_ip is not None or not known.continued or forwarded):
-            adopt(known, link)
+            self._adopt(known, link)
         elif is_queue_id(child) and forwarded:
             self._announce(origin, link)    # its lines may come a moment later (trap 30)
         elif is_queue_id(child) and near:
             self.links.append(link)
+
+    def _adopt(self, child: Message, link: Link) -> None:
+        """Tie an open message to the one it came from. Of that there may be no row to inherit from, but its lines can be read again."""
+        adopt(child, link)
+        if child.parent is link.parent and self.filter.domains:
+            self._bind(child, link.parent.low)
 
     def _announce(self, origin: Origin, link: Link) -> None:
         """A message that this host makes of another one: yet to be born, or no more in memory."""
@@ -3213,7 +3233,7 @@ class Correlator:
         link = Link(event.child, self._find(origin, event.queue_id))
         child = origin.open.get(event.child)
         if child is not None:
-            adopt(child, link)
+            self._adopt(child, link)
         else:
             self._announce(origin, link)
 
