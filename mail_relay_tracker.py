@@ -348,8 +348,8 @@ class Client(NamedTuple):
 class Verdict(NamedTuple):
     """smtpd, postscreen, cleanup: somebody decided something (smtpd_check.c:log_whatsup, cleanup_milter.c, cleanup_message.c).
 
-    `queue_id` is None for NOQUEUE. `judge`: access, milter, check (header and body checks) or cleanup. `action`: reject, hold, discard,
-    redirect… without the milter- prefix. `stage`: CONNECT … END-OF-MESSAGE. `text` is the reply or reason in full.
+    `queue_id` is None for NOQUEUE. `judge`: access, milter, proxy, check (header and body checks) or cleanup. `action`: reject, hold,
+    discard, redirect… without the milter- prefix. `stage`: CONNECT … END-OF-MESSAGE. `text` is the reply or reason in full.
     """
 
     queue_id: Optional[str]
@@ -989,17 +989,23 @@ def of_peer(text: str, openings: Tuple[str, ...]) -> Event:
 
 
 def parse_proxy(text: str) -> Event:
-    """`proxy-accept: END-OF-MESSAGE: 250 … queued as ID; from=<…> …`: the answer of a before-queue filter, without ID and client."""
+    """`proxy-accept: END-OF-MESSAGE: 250 … queued as ID; from=<…> …`: the answer of a before-queue filter, without ID and client.
+
+    It may have thrown the message away: amavis says so, `250 2.7.0 Ok, discarded, id=…`.
+    """
     verb, stage, said = (text.split(": ", 2) + [""])[:3]
     if not said:
         return None
     reply = said.partition("; from=<")[0]       # up to 3.4 a sender without quotes may imitate what stands behind it, but not before
     said, (sender, recipient, protocol, helo, username) = split_trailer(said, SMTPD_TRAILER, len(text) >= RECORD)
-    if verb == "proxy-accept":
-        child = queued_as(reply)
-        return Proxied(child, protocol, helo) if child else IGNORED
+    child = queued_as(reply) if verb == "proxy-accept" else None
+    if child:
+        return Proxied(child, protocol, helo)
+    action = "reject" if verb == "proxy-reject" else "discard"
+    if action == "discard" and not FILTER_DROPPED.match(reply):
+        return IGNORED
     code, dsn = enhanced(said)
-    return Verdict(None, "access", "reject", stage, said, code, dsn, None, None, sender, recipient, protocol, helo, username)
+    return Verdict(None, "proxy", action, stage, said, code, dsn, None, None, sender, recipient, protocol, helo, username)
 
 
 SMTPD_OPENINGS = {                  # the first letters of lines that no queue ID can begin with
@@ -1007,6 +1013,7 @@ SMTPD_OPENINGS = {                  # the first letters of lines that no queue I
     "Trusted": parse_session, "Verifie": parse_session, "warning": parse_session, "lost co": parse_session,
 }
 DISCONNECT = Disconnect()
+FILTER_DROPPED = re.compile(r"250[ -].*\bdiscarded\b")
 CONNECT = re.compile("connect from " + CLIENT)
 PEER = re.compile(CLIENT + ": ")
 BROKEN = re.compile(r"(?:lost connection|timeout|too many errors) after .*? from [^ \[\]]*\[([^ \[\]]*)\](?::[0-9]+)?$")
@@ -1990,7 +1997,6 @@ FORWARDED_AS = re.compile(r"forwarded as ([0-9A-Za-z]+)$")
 REMOTE_REPLY = re.compile(
     r"(?:Protocol error: )?(?:host [^ ]+ (?:said|refused to talk to me): "
     r"|SASL authentication failed; server [^ ]+ said: |TLS is required, but host [^ ]+ refused to start TLS: )?([2-5][0-9]{2})(?=[ -]|$)")
-FILTER_DROPPED = re.compile(r"250[ -].*\bdiscarded\b")
 AMAVIS_DROPPED = re.compile(r"250 2\.7\.[01] Ok, discarded, id=")
 DMARC_REJECT = re.compile(r"5\.7\.1 rejected by DMARC policy for ([^ ;]+)")
 SPAM_REJECTS = ("5.7.1 Blocked by SpamAssassin", "5.7.1 Spam message rejected")     # spamass-milter, rspamd
@@ -3011,7 +3017,7 @@ class Correlator:
         if event.action == "reject_warning":
             self._heed_warning(origin, session, event)
             return
-        if event.action != "reject":
+        if event.action != "reject" and event.judge != "proxy":
             session.pending += (event,)
             session.keep(self.position)
             return
@@ -3045,7 +3051,7 @@ class Correlator:
     def _learn_verdict(message: Message, event: Verdict) -> None:
         if event.dsn in SPF_CODES and message.spf_result is None and message.spf is None:
             message.spf_result = spf_of_refusal(event.dsn, event.text or "")
-        if event.judge == "access":
+        if event.judge in ("access", "proxy"):
             return
         if message.client_ip is None and event.client_ip and message.continued:
             message.client_hostname, message.client_ip = event.client_hostname, event.client_ip
@@ -3058,10 +3064,10 @@ class Correlator:
             message.dmarc_result, message.dmarc_domain = "fail", found.group(1)
 
     def _refuse(self, message: Message, event: Verdict) -> None:
-        """One recipient was turned away."""
+        """One recipient was turned away; or a before-queue filter took the mail for it, and threw it away."""
         recipient = self._add(message, event.recipient, None, self.time)
-        recipient.refused = True
-        recipient.relay_status, recipient.relay_message = REJECTED, event.text
+        recipient.refused = event.action == "reject"
+        recipient.relay_status, recipient.relay_message = SWEPT[event.action], event.text
         recipient.smtp_code, recipient.dsn = event.code, event.dsn
 
     def _judge(self, message: Message, event: Verdict, time: int) -> None:
