@@ -137,7 +137,7 @@ CROWD_LIFE = 5 * MINUTE             # what is under way together for longer is r
 PATIENCE = HOUR                     # how long an upload, or a message without recipients, may keep its place in memory
 CONNECTION_REUSE = 10 * MINUTE      # an outbound TLS line tells of deliveries up to this later: smtp_connection_reuse_time_limit is 300 s
 DRAFT_LIFE = 10 * MINUTE            # a message of which nobody can say yet whether it makes a row waits this long for more
-ROWS_LIFE = 8 * DAY                 # rows older than this are not continued: maximal_queue_lifetime is 5 days by default
+ROWS_LIFE = 8 * DAY                 # rows last heard of before that are not continued: maximal_queue_lifetime is 5 days by default
 BIRTH_DISORDER = 5 * SECOND         # lines of a message that are so much older than its `client=` are of another one with this ID
 BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, when a birth is placed within a delivery
 
@@ -583,10 +583,12 @@ YEAR_FIRST = re.compile(r"([0-9]{4}) ([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + 
 ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T" + _CLOCK + r"(Z|[+-][0-9]{2}:?[0-9]{2}) ")
 WEEKDAY = re.compile(r"[A-Z][a-z]{2} ([0-9]{4})-([0-9]{2})-([0-9]{2}) " + _CLOCK + r" ([A-Z]{3,5}|[+-][0-9]{2,4}) ")
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
-TAGGED = re.compile(r"([^ ]+) ([^ \[\]]+?)(?:\[([0-9]+)\])?$")
+_LEVEL = r"[a-z][a-z0-9]{2,9}\.[a-z]{3,7}"
+TAGGED = re.compile(r"(?:<%s> )?([^ ]+) (?:%s )?([^ \[\]]+?)(?:\[([0-9]+)\])?$" % (_LEVEL, _LEVEL))
+CUT_TAG = re.compile(r"([^ ]+) (?=[^ ]{32} )([^ \[\]:]+)\[([0-9]+)\]? ")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
 REPEATED = re.compile(r"message repeated ([0-9]{1,9}) times: \[ ?(.*)$")
-REPEATED_LAST = re.compile(r"([^ ]+) last message repeated ([0-9]{1,9}) times? *$")
+REPEATED_LAST = re.compile(r"(?:<%s> )?([^ ]+) (?:%s )?last message repeated ([0-9]{1,9}) times? *$" % (_LEVEL, _LEVEL))
 OF_POSTFIX = re.compile(r".{0,80}? postfix[a-z0-9-]{0,32}/[a-z/-]{2,40}\[[0-9]{1,7}\]: ")
 
 
@@ -757,6 +759,8 @@ class Header(NamedTuple):
 def split_prefix(prefix: str) -> Optional[Header]:
     """Take "host program[pid]" apart; None when it is something else. A host may be an IPv6 address, the pid may be absent.
 
+    Syslogds of BusyBox (behind the host) and FreeBSD (before it) tell facility and level, too.
+
     >>> split_prefix("2001:db8::1 postfix-in/smtpd[42]").program
     'postfix-in/smtpd'
     """
@@ -779,6 +783,30 @@ def split_5424(rest: str) -> Optional[Tuple[Header, str]]:
     host, program, pid = found.groups()
     pid = "" if pid == "-" else pid
     return Header("%s %s[%s]" % (host, program, pid), host, program, pid), rest[found.end():]
+
+
+def split_cut_tag(rest: str) -> Optional[Tuple[Header, str]]:
+    """Header and text of a line, from its host on, the tag of which was cut to 32 characters on its way (rsyslog's RSYSLOG_ForwardFormat).
+
+    >>> split_cut_tag("mx postfix/submission/smtpd[1234567 4X: client=a[::1]")[1]
+    '4X: client=a[::1]'
+    """
+    found = CUT_TAG.match(rest)
+    if not found:
+        return None
+    host, program, pid = found.groups()
+    return Header("%s %s[%s]" % (host, program, pid), host, program, pid), rest[found.end():]
+
+
+def split_line(rest: str) -> Optional[Tuple[Header, str]]:
+    """Header and text of a line, from its host on, in whatever form; None when it has none that is known."""
+    end = rest.find(": ")
+    if end >= 0 and " " not in rest[:end]:                  # an IPv6 host that ends in colons
+        end = rest.find(": ", end + 2)
+    header = split_prefix(rest[:end] if end >= 0 else rest.rstrip(":"))
+    if header is not None:
+        return header, rest[end + 2:] if end >= 0 else ""
+    return split_5424(rest) or split_cut_tag(rest)
 
 
 # ============================================================================ program parsers
@@ -872,6 +900,7 @@ SMTPD_NOISE = (
     "issuing session ticket", "reloading session", "replacing command ", "TLS ", "Host offered ", "xsasl_", "name_", "match_", "smtpd_",
     "generic_checks", "reject_invalid", "permit_", "input attribute", "rewrite_clnt", "watchdog", "private/", "process ",
     "auto_clnt", "mail_stream", "maps_", "dict_", "send: ", "> ", "< ", "address_", "ctable_", "vstream", "event_",
+    "client certificate verification failed ", "SSL3 alert ",
 )
 
 
@@ -1001,11 +1030,11 @@ def parse_proxy(text: str) -> Event:
     child = queued_as(reply) if verb == "proxy-accept" else None
     if child:
         return Proxied(child, protocol, helo)
-    action = "reject" if verb == "proxy-reject" else "discard"
+    judge, action = ("access", "reject") if verb == "proxy-reject" else ("proxy", "discard")
     if action == "discard" and not FILTER_DROPPED.match(reply):
         return IGNORED
     code, dsn = enhanced(said)
-    return Verdict(None, "proxy", action, stage, said, code, dsn, None, None, sender, recipient, protocol, helo, username)
+    return Verdict(None, judge, action, stage, said, code, dsn, None, None, sender, recipient, protocol, helo, username)
 
 
 SMTPD_OPENINGS = {                  # the first letters of lines that no queue ID can begin with
@@ -1068,8 +1097,9 @@ PICKUP_LINE = re.compile(r"uid=[0-9]+ from=<(.*)>(?: orig_id=([0-9A-Za-z]+))?$")
 QUEUED_LINE = re.compile(r"from=<(.*)>, size=([0-9]{1,20}), nrcpt=([0-9]{1,20}) \(queue active\)$")
 EXPIRED_LINE = re.compile(r"from=<(.*)>, status=(?:force-)?expired, returned to sender$")
 NOTIFICATION = re.compile(r"(?:sender|postmaster) (?:non-delivery|delay|delivery status) notification: ([0-9A-Za-z]+)$")
-NOT_ACCEPTED = "message not accepted, try again later"      # cleanup_map1n.c, cleanup_map11.c
-TOO_BIG = ("queue file size limit exceeded", "message rejected: hopcount exceeded")
+# cleanup_message.c; smtpd.c:bdat_cmd; cleanup_map1n.c, cleanup_map11.c
+NOT_TAKEN = re.compile(r"(?:queue file size limit exceeded|message rejected: hopcount exceeded"
+                       r"|BDAT request from [^ ]+ exceeds message size limit|.*message not accepted, try again later)$")
 SPAM_HEADER = re.compile(r"X-Spam-Status: (Yes|No), (?:score|hits)=(-?[0-9.]+)(?:[ ?]+required=(-?[0-9.]+))?"
                          r"(?:[ ?]+tests=((?:[A-Za-z0-9_]+,[ ?]*)*[A-Za-z0-9_]*))?", re.I)
 CLEANUP_REMOVED = frozenset(("removed", "removed (canceled)", "removed (discarded)"))
@@ -1106,7 +1136,7 @@ def parse_cleanup(text: str) -> Event:
 def parse_cleanup_warning(text: str) -> Event:
     """`warning: QID: queue file size limit exceeded`: a refusal that no other line tells; any other warning is noise."""
     _, queue_id, why = (text.split(": ", 2) + ["", ""])[:3]
-    if is_queue_id(queue_id) and (why in TOO_BIG or why.endswith(NOT_ACCEPTED)):
+    if is_queue_id(queue_id) and NOT_TAKEN.match(why):
         return Verdict(queue_id, "cleanup", "reject", "END-OF-MESSAGE", why)
     return IGNORED
 
@@ -1233,12 +1263,14 @@ SMTP_NOISE = (
     "connect to ", "warning: ", "certificate verification failed ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "using ",
     "setting up TLS ", "SSL_connect", "initializing the client-side TLS engine", "Server certificate ", "host ", "subject_CN=", "process ",
     "server certificate ", "smtp_", "looking for session ", "save session ", "reloaded session ", "Host offered ", "send attr", "TLS ",
+    "discarding EHLO keywords: ", "remove session ", "SSL3 alert ",
 )
 DELIVERY_ID_NOISE = (
     "host ", "connect to ", "lost connection with ", "conversation with ", "enabling PIX ", "passing <", "breaking line ", "info: ",
     "warning: ", "status=deferred", "Cannot start TLS", "TLS ", "SASL ", "Server certificate ", "replace: ", "prepend: ", "strip: ",
     "Host or domain name ", "unable to look up ", "Protocol error", "local data error ", "mail for ", "message size ", "Sender requested ",
     "Domain ", "SMTPUTF8 ", "delivery temporarily ", "temporary ", "Recipient ", "no MX host ", "bare ", "filter: ", "ignore: ", "dane ",
+    "TLSA lookup error ",
 )
 
 
@@ -1486,10 +1518,15 @@ def spf_word(result: str) -> str:
 
 def parse_policyd_spf(text: str) -> Event:
     """policyd-spf: results by client address, mostly before there is a queue ID (spf_engine/policyd_spf.py). `Action:` repeats."""
+    return parse_behind_id(text, parse_spf_answer)
+
+
+def parse_behind_id(text: str, parse: Callable[[str], Event]) -> Event:
+    """What a policy server answers, behind the queue ID that it was asked about, which may be empty; or without one."""
     queue_id, colon, rest = text.partition(": ")
     if not colon or queue_id and not is_queue_id(queue_id):
-        return parse_spf_answer(text)
-    event = parse_spf_answer(rest)
+        return parse(text)
+    event = parse(rest)
     return event._replace(queue_id=queue_id) if queue_id and isinstance(event, Spf) else event
 
 
@@ -1558,7 +1595,12 @@ def unquoted(text: str) -> str:
 
 
 def parse_policy_spf(text: str) -> Event:
-    """postfix-policyd-spf-perl, tag postfix/policy-spf: the comment holds quotes and parentheses, the fields reach the end of the line.
+    """postfix-policyd-spf-perl, tag postfix/policy-spf; up to 2.002 it names the queue ID first."""
+    return parse_behind_id(text, parse_perl_answer)
+
+
+def parse_perl_answer(text: str) -> Event:
+    """Its answer: the comment holds quotes and parentheses, the fields reach the end of the line.
 
     The sender, quoted, may imitate them; but what begins within it cannot reach the end.
     """
@@ -1733,7 +1775,7 @@ def parser_of(program: str) -> Optional[Callable[[str], Event]]:
     (True, True, True)
     """
     _, slash, daemon = program.rpartition("/")
-    if slash and daemon in POSTFIX_PARSERS:
+    if slash and daemon in POSTFIX_PARSERS and not program.startswith("cyrus/"):       # which has an lmtp and a master, too
         return POSTFIX_PARSERS[daemon]
     return OTHER_PARSERS.get(daemon)
 
@@ -1996,7 +2038,8 @@ RELAY = re.compile(r"([^\[\]]*)\[([^\[\]]*)\]:([0-9]{1,5})$")
 FORWARDED_AS = re.compile(r"forwarded as ([0-9A-Za-z]+)$")
 REMOTE_REPLY = re.compile(
     r"(?:Protocol error: )?(?:host [^ ]+ (?:said|refused to talk to me): "
-    r"|SASL authentication failed; server [^ ]+ said: |TLS is required, but host [^ ]+ refused to start TLS: )?([2-5][0-9]{2})(?=[ -]|$)")
+    r"|SASL (?:\[CACHED\] )?authentication failed; server [^ ]+ said: |TLS is required, but host [^ ]+ refused to start TLS: )?"
+    r"([2-5][0-9]{2})(?=[ -]|$)")
 AMAVIS_DROPPED = re.compile(r"250 2\.7\.[01] Ok, discarded, id=")
 DMARC_REJECT = re.compile(r"5\.7\.1 rejected by DMARC policy for ([^ ;]+)")
 SPAM_REJECTS = ("5.7.1 Blocked by SpamAssassin", "5.7.1 Spam message rejected")     # spamass-milter, rspamd
@@ -3874,14 +3917,16 @@ def absorb_sender(message: Message, sender: Optional[str], original: Optional[st
 
 
 def latest(rows: Iterable[Row], moment: int) -> List[Row]:
-    """The rows of the message that bore this queue ID at a moment: the newest born by then, unless that is too long ago for a mail to wait.
+    """The rows of the message that bore this queue ID at a moment: the newest born by then, if it was heard of since a mail may wait.
 
-    When there is none, those of the first one born later: the clock may have been set back, or the lines come in disorder.
+    On hold it waits without a limit. When there is none, those of the first one born later: the clock may have been set back, or the
+    lines come in disorder.
     """
-    young = [row for row in rows if row.first_seen >= moment - ROWS_LIFE]
-    born = [row.first_seen for row in young if row.first_seen <= moment]
-    chosen = max(born) if born else min((row.first_seen for row in young), default=0)
-    return [row for row in young if row.first_seen == chosen]
+    rows = list(rows)
+    young = [row.first_seen for row in rows if row.last_seen >= moment - ROWS_LIFE or row.relay_status == HELD]
+    born = [first_seen for first_seen in young if first_seen <= moment]
+    chosen = max(born) if born else min(young, default=0)
+    return [row for row in rows if row.first_seen == chosen]
 
 
 def born_rows(message: Message, stored: Iterable[Row]) -> List[Row]:
@@ -4269,17 +4314,10 @@ class Tracker:
         repeated = REPEATED_LAST.match(line, start)
         if repeated:
             return self._repeat_last(repeated, previous)
-        end = line.find(": ", start)
-        if end >= 0 and " " not in line[start:end]:         # an IPv6 host that ends in colons
-            end = line.find(": ", end + 2)
-        header = split_prefix(line[start:end] if end >= 0 else line[start:].rstrip(":"))
-        text = line[end + 2:] if end >= 0 else ""
-        if header is None:
-            split = split_5424(line[start:])
-            if split is None:
-                return self._pass(FOREIGN)
-            header, text = split
-        return self._origin(header), text
+        split = split_line(line[start:])
+        if split is None:
+            return self._pass(FOREIGN)
+        return self._origin(split[0]), split[1]
 
     def _pass(self, line_class: int) -> Tuple[Origin, str]:
         """Count a line of no program; it has nobody for its process, of whom nothing is counted."""
@@ -4309,11 +4347,10 @@ class Tracker:
     def _repeat_last(self, repeated: Match[str], previous: str) -> Tuple[Origin, str]:
         """Classic syslogd's `last message repeated n times`, in rsyslog's words: the line before it, if that was of the same host."""
         _, start = self.calendar.read(previous)
-        end = previous.find(": ", start)
-        header = split_prefix(previous[start:end]) if start >= 0 and end >= 0 else None
-        if header is None or header.host != repeated.group(1):
+        split = split_line(previous[start:]) if start >= 0 else None
+        if split is None or split[0].host != repeated.group(1):
             return self._pass(IGNORED_LINES)
-        origin, text = self._origin(header), previous[end + 2:]
+        origin, text = self._origin(split[0]), split[1]
         event = origin.pile.parse(text)
         if event is None or event is IGNORED:
             origin.tally[origin.quiet] += 1

@@ -112,7 +112,31 @@ def rfc5424(blanks):
     return rewritten
 
 
+def with_level(form):
+    """Syslogds that tell facility and level, behind the host or before it."""
+    def rewritten(lines):
+        found = []
+        for line in lines:
+            host, _, rest = line[33:].partition(" ")
+            found.append("%s %s" % (stamped("%b %e %H:%M:%S", moment_of(line)), form % (host, rest)))
+        return found
+    return rewritten
+
+
+def cut_tags(lines):
+    """What rsyslog forwards of long tags: their first 32 characters (RSYSLOG_ForwardFormat), here all but the colon."""
+    found = []
+    for line in with_stamps("%b %e %H:%M:%S")(lines):
+        head, colon, text = line.partition(": ")
+        start, slash, daemon = head.partition(" postfix")
+        missing = 32 - len("postfix" + daemon)
+        is_tag = slash and daemon.endswith("]") and missing > 0
+        found.append("%s postfix%s%s %s" % (start, "-" * missing, daemon, text) if is_tag else line)
+    return found
+
+
 WRITERS = {
+    "BusyBox": with_level("%s mail.info %s"), "FreeBSD": with_level("<mail.info> %s %s"), "rsyslog, tags cut": cut_tags,
     "rsyslog, traditional": with_stamps("%b %e %H:%M:%S"), "rsyslog, RFC 3339 without fraction": with_stamps("%Y-%m-%dT%H:%M:%SZ"),
     "rsyslog, RFC 5424": rfc5424(1), "rsyslog, RFC 5424 of local processes": rfc5424(2),
     "syslog-ng, bsd": with_stamps("%b %e %H:%M:%S.SSS"), "syslog-ng, iso": with_stamps("%Y-%m-%dT%H:%M:%S.SSS+02:00", east=2),
