@@ -686,7 +686,7 @@ class Heard:
 
 NO_STRANGERS = (                # where no text of a stranger stands
     "PRIORITY ISO UNIX WEEKDAY YEARLESS YEAR_FIRST SYSLOG_5424 CUT_TAG REPEATED_LAST OF_POSTFIX ROTATED ROTATED_LOG NUMBERED DKIM_ADDED "
-    "NOTIFICATION NOT_TAKEN SPAMD_SCORE SPF_HEADER SRS_PAIR FILTER_DROPPED").split()
+    "NOTIFICATION NOT_TAKEN SPAMD_SCORE SPF_HEADER SRS_PAIR").split()
 
 
 def test_every_pattern_that_reads_text_of_strangers_does_here():
