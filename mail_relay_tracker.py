@@ -4306,18 +4306,16 @@ class Tracker:
         """Process and text of a line from a process not met before, or in a form that needs a closer look; `previous`: the line before."""
         if not line.strip("\0 "):
             return self._pass(IGNORED_LINES)
-        if start < 0 and OF_POSTFIX.match(line):            # behind a stamp that nobody knows
-            self.on_unsupported(line)
-            return self._pass(UNSUPPORTED)
-        if start < 0:
-            return self._pass(IGNORED_LINES if line.startswith("-- ") else FOREIGN)
-        repeated = REPEATED_LAST.match(line, start)
+        repeated = REPEATED_LAST.match(line, start) if start >= 0 else None
         if repeated:
             return self._repeat_last(repeated, previous)
-        split = split_line(line[start:])
-        if split is None:
-            return self._pass(FOREIGN)
-        return self._origin(split[0]), split[1]
+        split = split_line(line[start:]) if start >= 0 else None
+        if split is not None:
+            return self._origin(split[0]), split[1]
+        if OF_POSTFIX.match(line):          # behind a stamp that nobody knows, or without a host
+            self.on_unsupported(line)
+            return self._pass(UNSUPPORTED)
+        return self._pass(IGNORED_LINES if line.startswith("-- ") else FOREIGN)
 
     def _pass(self, line_class: int) -> Tuple[Origin, str]:
         """Count a line of no program; it has nobody for its process, of whom nothing is counted."""
