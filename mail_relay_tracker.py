@@ -1739,7 +1739,7 @@ def parse_rspamd(text: str) -> Event:
 
 
 def parse_postsrsd(text: str) -> Event:
-    """postsrsd 1 and 2: `<a> rewritten as <b>`, `<a> forwarded as <b>` (trap 27); the way back is not needed."""
+    """postsrsd 1 and 2: `<a> rewritten as <b>`, `<a> forwarded as <b>` ; the way back is not needed."""
     text = text.replace("socketmap: ", "", 1)
     opening = SRS_OPENING.match(text)
     sender, verb, srs = text.rpartition("> rewritten as <" if "> rewritten as <" in text else "> forwarded as <")
@@ -4716,9 +4716,10 @@ OUTCOMES = ("SELECT relay_status, COUNT(*), SUM(recipient_no = 0) FROM mail_rela
             "AND server_hostname IN (%s) GROUP BY relay_status ORDER BY 2 DESC, 1")
 
 
-# When a statement replaces a row. It may come late, behind what was written since: a server that hangs goes on with it when nobody waits
-# any more. And a message becomes better known without a new line of its own. So of two with the same last_seen the one is older that
-# lacks the parent, or the HELO, that the other has; and what is known does not become unknown, but for what may prove to be another's.
+# A statement replaces a row that has an older last_seen, or is `incomplete` while its own is not, or has the same last_seen and neither a
+# parent nor a HELO that it lacks. For it may come late, behind what was written since: a server that hangs goes on with it when nobody
+# waits any more; and a message becomes better known without a new line of its own. At the same last_seen what is known does not become
+# unknown, but for what may prove to be another's.
 PREVAILS = ("(NEW.last_seen > last_seen OR relay_status = '%s' AND NEW.relay_status <> '%s' OR NEW.last_seen = last_seen "
             "AND (NEW.parent_queue_id IS NOT NULL OR parent_queue_id IS NULL) AND (NEW.helo IS NOT NULL OR helo IS NULL))"
             % (INCOMPLETE, INCOMPLETE))
@@ -4873,12 +4874,18 @@ class MysqlStore(Store):
     def _look_at_table(self) -> None:
         """Find out whether the table is there, has all columns, and tells apart what is to be."""
         self.cursor.execute("SHOW FULL COLUMNS FROM mail_relay_log")
-        collations = {column[0]: str(column[2]) for column in self.cursor.fetchall()}
+        found = self.cursor.fetchall()
+        collations = {column[0]: str(column[2]) for column in found}
+        types = {column[0]: str(column[1]) for column in found}
         self.cursor.execute("SHOW INDEX FROM mail_relay_log WHERE Non_unique = 0")
         unique: Dict[str, List[str]] = {}
         for index in self.cursor.fetchall():
             unique.setdefault(index[2], []).append("%s%s" % (index[4], "(%s)" % index[7] if index[7] else ""))
         self.check_table(collations, unique)
+        coarse = [column for column in COLUMNS if column.type.startswith("TIMESTAMP(6)") and "(6)" not in types[column.name]]
+        if coarse:
+            raise ConfigError("%s: table mail_relay_log takes different moments of a second for one: ALTER TABLE mail_relay_log %s"
+                              % (self.name, ", ".join("MODIFY " + self.definition(column) for column in coarse)))
         blurred = [column for column in COLUMNS if "ascii_bin" in column.type and not collations[column.name].endswith("_bin")]
         if blurred:
             raise ConfigError("%s: table mail_relay_log takes queue IDs that differ by case for one: ALTER TABLE mail_relay_log %s"
@@ -4976,19 +4983,19 @@ class MysqlStore(Store):
         """What an exception of the driver asks for. Unknown ones count as a lost connection: nothing is given up for them."""
         if isinstance(error, TrackerError):
             return error
-        errno = getattr(error, "errno", None)
+        code = getattr(error, "errno", None)
         text = "%s: %s" % (self.name, " ".join(str(error).split()))
-        if errno in ROW_ERRORS or str(getattr(error, "sqlstate", None))[:2] in ROW_STATES:
+        if code in ROW_ERRORS or str(getattr(error, "sqlstate", None))[:2] in ROW_STATES:
             return RowRefused(text)
-        if errno in SCHEMA_ERRORS:
-            return ConfigError("%s: %s" % (text, SCHEMA_ERRORS[errno]))
+        if code in SCHEMA_ERRORS:
+            return ConfigError("%s: %s" % (text, SCHEMA_ERRORS[code]))
         if "Invalid Certificate/Key" in text or "Invalid CA Certificate" in text:
             return ConfigError("%s: %s" % (text, TLS_REMEDY))
-        if errno in PLUGIN_ERRORS or "Authentication plugin" in text:
+        if code in PLUGIN_ERRORS or "Authentication plugin" in text:
             return StoreRefused("%s: %s" % (text, PLUGIN_REMEDY))
-        if errno in OPERATOR_ERRORS:
+        if code in OPERATOR_ERRORS:
             return StoreRefused("%s: check user, password and grants (INSERT, SELECT, UPDATE) of section [database]" % text)
-        remedy = TLS_REMEDY if "CERTIFICATE" in text else REMEDIES.get(errno or 0)
+        remedy = TLS_REMEDY if "CERTIFICATE" in text else REMEDIES.get(code or 0)
         return StoreGone("%s: %s" % (text, remedy) if remedy else text)
 
 
@@ -6163,7 +6170,13 @@ def load_config(path: Optional[str]) -> Config:
         remedy = "copy mail_relay_tracker.conf.template there" if isinstance(error, FileNotFoundError) else \
             "make it a file that user %s can read" % user_name()
         raise ConfigError("configuration %s: %s: %s, or name another one with -c" % (path, error.strerror, remedy)) from error
-    except (configparser.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError("configuration %s: byte %d is no UTF-8: save it as UTF-8" % (path, error.start + 1)) from error
+    except configparser.ParsingError as error:      # whose own words show the line, and that may hold the password
+        wrong = getattr(error, "errors", None) or [(getattr(error, "lineno", 0), "")]
+        raise ConfigError("configuration %s: line %s: is neither a [section] nor, within one, key = value"
+                          % (path, ", ".join(str(number) for number, _ in wrong))) from None
+    except configparser.Error as error:
         raise ConfigError("configuration %s: %s" % (path, str(error).replace("\n", " "))) from error
     known = {(option.section, option.key): option for option in OPTIONS}
     if parser.defaults():
@@ -6172,8 +6185,23 @@ def load_config(path: Optional[str]) -> Config:
         for key in parser[section]:
             if (section, key) not in known:
                 raise ConfigError("configuration %s: unknown key %s in section [%s]: %s" % (path, key, section, advice(key)))
-    return Config(path, {option.key: check_value(option, parser.get(option.section, option.key, fallback=option.default), path)
-                         for option in OPTIONS})
+    config = Config(path, {option.key: check_value(option, parser.get(option.section, option.key, fallback=option.default), path)
+                           for option in OPTIONS})
+    check_files(config)
+    return config
+
+
+def check_files(config: Config) -> None:
+    """Raises ConfigError when one file is to be two things: the state would be written over the log, or the rows."""
+    known: Dict[str, str] = {}
+    for key in ("log_file", "password_file", "database", "state_file"):
+        if not config[key] or key == "database" and config["engine"] != "sqlite":
+            continue
+        path = os.path.realpath(file_name(config[key]))
+        if path in known:
+            raise ConfigError("configuration %s: %s = %s: is the %s, too: name a file of its own"
+                              % (config.source, key, config[key], known[path]))
+        known[path] = key
 
 
 def warn_if_open(handle: IO[str], what: str, why: str) -> None:
@@ -6194,7 +6222,9 @@ def advice(key: str) -> str:
 def check_value(option: Option, text: str, path: str) -> Any:
     """A setting as its kind asks for."""
     text = text.strip()
-    where = "configuration %s: [%s] %s = %s" % (path, option.section, option.key, text)
+    where = "configuration %s: [%s] %s = %s" % (path, option.section, option.key, "…" if option.key == "password" else text)
+    if "\0" in text:
+        raise ConfigError("%s: holds a NUL byte: remove it" % where.replace("\0", "\\0"))
     if "\n" in text and option.kind != "domains":
         raise ConfigError("%s: goes over several lines: an indented line continues the one before" % where.replace("\n", " / "))
     if not text and option.default and option.kind in ("text", "path"):
@@ -6222,7 +6252,7 @@ def read_seconds(text: str) -> float:
     except ValueError:
         seconds = 0
     if not 0 < seconds < 31536000:
-        raise ValueError("is to be a number of seconds above 0")
+        raise ValueError("is to be a number of seconds above 0, below 31536000 (a year)")
     return seconds
 
 
@@ -6311,6 +6341,9 @@ def read_password(config: Config) -> str:
 def make_store(config: Config) -> Store:
     """The store that the configuration asks for; nothing is connected yet."""
     if config["engine"] == "sqlite":
+        if config["database"] == ":memory:":
+            raise ConfigError("configuration %s: [database] database = :memory:: name a file, for rows in memory end with the tracker"
+                              % config.source)
         return SqliteStore(file_name(config["database"]))
     options = {"database": config["database"], "user": config["user"], "password": read_password(config), "autocommit": True,
                "use_pure": True, "charset": "utf8mb4", "collation": "utf8mb4_general_ci",   # which every server and driver knows
@@ -6794,6 +6827,7 @@ def copy_of(path: str) -> str:
     try:
         with tempfile.NamedTemporaryFile(prefix="mail_relay_tracker.", delete=False) as handle:
             atexit.register(os.unlink, handle.name)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)       # an end of which atexit would not hear
             handle.writelines(chunks_of(path))
     except OSError as error:
         raise OutputError("cannot keep what comes from %s in the temporary folder %s: %s: make room, or name another one, TMPDIR=/var/tmp"
@@ -7037,7 +7071,7 @@ def complain(text: str, code: int) -> int:
     """Tell what is wrong in one line, if anybody still listens; returns the exit code."""
     try:
         print("mail_relay_tracker: %s" % text, file=sys.stderr)
-    except BrokenPipeError:
+    except OSError:                         # its reader is gone, or its disk is full: the exit code tells all the same
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     return code
 

@@ -63,6 +63,12 @@ def test_missing_configuration(command):
     ({"database__log_file": "a"}, ("log_file", "it belongs to section [logging]")),
     ({"logging__queue_timeout": "soon"}, ("[logging] queue_timeout = soon", "number of seconds")),
     ({"logging__queue_timeout": "0"}, ("[logging] queue_timeout = 0", "above 0")),
+    ({"logging__queue_timeout": "99999999"}, ("[logging] queue_timeout = 99999999", "below 31536000")),
+    ({"database__database": ":memory:"}, ("[database] database = :memory:", "name a file")),
+    ({"state__state_file": "s\0x"}, ("[state] state_file = s", "NUL byte")),
+    ({"state__state_file": LOG}, ("state_file = %s" % LOG, "is the log_file, too", "of its own")),
+    ({"state__state_file": "./t.db"}, ("state_file = ./t.db", "is the database, too", "of its own")),
+    ({"database__password": "x y\n  user = z"}, ("[database] password = …", "several lines")),
     ({"logging__poll_interval": "nan"}, ("[logging] poll_interval = nan", "number of seconds")),
     ({"database__port": "0"}, ("[database] port = 0", "1 to 65535")),
     ({"database__port": "65536"}, ("[database] port", "1 to 65535")),
@@ -87,10 +93,14 @@ def test_wrong_settings(command, settings, setting, words):
     told(command.run("-c", path, "--once"), 78, path, *words)
 
 
-@pytest.mark.parametrize("text", ["[database\nport=1\n", "port = 1\n", "[database]\nport=1\nport=2\n", "[database]\nport\n"])
-def test_a_file_that_is_no_configuration(command, text):
-    (command.folder / "bad.conf").write_text(text)
-    told(command.run("-c", "bad.conf", "--once"), 78, "bad.conf")
+@pytest.mark.parametrize("text, words", [
+    (b"[database\nport=1\n", "line 1: "), (b"password = geheim\n", "line 1: "), (b"[database]\nport=1\nport=2\n", "[line  3]"),
+    (b"[database]\nport=1\npassword geheim\n", "line 3: "), (b"[database]\nuser = J\xf6rg\n", "byte 20 is no UTF-8")])
+def test_a_file_that_is_no_configuration(command, text, words):
+    (command.folder / "bad.conf").write_bytes(text)
+    done = command.run("-c", "bad.conf", "--once")
+    told(done, 78, "bad.conf", words)
+    assert "geheim" not in done.stderr
 
 
 @as_root
@@ -348,7 +358,8 @@ def three_mails(command):
 @pytest.mark.parametrize("spoiled", [
     "CONVERT TO CHARACTER SET utf8mb4", "MODIFY queue_id VARCHAR(64) CHARACTER SET ascii NOT NULL",
     "DROP KEY message_recipient, ADD UNIQUE message_recipient (server_hostname(1), queue_id(3), first_seen, recipient_no)",
-    "ADD UNIQUE (server_hostname, first_seen)", "ADD UNIQUE `a``b` (client_ip, recipient_no)"])
+    "ADD UNIQUE (server_hostname, first_seen)", "ADD UNIQUE `a``b` (client_ip, recipient_no)",
+    "MODIFY first_seen TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP", "MODIFY last_seen TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP"])
 def test_table_that_takes_different_mails_for_one_is_mended_as_told(command, mysql, mariadb, spoiled):
     mariadb.client("ALTER TABLE mail_relay_log " + spoiled, "errors")
     path, log = command.configure(**mysql), three_mails(command)
@@ -550,6 +561,25 @@ def test_import_from_a_pipe_without_room_for_what_comes(command):
                            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000)))
     told(done, 73, "the temporary folder %s:" % command.folder, "File too large", "make room", "TMPDIR")
     assert not list(command.folder.glob("mail_relay_tracker.*"))
+
+
+def test_import_from_a_pipe_that_is_ended_leaves_no_copy(command):
+    with subprocess.Popen([sys.executable, str(ROOT / "mail_relay_tracker.py"), "--import", "-"], cwd=str(command.folder),
+                          env=dict(os.environ, TMPDIR=str(command.folder)), stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdin.write(LOG.read_bytes())
+        process.stdin.flush()
+        wait_until(lambda: list(command.folder.glob("mail_relay_tracker.*")))
+        process.terminate()
+        assert process.wait(20) == 130
+    assert not list(command.folder.glob("mail_relay_tracker.*"))
+
+
+@pytest.mark.parametrize("arguments, code", [("--nope", 64), ("-c /nowhere --check", 78)])
+def test_errors_that_cannot_be_told_end_with_their_code(command, arguments, code):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, str(ROOT / "mail_relay_tracker.py"), *arguments.split()], cwd=str(command.folder),
+                              stdout=subprocess.PIPE, stderr=full, check=False)
+    assert done.returncode == code
 
 
 def test_import_from_standard_input_that_cannot_be_read(command):
