@@ -583,12 +583,12 @@ YEAR_FIRST = re.compile(r"([0-9]{4}) ([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + 
 ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T" + _CLOCK + r"(Z|[+-][0-9]{2}:?[0-9]{2}) ")
 WEEKDAY = re.compile(r"[A-Z][a-z]{2} ([0-9]{4})-([0-9]{2})-([0-9]{2}) " + _CLOCK + r" ([A-Z]{3,5}|[+-][0-9]{2,4}) ")
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
-_LEVEL = r"[a-z][a-z0-9]{2,9}\.[a-z]{3,7}"
-TAGGED = re.compile(r"(?:<%s> )?([^ ]+) (?:%s )?([^ \[\]]+?)(?:\[([0-9]+)\])?$" % (_LEVEL, _LEVEL))
+_HOST = r"(?:<{0}> )?([^ ]+) (?:{0} )?".format(r"[a-z][a-z0-9]{2,9}\.[a-z]{3,7}")      # which facility and level may stand beside
+TAGGED = re.compile(_HOST + r"([^ \[\]]+?)(?:\[([0-9]+)\])?$")
 CUT_TAG = re.compile(r"([^ ]+) (?=[^ ]{32} )([^ \[\]:]+)\[([0-9]+)\]? ")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
 REPEATED = re.compile(r"message repeated ([0-9]{1,9}) times: \[ ?(.*)$")
-REPEATED_LAST = re.compile(r"(?:<%s> )?([^ ]+) (?:%s )?last message repeated ([0-9]{1,9}) times? *$" % (_LEVEL, _LEVEL))
+REPEATED_LAST = re.compile(_HOST + r"last message repeated ([0-9]{1,9}) times? *$")
 OF_POSTFIX = re.compile(r".{0,80}? postfix[a-z0-9-]{0,32}/[a-z/-]{2,40}\[[0-9]{1,7}\]: ")
 
 
@@ -771,30 +771,20 @@ def split_prefix(prefix: str) -> Optional[Header]:
     return Header(prefix, host, program, pid or "")
 
 
-def split_5424(rest: str) -> Optional[Tuple[Header, str]]:
-    """Header and text of an RFC 5424 line, from its host on (rsyslog's SyslogProtocol23Format).
+def split_uncolonned(rest: str) -> Optional[Tuple[Header, str]]:
+    """Header and text of a line without `tag:`, from its host on: RFC 5424 (rsyslog's SyslogProtocol23Format), or a tag that was cut to
+    32 characters on its way (RSYSLOG_ForwardFormat).
 
-    >>> split_5424("mx postfix/qmgr 7 - - 4X: removed")[1]
+    >>> split_uncolonned("mx postfix/qmgr 7 - - 4X: removed")[1]
     '4X: removed'
+    >>> split_uncolonned("mx postfix/submission/smtpd[1234567 4X: client=a[::1]")[1]
+    '4X: client=a[::1]'
     """
-    found = SYSLOG_5424.match(rest)
+    found = SYSLOG_5424.match(rest) or CUT_TAG.match(rest)
     if not found:
         return None
     host, program, pid = found.groups()
     pid = "" if pid == "-" else pid
-    return Header("%s %s[%s]" % (host, program, pid), host, program, pid), rest[found.end():]
-
-
-def split_cut_tag(rest: str) -> Optional[Tuple[Header, str]]:
-    """Header and text of a line, from its host on, the tag of which was cut to 32 characters on its way (rsyslog's RSYSLOG_ForwardFormat).
-
-    >>> split_cut_tag("mx postfix/submission/smtpd[1234567 4X: client=a[::1]")[1]
-    '4X: client=a[::1]'
-    """
-    found = CUT_TAG.match(rest)
-    if not found:
-        return None
-    host, program, pid = found.groups()
     return Header("%s %s[%s]" % (host, program, pid), host, program, pid), rest[found.end():]
 
 
@@ -806,7 +796,7 @@ def split_line(rest: str) -> Optional[Tuple[Header, str]]:
     header = split_prefix(rest[:end] if end >= 0 else rest.rstrip(":"))
     if header is not None:
         return header, rest[end + 2:] if end >= 0 else ""
-    return split_5424(rest) or split_cut_tag(rest)
+    return split_uncolonned(rest)
 
 
 # ============================================================================ program parsers
@@ -1739,7 +1729,7 @@ def parse_rspamd(text: str) -> Event:
 
 
 def parse_postsrsd(text: str) -> Event:
-    """postsrsd 1 and 2: `<a> rewritten as <b>`, `<a> forwarded as <b>` ; the way back is not needed."""
+    """postsrsd 1 and 2: `<a> rewritten as <b>`, `<a> forwarded as <b>`; the way back is not needed."""
     text = text.replace("socketmap: ", "", 1)
     opening = SRS_OPENING.match(text)
     sender, verb, srs = text.rpartition("> rewritten as <" if "> rewritten as <" in text else "> forwarded as <")
@@ -4882,14 +4872,12 @@ class MysqlStore(Store):
         for index in self.cursor.fetchall():
             unique.setdefault(index[2], []).append("%s%s" % (index[4], "(%s)" % index[7] if index[7] else ""))
         self.check_table(collations, unique)
-        coarse = [column for column in COLUMNS if column.type.startswith("TIMESTAMP(6)") and "(6)" not in types[column.name]]
-        if coarse:
-            raise ConfigError("%s: table mail_relay_log takes different moments of a second for one: ALTER TABLE mail_relay_log %s"
-                              % (self.name, ", ".join("MODIFY " + self.definition(column) for column in coarse)))
-        blurred = [column for column in COLUMNS if "ascii_bin" in column.type and not collations[column.name].endswith("_bin")]
-        if blurred:
-            raise ConfigError("%s: table mail_relay_log takes queue IDs that differ by case for one: ALTER TABLE mail_relay_log %s"
-                              % (self.name, ", ".join("MODIFY " + self.definition(column) for column in blurred)))
+        whole = [one for one in COLUMNS if one.type.startswith("TIMESTAMP(6)") and "(6)" not in types[one.name]]
+        caseless = [one for one in COLUMNS if "ascii_bin" in one.type and not collations[one.name].endswith("_bin")]
+        for blurred, columns in (("moments within a second", whole), ("queue IDs that differ by case", caseless)):
+            if columns:
+                raise ConfigError("%s: table mail_relay_log takes %s for one: ALTER TABLE mail_relay_log %s"
+                                  % (self.name, blurred, ", ".join("MODIFY " + self.definition(column) for column in columns)))
 
     def without_index(self, name: str, columns: List[str]) -> str:
         return "ALTER TABLE mail_relay_log DROP INDEX `%s`" % name.replace("`", "``")

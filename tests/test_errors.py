@@ -95,7 +95,8 @@ def test_wrong_settings(command, settings, setting, words):
 
 @pytest.mark.parametrize("text, words", [
     (b"[database\nport=1\n", "line 1: "), (b"password = geheim\n", "line 1: "), (b"[database]\nport=1\nport=2\n", "[line  3]"),
-    (b"[database]\nport=1\npassword geheim\n", "line 3: "), (b"[database]\nuser = J\xf6rg\n", "byte 20 is no UTF-8")])
+    (b"[database]\nport=1\npassword geheim\n", "line 3: "), (b"[database]\nuser = J\xf6rg\n", "byte 20 is no UTF-8"),
+    (b"[database]\nport\n", "line 2: ")])
 def test_a_file_that_is_no_configuration(command, text, words):
     (command.folder / "bad.conf").write_bytes(text)
     done = command.run("-c", "bad.conf", "--once")

@@ -240,9 +240,9 @@ def whole_line(text):
 TRACKS = tracker.DomainFilter(["example.com"]).tracks
 READERS = (
     (tracker.Calendar(PRESENT).read, STAMP), (tracker.split_prefix, "mx1 postfix-in/smtpd[42]"),
-    (tracker.split_cut_tag, "mx postfix/submission/smtpd[1234567 4X: client=a[::1]"),
+    (tracker.split_uncolonned, "mx postfix/submission/smtpd[1234567 4X: client=a[::1]"),
     (tracker.split_line, "mx1 mail.info postfix/smtpd[1]: x"),
-    (tracker.split_5424, 'mx app 42 ID [a@1 b="c"][d@2 e="f\\""] text'), (tracker.is_queue_id.__wrapped__, "4jXSnX0bKLz1Tq"),
+    (tracker.split_uncolonned, 'mx app 42 ID [a@1 b="c"][d@2 e="f\\""] text'), (tracker.is_queue_id.__wrapped__, "4jXSnX0bKLz1Tq"),
     (tracker.enhanced, "550-5.7.26 no"), (tracker.number, "-10.5"), (tracker.queued_as, "250 2.0.0 Ok: queued as 4F00061AE"),
     (tracker.closed, "host x said: 550 no (in reply to RCPT TO command))"),
     (tracker.find_trailer, "Subject: x from a[192.0.2.1]; from=<a@b> to=<c@d> proto=SMTP helo=<e>: no"),
