@@ -4390,18 +4390,28 @@ TEXTS = frozenset(column.name for column in COLUMNS if column.type.startswith(("
 
 MIN_PACKET = 1 << 16                # of max_allowed_packet: a row of lines as Postfix cuts them, at 2000 bytes, in hexadecimal
 WRITABLE = frozenset(("0", "OFF"))              # of @@read_only, whose other words from MariaDB 12 on are several
-# What the server's error numbers ask for (measured: class and SQLSTATE tell too little).
-OPERATOR_ERRORS = frozenset((1044, 1045, 1130, 1142, 1143, 1227, 1698, 1820, 1862, 3118, 4151))
-PLUGIN_ERRORS = frozenset((1251, 1524, 2059))   # of the account; the driver's own NotSupportedError has no number
+TLS_REMEDY = "check [database] ssl_ca, ssl_cert and ssl_key, and whether the server offers TLS"
 PLUGIN_REMEDY = "give this account one that server and driver have: ALTER USER ... IDENTIFIED BY 'its password'"
+# What the server's error numbers ask for, and of whom (measured: class and SQLSTATE tell too little).
+MEANINGS = {number: (kind, remedy) for kind, remedy, numbers in (
+    (ConfigError, "create the database and the table with schema.sql", (1049, 1054, 1064, 1136, 1146, 1273)),
+    (ConfigError, "give this column a default", (1364,)),
+    (StoreRefused, "check user, password and grants (INSERT, SELECT, UPDATE) of section [database]",
+     (1044, 1045, 1130, 1142, 1143, 1227, 1698, 1820, 1862, 3118, 4151)),
+    (StoreRefused, PLUGIN_REMEDY, (1251, 1524, 2059)),
+    (StoreGone, "check [database] host, port and unix_socket, and whether the server runs", (2002, 2003, 2005)),
+    (StoreGone, TLS_REMEDY, (2026,)),
+    (StoreGone, "let the server take writes, or name another one in [database] host", (1290, 1792, 1836)),
+    (StoreGone, "raise the server's max_connections, or end some", (1040,)),
+    (StoreGone, "raise the limits of this account, or max_user_connections", (1203, 1226)),
+    (StoreGone, "make room on the server's disk", (1021, 1114)),
+    (StoreGone, "raise the server's max_statement_time or max_execution_time", (1969, 3024)),
+) for number in numbers}   # type: Dict[Optional[int], Tuple[Type[TrackerError], str]]
+WORDED = (                          # the driver's own errors, with numbers that differ by its version, or none
+    ("Invalid Certificate/Key", ConfigError, TLS_REMEDY), ("Invalid CA Certificate", ConfigError, TLS_REMEDY),
+    ("CERTIFICATE", StoreGone, TLS_REMEDY), ("Authentication plugin", StoreRefused, PLUGIN_REMEDY),
+)   # type: Tuple[Tuple[str, Type[TrackerError], str], ...]
 CONFLICTS = frozenset((1205, 1213))             # of two transactions: the host is sound
-BY_SCHEMA = "create the database and the table with schema.sql"
-SCHEMA_ERRORS = dict.fromkeys((1049, 1054, 1064, 1136, 1146, 1273), BY_SCHEMA)
-SCHEMA_ERRORS[1364] = "give this column a default"
-AT_HOST = "check [database] host, port and unix_socket, and whether the server runs"
-TLS_REMEDY = "check [database] ssl_ca, ssl_cert and ssl_key"
-READ_ONLY = "let the server take writes, or name another one in [database] host"
-REMEDIES = {2002: AT_HOST, 2003: AT_HOST, 2005: AT_HOST, 2026: TLS_REMEDY, 1290: READ_ONLY, 1792: READ_ONLY, 1836: READ_ONLY}
 ROW_ERRORS = frozenset((1048, 1264, 1265, 1292, 1300, 1366, 1367, 1406, 1411, 3140, 3819, 3988, 4025))
 ROW_STATES = frozenset(("22", "23", "45"))      # classes of SQLSTATE: wrong data, violated constraint, a trigger's SIGNAL
 
@@ -4975,16 +4985,9 @@ class MysqlStore(Store):
         text = "%s: %s" % (self.name, " ".join(str(error).split()))
         if code in ROW_ERRORS or str(getattr(error, "sqlstate", None))[:2] in ROW_STATES:
             return RowRefused(text)
-        if code in SCHEMA_ERRORS:
-            return ConfigError("%s: %s" % (text, SCHEMA_ERRORS[code]))
-        if "Invalid Certificate/Key" in text or "Invalid CA Certificate" in text:
-            return ConfigError("%s: %s" % (text, TLS_REMEDY))
-        if code in PLUGIN_ERRORS or "Authentication plugin" in text:
-            return StoreRefused("%s: %s" % (text, PLUGIN_REMEDY))
-        if code in OPERATOR_ERRORS:
-            return StoreRefused("%s: check user, password and grants (INSERT, SELECT, UPDATE) of section [database]" % text)
-        remedy = TLS_REMEDY if "CERTIFICATE" in text else REMEDIES.get(code or 0)
-        return StoreGone("%s: %s" % (text, remedy) if remedy else text)
+        worded = ((kind, remedy) for words, kind, remedy in WORDED if words in text)
+        kind, remedy = next(worded, MEANINGS.get(code, (StoreGone, "")))
+        return kind("%s: %s" % (text, remedy) if remedy else text)
 
 
 def write_rows(store: Store, rows: List[Row], reject: Callable[[Row, str], None]) -> None:
@@ -6175,21 +6178,39 @@ def load_config(path: Optional[str]) -> Config:
                 raise ConfigError("configuration %s: unknown key %s in section [%s]: %s" % (path, key, section, advice(key)))
     config = Config(path, {option.key: check_value(option, parser.get(option.section, option.key, fallback=option.default), path)
                            for option in OPTIONS})
-    check_files(config)
+    for problem in (shared_file(config), odd_database(config)):
+        if problem:
+            raise ConfigError("configuration %s: %s" % (path, problem))
     return config
 
 
-def check_files(config: Config) -> None:
-    """Raises ConfigError when one file is to be two things: the state would be written over the log, or the rows."""
+def shared_file(config: Config) -> str:
+    """What is wrong when one file is to be two things: the state would be written over the log, or the rows."""
     known: Dict[str, str] = {}
     for key in ("log_file", "password_file", "database", "state_file"):
         if not config[key] or key == "database" and config["engine"] != "sqlite":
             continue
         path = os.path.realpath(file_name(config[key]))
         if path in known:
-            raise ConfigError("configuration %s: %s = %s: is the %s, too: name a file of its own"
-                              % (config.source, key, config[key], known[path]))
+            return "%s = %s: is the %s, too: name a file of its own" % (key, config[key], known[path])
         known[path] = key
+    return ""
+
+
+def odd_database(config: Config) -> str:
+    """What is wrong with keys of [database] that stand for themselves, but not together."""
+    if config["engine"] == "sqlite":
+        in_memory = config["database"] == ":memory:"
+        return "[database] database = :memory:: name a file, for rows in memory end with the tracker" if in_memory else ""
+    if config["password"] and config["password_file"]:
+        return "[database] password_file = %s: there is a password, too: remove one of the two" % config["password_file"]
+    for key in ("ssl_ca", "ssl_cert", "ssl_key"):
+        if config[key] and not os.path.isfile(config[key]):
+            return "[database] %s = %s: no such file" % (key, config[key])
+    for key, other in (("ssl_cert", "ssl_key"), ("ssl_key", "ssl_cert")):
+        if config[key] and not config[other]:
+            return "[database] %s = %s: name its %s, too" % (key, config[key], other)
+    return ""
 
 
 def warn_if_open(handle: IO[str], what: str, why: str) -> None:
@@ -6266,7 +6287,7 @@ def read_hosts(text: str) -> List[Tuple[str, Optional[int]]]:
     """
     hosts: List[Tuple[str, Optional[int]]] = []
     for part in text.split(","):
-        found = re.match(r"(?:\[([^\]]+)\]|([^:]+)|(.*:.*:.*))(?::([0-9]+))?$", part.strip())
+        found = re.match(r"(?:\[([^\]]+)\]|([^:\s]+)|(\S*:\S*:\S*))(?::([0-9]+))?$", part.strip())
         if not found:
             raise ValueError("is to be a host, or several: db1, db2:3307")
         hosts.append((found.group(1) or found.group(2) or found.group(3), read_port(found.group(4)) if found.group(4) else None))
@@ -6323,15 +6344,14 @@ def read_password(config: Config) -> str:
             warn_if_open(handle, "password_file %s" % path, "it holds one")
             return handle.readline().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("configuration %s: [database] password_file = %s: %s" % (config.source, path, error)) from error
+        why = error.strerror if isinstance(error, OSError) else "is no UTF-8"
+        raise ConfigError("configuration %s: [database] password_file = %s: %s: make it a file of text that user %s can read"
+                          % (config.source, path, why, user_name())) from error
 
 
 def make_store(config: Config) -> Store:
     """The store that the configuration asks for; nothing is connected yet."""
     if config["engine"] == "sqlite":
-        if config["database"] == ":memory:":
-            raise ConfigError("configuration %s: [database] database = :memory:: name a file, for rows in memory end with the tracker"
-                              % config.source)
         return SqliteStore(file_name(config["database"]))
     options = {"database": config["database"], "user": config["user"], "password": read_password(config), "autocommit": True,
                "use_pure": True, "charset": "utf8mb4", "collation": "utf8mb4_general_ci",   # which every server and driver knows
@@ -6339,11 +6359,6 @@ def make_store(config: Config) -> Store:
     for key in ("unix_socket", "ssl_ca", "ssl_cert", "ssl_key"):
         if config[key]:
             options[key] = config[key]
-            if key.startswith("ssl_") and not os.path.isfile(config[key]):
-                raise ConfigError("configuration %s: [database] %s = %s: no such file" % (config.source, key, config[key]))
-    for key, other in (("ssl_cert", "ssl_key"), ("ssl_key", "ssl_cert")):
-        if config[key] and not config[other]:
-            raise ConfigError("configuration %s: [database] %s = %s: name its %s, too" % (config.source, key, config[key], other))
     if config["ssl_verify"]:
         options.update(ssl_verify_cert=True, ssl_verify_identity=True)
     hosts = [(host, port or config["port"]) for host, port in config["host"]]

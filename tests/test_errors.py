@@ -12,6 +12,7 @@ import sys
 import time
 
 import mariadb as mariadb_server
+from mysql.connector import connect
 import pytest
 from conftest import ROOT
 
@@ -86,7 +87,11 @@ def test_missing_configuration(command):
     ({"database__database": ""}, ("[database] database =", "not to be empty")),
     ({"logging__log_file": ""}, ("[logging] log_file =", "not to be empty")),
     ({"database__engine": "mysql", "database__ssl_ca": "/nowhere/ca.pem"}, ("[database] ssl_ca", "no such file")),
-    ({"database__engine": "mysql", "database__password_file": "/nowhere/pw"}, ("[database] password_file", "/nowhere/pw")),
+    ({"database__engine": "mysql", "database__password_file": "/nowhere/pw"}, ("password_file", "/nowhere/pw", "make it a file")),
+    ({"database__engine": "mysql", "database__password_file": "/etc"}, ("[database] password_file = /etc", "make it a file")),
+    ({"database__engine": "mysql", "database__password_file": "/etc/passwd", "database__password": "s"},
+     ("[database] password_file = /etc/passwd", "remove one of the two")),
+    ({"database__engine": "mysql", "database__host": "db1 db2"}, ("[database] host = db1 db2", "db1, db2:3307")),
 ])
 def test_wrong_settings(command, settings, setting, words):
     path = command.configure(**dict(settings, **setting))
@@ -287,6 +292,33 @@ def test_account_with_a_plugin_that_the_driver_lacks_is_mended_as_told(command, 
         assert len(done.stderr.splitlines()) == 1, done.stderr
     server.client(done.stderr.rpartition(": ")[2].replace("...", "mailtracker@localhost"))
     assert command.run("-c", path, "--check").returncode == 0
+
+
+@pytest.mark.skipif(bool(mariadb_server.MYSQLD), reason="MariaDB's words")
+@pytest.mark.parametrize("options, limit, number, remedy", [
+    ([], "ALTER USER mailtracker@localhost WITH MAX_QUERIES_PER_HOUR 1", 1226, "max_user_connections"),
+    ([], "ALTER USER mailtracker@localhost WITH MAX_STATEMENT_TIME 0.000001", 1969, "max_statement_time"),
+    (["--max-user-connections=1"], "SELECT 1", 1203, "raise the limits of this account"),
+])
+def test_limits_of_a_server_are_told_with_their_remedy(command, mysql, server_with, options, limit, number, remedy):
+    """They pass by, or are raised: nothing is given up for them."""
+    server = server_with(*options)
+    path = command.configure(**dict(mysql, database__unix_socket=server.socket))
+    other = connect(unix_socket=server.socket, user="mailtracker", password=mariadb_server.PASSWORD, use_pure=True)
+    try:
+        server.client(limit)
+        done = command.run("-c", path, "--once")
+        assert done.returncode == 75
+        assert all(": %d (" % number in line and remedy in line for line in done.stderr.splitlines()), done.stderr
+    finally:
+        other.disconnect()
+
+
+def test_a_server_without_the_tls_that_is_asked_for(command, mysql, server_with):
+    server = server_with("--skip-ssl")
+    path = command.configure(**dict(mysql, database__unix_socket=server.socket, database__ssl_verify="yes"))
+    done = command.run("-c", path, "--once")
+    assert done.returncode == 75 and "whether the server offers TLS" in done.stderr
 
 
 def certificates(folder):
