@@ -5072,12 +5072,12 @@ def witness(data: bytes) -> Tuple[int, str]:
 
 
 def is_ordinary(data: bytes) -> bool:
-    """Whether no line is longer than MAX_LINE, or begins with what a truncated file may begin with.
+    """Whether no line is longer than MAX_LINE, begins with what a truncated file may begin with, or ends as lines do on Windows.
 
-    >>> is_ordinary(b"a\\nb"), is_ordinary(b"a\\n\\0b"), is_ordinary(b"a" * (MAX_LINE + 1))
-    (True, False, False)
+    >>> [is_ordinary(data) for data in (b"a\\nb", b"a\\n\\0b", b"a\\r\\nb", b"a" * (MAX_LINE + 1))]
+    [True, False, False, False]
     """
-    if b"\0" in data and (data[:1] == b"\0" or b"\n\0" in data):
+    if b"\0" in data and (data[:1] == b"\0" or b"\n\0" in data) or b"\r\n" in data:
         return False
     place = 0
     while len(data) - place > MAX_LINE:     # from a line's beginning to the last that is within reach
@@ -5293,7 +5293,7 @@ class LogFile:
         batches: List[Batch] = []
         for line in lines:
             told = line.lstrip("\0")
-            batches.append(Batch([told[:MAX_LINE]], position + len(line) - len(told), self.start))
+            batches.append(Batch([told[:MAX_LINE].rstrip("\r")], position + len(line) - len(told), self.start))
             position += len(line) + 1
         return batches
 

@@ -46,3 +46,12 @@ def test_parts_imported_newest_first_make_the_rows_of_the_whole(command, cuts):
 
 def test_parts_that_overlap_make_the_rows_of_the_whole(command):
     assert imported(command, [(0, 600), (300, 1000)]) == imported(command, [(0, 1000)])
+
+
+def test_a_log_that_went_through_windows_makes_the_same_rows(command):
+    expected = imported(command, [(0, 1000)])
+    (command.folder / "windows.log").write_bytes(b"".join(SAMPLE).replace(b"\n", b"\r\n"))
+    (command.folder / "mail_relay_tracker.db").unlink()
+    done = command.run("--import", "windows.log")
+    assert done.returncode == 0 and " 0 unsupported" in done.stdout
+    assert table(command) == expected
