@@ -95,7 +95,7 @@ class Bench:
     def contestants(self):
         """(name, function that runs it and returns what it cost), in the order in which they are run."""
         found = [(name, lambda command=command: report.run(command, output=CACHE / "peer.out")) for name, command in self.peers.items()]
-        found += [(stage, lambda stage=stage: self.stage(stage)) for stage in ("read", "parse", "render")]
+        found += [(stage, lambda stage=stage: self.stage(stage)) for stage in ("read", "events", "parse", "render")]
         found.append(("sqlite", self.sqlite))
         if self.server:
             found.append(("mariadb", self.mariadb))
@@ -221,8 +221,9 @@ class Bench:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-OURS = [("read", "ours: read"), ("parse", "ours: parse and correlate"), ("render", "ours: the same, and SQL"),
-        ("sqlite", "ours: --import, SQLite"), ("mariadb", "ours: --import, MariaDB"), ("server", "(MariaDB server)")]
+OURS = [("read", "ours: read"), ("events", "ours: events, not correlated"), ("parse", "ours: parse and correlate"),
+        ("render", "ours: the same, and SQL"), ("sqlite", "ours: --import, SQLite"), ("mariadb", "ours: --import, MariaDB"),
+        ("server", "(MariaDB server)")]
 ROWED = ("parse", "render", "sqlite", "mariadb", "server")
 
 
@@ -253,7 +254,7 @@ def parse_options(arguments=None):
     parser.add_argument("--python", default=sys.executable, help="the interpreter to measure")
     parser.add_argument("--tracker", type=pathlib.Path, default=report.TRACKER, help="another version of the module")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND", help="one more tool; {log} is the log's path")
-    parser.add_argument("--only", help="names, comma-separated: peers, read, parse, render, sqlite, mariadb")
+    parser.add_argument("--only", help="names, comma-separated: peers, read, events, parse, render, sqlite, mariadb")
     parser.add_argument("--no-mariadb", action="store_true", help="without a server")
     parser.add_argument("--profile", nargs="?", const="parse,render", metavar="STAGES",
                         help="instead: shares of CPU by section and function, of parse, render, sqlite or mariadb")

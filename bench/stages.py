@@ -3,8 +3,8 @@
 
     bench/stages.py STAGE LOG [--rows FILE] [--profile FILE]
 
-STAGE: `read` gets the lines; `parse` makes rows of them, complete, and drops them; `render` makes the statements for MariaDB, and
-drops them. `--import` itself runs in the latter two, with another store. The rows of `parse` can be kept, to see that it made them.
+STAGE: `read` gets the lines; `events` tells what each of them says, and drops that: the cost when nothing is correlated; `parse`
+makes rows of them, complete, and drops them; `render` makes the statements for MariaDB, and drops them. `--import` itself runs in the latter three, with another store. The rows of `parse` can be kept, to see that it made them.
 `--profile` samples where the time goes.
 """
 import argparse
@@ -126,7 +126,7 @@ class Sampler:
 def main():
     """Run the stage that is asked for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("stage", choices=("read", "parse", "render", "sqlite", "mariadb"))
+    parser.add_argument("stage", choices=("read", "events", "parse", "render", "sqlite", "mariadb"))
     parser.add_argument("log")
     parser.add_argument("--rows")
     parser.add_argument("--profile")
@@ -138,6 +138,9 @@ def main():
         signal.setitimer(signal.ITIMER_PROF, INTERVAL, INTERVAL)
     if options.stage == "read":
         read(options.log)
+    elif options.stage == "events":
+        tracker.FOLDS.update(dict.fromkeys(tracker.FOLDS, lambda correlator, origin, event: None))
+        import_into(NoStore(None), options.log)
     elif options.stage in ("parse", "render"):
         import_into(NoStore(options.rows) if options.stage == "parse" else NoServer(), options.log)
     else:
