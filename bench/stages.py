@@ -4,8 +4,8 @@
     bench/stages.py STAGE LOG [--rows FILE] [--profile FILE]
 
 STAGE: `read` gets the lines; `events` tells what each of them says, and drops that: the cost when nothing is correlated; `parse`
-makes rows of them, complete, and drops them; `render` makes the statements for MariaDB, and drops them. `--import` itself runs in the latter three, with another store. The rows of `parse` can be kept, to see that it made them.
-`--profile` samples where the time goes.
+makes rows of them, complete, and drops them; `render` makes the statements for MariaDB, and drops them. `--import` itself runs in the
+latter three, with another store. The rows of `parse` can be kept, to see that it made them. `--profile` samples where the time goes.
 """
 import argparse
 import collections
