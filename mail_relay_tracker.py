@@ -22,7 +22,7 @@ DESCRIPTION
     brings it to the recipients.
 
 MAP
-    constants and limits    those of more than one section; others stand where they are used
+    constants and limits    units of time, how long and how much is kept; patterns and tables stand where they are used
     errors                  named by what they make the program do
     records                 the table's columns; events: what one line says
     line header             time stamps, host, program, pid
@@ -132,7 +132,7 @@ DAY = 24 * HOUR
 
 SCAN_LIFE = 300 * SECOND            # spamd's own limit (--timeout-child); so long a message being scanned is not idle
 SPF_WAIT = 60 * SECOND              # a policy result older than this is not of the `client=` that follows
-SPF_LATE = SECOND                   # a policy server's line comes so much behind that of the refusal that it led to, at most
+SPF_LATE = SECOND                   # at most so long after a refusal comes the line of the policy server that led to it
 CROWD_LIFE = 5 * MINUTE             # what is under way together for longer is read again from its last minutes only
 PATIENCE = HOUR                     # how long an upload, or a message without recipients, may keep its place in memory
 CONNECTION_REUSE = 10 * MINUTE      # an outbound TLS line tells of deliveries up to this later: smtp_connection_reuse_time_limit is 300 s
@@ -167,7 +167,7 @@ CLASSES = ("parsed", "ignored", "foreign", "unsupported", "failed")
 # ============================================================================ errors
 
 class TrackerError(Exception):
-    """Something the operator can mend: its text names the file, the key and the remedy. `exit_code` as in sysexits.h."""
+    """Something the operator can mend: its text names the file, the key and the remedy. `exit_code` as in sysexits.h, but 1."""
 
     exit_code = 1
 
@@ -633,14 +633,15 @@ class Calendar:
 
     A stamp without a year gets the year that brings it nearest below `newest` + 1 day; `newest` is what the caller knows
     of the present: the wall clock when following, the file's mtime when importing. A stamp without a zone is local time
-    (TZ); in the hour that the end of summer time repeats, the reading goes on where the line before left off. `where` tells the
-    position of the line at hand: between which positions that hour lies is noted, so that a restart in its midst reads it alike.
+    (TZ); so is one with a zone's letters other than UTC and GMT, which name no one zone. In the hour that the end of summer time
+    repeats, the reading goes on where the line before left off. `where` tells the position of the line at hand: between which
+    positions that hour lies is noted, so that a restart in its midst reads it alike.
     """
 
     def __init__(self, newest: int) -> None:
         self.newest = newest
         self.last = 0
-        self.where: Callable[[], int] = int
+        self.where: Callable[[], int] = int         # int() is 0: till somebody tells the position
         self._again = False
         self._repeated = (0, 0)
         self._second = self._zone = "\n"
@@ -1027,7 +1028,7 @@ def parse_proxy(text: str) -> Event:
     return Verdict(None, judge, action, stage, said, code, dsn, None, None, sender, recipient, protocol, helo, username)
 
 
-SMTPD_OPENINGS = {                  # the first letters of lines that no queue ID can begin with
+SMTPD_OPENINGS = {                  # the first seven letters of a line; no queue ID can begin with them
     "connect": parse_connect, "disconn": parse_disconnect, "NOQUEUE": parse_noqueue, "Anonymo": parse_session, "Untrust": parse_session,
     "Trusted": parse_session, "Verifie": parse_session, "warning": parse_session, "lost co": parse_session,
 }
@@ -3039,7 +3040,7 @@ class Correlator:
             self._refuse(message, event)
         else:
             self._judge(message, event, self.time)
-            if event.action == "reject" or event.action == "discard" and origin.daemon == "cleanup":
+            if event.action == "reject" or (event.action == "discard" and origin.daemon == "cleanup"):
                 self._end(message)
 
     def _fold_noqueue(self, origin: Origin, event: Verdict) -> None:
@@ -6373,6 +6374,7 @@ LONG_TROUBLE = 10                   # seconds after which that one is told of al
 ONE_SHOT_TRIES = 4                  # how often a command that is no daemon asks for a database that is away
 STOP_GRACE = 1.5                    # seconds that a call to the database may still take when the daemon is told to stop
 LAST_WORDS = 0.25                   # seconds for what is to be said then
+STATISTICS = logging.CRITICAL + 1   # the level of what was asked for: told whatever the log's level is
 
 
 class Interrupted(BaseException):
@@ -6656,7 +6658,7 @@ class Daemon:
     def once(self, progress: "Progress") -> None:
         """Read to the end of the log and write all that is known. What may still change is read again by the next run."""
         while self.read_some(once=True):
-            progress.show(self.follower.position, self.tracker, self.recorder)
+            progress.show(self.follower.position, self.recorder)
             if len(self.tracker.correlator.finished) >= 4 * BATCH_ROWS:
                 self.recorder.flush()
                 self.keep(self.place())
@@ -6699,9 +6701,6 @@ def report(lines: Iterable[str]) -> None:
         LOG.log(STATISTICS, "%s", line)
 
 
-STATISTICS = logging.CRITICAL + 1
-
-
 # ============================================================================ commands and main
 
 GARBAGE = (50000, 20, 50)           # when to look for circles of objects (gc): there are few, and looking as often as usual costs a sixth
@@ -6714,12 +6713,12 @@ class Progress:
         self.began = self.shown = clock.monotonic()
         self.visible = sys.stderr is not None and sys.stderr.isatty()
 
-    def show(self, position: int, tracker: Tracker, recorder: Recorder) -> None:
+    def show(self, position: int, recorder: Recorder) -> None:
         """Show bytes, lines per second and rows, five times a second."""
         now = clock.monotonic()
         if self.visible and now - self.shown >= 0.2:
             self.shown = now
-            rate = sum(tracker.totals()) / (now - self.began)
+            rate = sum(recorder.tracker.totals()) / (now - self.began)
             sys.stderr.write("\r%.1f MB, %.0f lines/s, %d rows \r" % (position / 1e6, rate, recorder.rows))
             sys.stderr.flush()
 
@@ -6890,7 +6889,7 @@ def import_file(file: LogFile, recorder: Recorder, progress: Progress) -> bool:
             recorder.tracker.feed(*batch)
         if len(recorder.tracker.correlator.finished) >= BATCH_ROWS // 2:
             recorder.flush()
-        progress.show(file.start + file.offset, recorder.tracker, recorder)
+        progress.show(file.start + file.offset, recorder)
     return whole
 
 
