@@ -4408,6 +4408,7 @@ MEANINGS = {number: (kind, remedy) for kind, remedy, numbers in (
     (StoreGone, "make room on the server's disk", (1021, 1114)),
     (StoreGone, "raise the server's max_statement_time or max_execution_time", (1969, 3024)),
 ) for number in numbers}   # type: Dict[Optional[int], Tuple[Type[TrackerError], str]]
+DRIVER_ERRORS = range(2000, 3000)
 WORDED = (                          # the driver's own errors, with numbers that differ by its version, or none
     ("Invalid Certificate/Key", ConfigError, TLS_REMEDY), ("Invalid CA Certificate", ConfigError, TLS_REMEDY),
     ("CERTIFICATE", StoreGone, TLS_REMEDY), ("Authentication plugin", StoreRefused, PLUGIN_REMEDY),
@@ -4986,8 +4987,9 @@ class MysqlStore(Store):
         text = "%s: %s" % (self.name, " ".join(str(error).split()))
         if code in ROW_ERRORS or str(getattr(error, "sqlstate", None))[:2] in ROW_STATES:
             return RowRefused(text)
+        by_number = MEANINGS.get(code, (StoreGone, ""))
         worded = ((kind, remedy) for words, kind, remedy in WORDED if words in text)
-        kind, remedy = next(worded, MEANINGS.get(code, (StoreGone, "")))
+        kind, remedy = by_number if code in MEANINGS and code not in DRIVER_ERRORS else next(worded, by_number)
         return kind("%s: %s" % (text, remedy) if remedy else text)
 
 

@@ -87,7 +87,8 @@ def test_missing_configuration(command):
     ({"database__database": ""}, ("[database] database =", "not to be empty")),
     ({"logging__log_file": ""}, ("[logging] log_file =", "not to be empty")),
     ({"database__engine": "mysql", "database__ssl_ca": "/nowhere/ca.pem"}, ("[database] ssl_ca", "no such file")),
-    ({"database__engine": "mysql", "database__password_file": "/nowhere/pw"}, ("password_file", "/nowhere/pw", "make it a file")),
+    ({"database__engine": "mysql", "database__password_file": "/nowhere/pw"},
+     ("[database] password_file", "/nowhere/pw", "make it a file")),
     ({"database__engine": "mysql", "database__password_file": "/etc"}, ("[database] password_file = /etc", "make it a file")),
     ({"database__engine": "mysql", "database__password_file": "/etc/passwd", "database__password": "s"},
      ("[database] password_file = /etc/passwd", "remove one of the two")),
@@ -308,7 +309,7 @@ def test_limits_of_a_server_are_told_with_their_remedy(command, mysql, server_wi
     try:
         server.client(limit)
         done = command.run("-c", path, "--once")
-        assert done.returncode == 75
+        assert done.returncode == 75 and done.stderr
         assert all(": %d (" % number in line and remedy in line for line in done.stderr.splitlines()), done.stderr
     finally:
         other.disconnect()
@@ -350,10 +351,11 @@ def test_certificates_that_cannot_be_used(command, mysql, server_with):
     assert command.run("-c", path, "--check").returncode == 0
 
 
-def test_unknown_database(command, mysql, mariadb):
-    mariadb.client("GRANT SELECT, INSERT, UPDATE ON `nothing_here`.* TO mailtracker@localhost")
-    path = command.configure(**dict(mysql, database__database="nothing_here"))
-    told(command.run("-c", path), 78, "nothing_here", "schema.sql")
+@pytest.mark.parametrize("name", ["nothing_here", "CERTIFICATE"])
+def test_unknown_database(command, mysql, mariadb, name):
+    mariadb.client("GRANT SELECT, INSERT, UPDATE ON `%s`.* TO mailtracker@localhost" % name)
+    path = command.configure(**dict(mysql, database__database=name))
+    told(command.run("-c", path), 78, name, "schema.sql")
 
 
 def test_table_missing(command, mysql, mariadb):
