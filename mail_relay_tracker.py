@@ -129,6 +129,8 @@ SECOND = 1000000                    # every time inside is an integer: microseco
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+NEVER = 1 << 62                     # a time, or a position, that never comes
+EPOCH = datetime.datetime(1970, 1, 1)   # their beginning
 
 SCAN_LIFE = 300 * SECOND            # spamd's own limit (--timeout-child); so long a message being scanned is not idle
 SPF_WAIT = 60 * SECOND              # a policy result older than this is not of the `client=` that follows
@@ -138,6 +140,7 @@ PATIENCE = HOUR                     # how long an upload, or a message without r
 CONNECTION_REUSE = 10 * MINUTE      # an outbound TLS line tells of deliveries up to this later: smtp_connection_reuse_time_limit is 300 s
 DRAFT_LIFE = 10 * MINUTE            # a message of which nobody can say yet whether it makes a row waits this long for more
 ROWS_LIFE = 8 * DAY                 # rows last heard of before that are not continued: maximal_queue_lifetime is 5 days by default
+DISORDER = 10 * SECOND              # by so much, lines of several processes may come out of turn
 BIRTH_DISORDER = 5 * SECOND         # lines of a message that are so much older than its `client=` are of another one with this ID
 BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, when a birth is placed within a delivery
 
@@ -332,11 +335,11 @@ class RelayTls(NamedTuple):
 class Client(NamedTuple):
     """smtpd: the queue file is open, the message is born (smtpd.c:mail_open_stream).
 
-    `queue_id` is empty (NOQUEUE) when a before-queue filter will give it an ID. `orig_…` are what a content filter told by
+    `queue_id` is None (NOQUEUE) when a before-queue filter will give it an ID. `orig_…` are what a content filter told by
     XFORWARD of the message as it came in.
     """
 
-    queue_id: str
+    queue_id: Optional[str]
     client_hostname: str
     client_ip: str
     sasl_username: Optional[str] = None
@@ -369,7 +372,7 @@ class Verdict(NamedTuple):
     spam: Optional["Spam"] = None
 
 
-class Origins(NamedTuple):
+class Checked(NamedTuple):
     """cleanup: a header check that changes nothing still names HELO, protocol and sender (cleanup_message.c:cleanup_act_log).
 
     `spam`: what the header says, when it is a milter's X-Spam-Status.
@@ -607,7 +610,7 @@ def epoch(year: int, month: int, day: int, seconds: int, offset: int = 0) -> int
     >>> epoch(2026, 11, 5, 3661, 3600) == epoch(2026, 11, 5, 61)
     True
     """
-    return ((datetime.date(year, month, day).toordinal() - 719163) * 86400 + seconds - offset) * SECOND
+    return ((datetime.date(year, month, day).toordinal() - EPOCH.toordinal()) * 86400 + seconds - offset) * SECOND
 
 
 def zone_offset(zone: str) -> int:
@@ -624,7 +627,6 @@ def zone_offset(zone: str) -> int:
 
 
 STEP_BACK = 2 * MINUTE              # a stamp so much older than the one before: the clock was put back
-DISORDER = 10 * SECOND              # by so much, lines of several processes may come out of turn
 LATEST = epoch(2038, 1, 19, 0)      # what a TIMESTAMP holds on every server
 
 
@@ -682,7 +684,7 @@ class Calendar:
     def _read_yearless(self, found: Match[str]) -> int:
         month, day = MONTHS[found.group(1)], int(found.group(2))
         limit = self.newest + DAY
-        year = (EPOCH_DAY + datetime.timedelta(microseconds=limit)).year
+        year = (EPOCH + datetime.timedelta(microseconds=limit)).year
         while True:                         # that far back there is every day, also a 29 February
             if (month, day) != (2, 29) or calendar.isleap(year):
                 time = self._local(year, month, day, found.groups()[2:6])
@@ -719,7 +721,7 @@ class Calendar:
     def _turn(self, again: bool) -> None:
         if again != self._again:
             self._again = again
-            self._repeated = (self.where(), 1 << 62) if again else (self._repeated[0], self.where())
+            self._repeated = (self.where(), NEVER) if again else (self._repeated[0], self.where())
 
     def is_repeated(self, position: int) -> bool:
         """Whether the line at a position is of an hour that the end of summer time repeats."""
@@ -731,7 +733,6 @@ class Calendar:
         self._turn(repeated)
 
 
-EPOCH_DAY = datetime.datetime(1970, 1, 1)
 STAMP_FORMS = (
     (YEARLESS, Calendar._read_yearless),
     (ISO, Calendar._read_iso),
@@ -828,6 +829,11 @@ def is_queue_id(word: str) -> bool:
     return len(word) <= 64 and QUEUE_ID.fullmatch(word) is not None
 
 
+def was_cut(*parts: str) -> bool:
+    """Whether a record, in its parts, has the length at which Postfix cuts it: what it ended with may be lost."""
+    return sum(map(len, parts)) >= RECORD
+
+
 def enhanced(text: str) -> Tuple[Optional[int], Optional[str]]:
     """Reply code and enhanced status code that a text begins with.
 
@@ -895,7 +901,7 @@ SMTPD_NOISE = (
 )
 
 
-def split_trailer(text: str, trailer: Pattern[str], is_cut: bool = False) -> Tuple[str, Tuple[Optional[str], ...]]:
+def split_trailer(text: str, trailer: Pattern[str], cut: bool = False) -> Tuple[str, Tuple[Optional[str], ...]]:
     """The text of a decision, and (from, to, proto, helo, sasl_username) from the fields that close it.
 
     The fields are those that reach the end of the line: the text before may imitate them (trap 17), and so may a quoted
@@ -904,7 +910,7 @@ def split_trailer(text: str, trailer: Pattern[str], is_cut: bool = False) -> Tup
     >>> split_trailer("550 5.7.1 a; b; from=<x@y> to=<\\"; from=<z>\\"@d> proto=SMTP helo=<h>", SMTPD_TRAILER)[1][:2]
     ('x@y', '"; from=<z>"@d')
     """
-    found = None if is_cut else trailer.search(text, max(len(text) - TRAILER, 0))
+    found = None if cut else trailer.search(text, max(len(text) - TRAILER, 0))
     if not found:
         return text.partition("; from=<")[0].rstrip("; "), (None,) * 5
     sender, recipient, protocol, helo, username = found.groups()
@@ -926,14 +932,13 @@ def parse_decision(queue_id: Optional[str], text: str, trailer: Pattern[str] = S
     judge = "milter" if what in MILTER_ACTIONS else "access"
     if judge == "access" and what not in ACCESS_ACTIONS:
         return None
-    is_cut = len(queue_id or "NOQUEUE") + len(": ") + len(text) >= RECORD
-    said, (sender, recipient, protocol, helo, username) = split_trailer(said, trailer, is_cut)
-    action = what[7:] if judge == "milter" else what
+    said, (sender, recipient, protocol, helo, username) = split_trailer(said, trailer, was_cut(queue_id or "NOQUEUE", ": ", text))
+    action = what[len("milter-"):] if judge == "milter" else what
     code, dsn = enhanced(said) if action == "reject" else (None, None)
     return Verdict(queue_id, judge, action, stage, said, code, dsn, hostname or None, address, sender, recipient, protocol, helo, username)
 
 
-def parse_client(queue_id: str, text: str) -> Event:
+def parse_client(queue_id: Optional[str], text: str) -> Event:
     """`client=name[address], sasl_…, orig_…` (smtpd.c:mail_open_stream).
 
     A login name may hold anything, so what stands behind one is not believed to come from a content filter.
@@ -990,7 +995,7 @@ def parse_noqueue(text: str) -> Event:
         return None
     rest = text[9:]
     if rest.startswith("client="):
-        return parse_client("", rest[7:])
+        return parse_client(None, rest[7:])
     return parse_broken(rest) or parse_decision(None, rest)
 
 
@@ -1017,7 +1022,7 @@ def parse_proxy(text: str) -> Event:
     if not said:
         return None
     reply = said.partition("; from=<")[0]       # up to 3.4 a sender without quotes may imitate what stands behind it, but not before
-    said, (sender, recipient, protocol, helo, username) = split_trailer(said, SMTPD_TRAILER, len(text) >= RECORD)
+    said, (sender, recipient, protocol, helo, username) = split_trailer(said, SMTPD_TRAILER, was_cut(text))
     child = queued_as(reply) if verb == "proxy-accept" else None
     if child:
         return Proxied(child, protocol, helo)
@@ -1134,8 +1139,8 @@ def parse_cleanup_warning(text: str) -> Event:
 
 def parse_check(queue_id: str, what: str, content: str) -> Event:
     """`hold: header Subject: … from client; from=<…> to=<…> proto=… helo=<…>: text` (cleanup_message.c:cleanup_act_log)."""
-    action = what[14:] if what.startswith("milter-header-") else what
-    if len(queue_id) + len(": ") + len(what) + len(": header ") + len(content) >= RECORD:
+    action = what[len("milter-header-"):] if what.startswith("milter-header-") else what
+    if was_cut(queue_id, ": ", what, ": header ", content):
         return IGNORED if action in QUIET_ACTIONS else Verdict(queue_id, "check", action, "END-OF-MESSAGE", content)    # without trailer
     trailer = find_trailer(content)
     if trailer is None:
@@ -1143,7 +1148,7 @@ def parse_check(queue_id: str, what: str, content: str) -> Event:
     hostname, address, sender, recipient, protocol, helo = trailer.groups()
     spam = parse_spam_header(queue_id, content[:trailer.start()]) if action != what else None
     if action in QUIET_ACTIONS:
-        return Origins(queue_id, sender, protocol, helo, spam)
+        return Checked(queue_id, sender, protocol, helo, spam)
     text = content[trailer.end() + 2:].strip(" ") or content[:trailer.start()]
     dsn = enhanced(text)[1] if action == "reject" else None
     return Verdict(queue_id, "check", action, "END-OF-MESSAGE", text, None, dsn, hostname, address, sender, recipient, protocol, helo,
@@ -1176,7 +1181,7 @@ def parse_spam_header(queue_id: str, content: str) -> Optional[Spam]:
 
 def parse_mime_error(queue_id: str, text: str) -> Event:
     """`reject: mime-error why: text from …` (cleanup_message.c:cleanup_mime_error_callback)."""
-    found = MIME_ERROR.search(text, max(len(text) - TRAILER, 0)) if len(text) < RECORD - len(queue_id) else None
+    found = None if was_cut(queue_id, ": ", text) else MIME_ERROR.search(text, max(len(text) - TRAILER, 0))
     if not found:
         return None
     hostname, address, sender, recipient = found.groups()
@@ -1282,7 +1287,7 @@ def parse_delivery(text: str) -> Event:
             return None
     else:
         found = INTERNAL_TAIL.search(rest)
-        if not found or not rest.startswith("to=<") or rest.startswith(('to=<"', "to=<@")) or len(text) >= RECORD:
+        if not found or not rest.startswith("to=<") or rest.startswith(('to=<"', "to=<@")) or was_cut(text):
             return None                     # of a record cut within the address nothing is to be believed
         middle, status, reason = found.groups()
         upstream_to, _, orig_to = rest[4:found.start()].partition(">, orig_to=<")
@@ -1816,7 +1821,7 @@ def usual_smtpd(groups: Groups, text: str) -> Event:
         return make_client((queue_id, client, address, username or None, None, None, None))
     if cipher:
         return make_client_tls((tls_client, tls_address, protocol + " " + cipher))
-    if stage and len(text) < RECORD:
+    if stage and not was_cut(text):
         return make_verdict((None, "access", "reject", stage, said, int(code), dsn, refused or None, refused_ip, sender, recipient,
                              proto, helo, None, None))
     return parse_smtpd(text)
@@ -2388,7 +2393,7 @@ def digits_of(second: int) -> str:
     >>> digits_of(0)
     '19700101000000'
     """
-    return "%d%02d%02d%02d%02d%02d" % (EPOCH_DAY + datetime.timedelta(seconds=second)).timetuple()[:6]
+    return "%d%02d%02d%02d%02d%02d" % (EPOCH + datetime.timedelta(seconds=second)).timetuple()[:6]
 
 
 def bare(address: str) -> str:
@@ -2891,7 +2896,7 @@ class Correlator:
         """`client=`: a message is born; what was said of it before it had an ID is joined to it."""
         queue_id, hostname, client_ip, username, orig_queue_id, orig_hostname, _ = event
         session = self._session_of(origin, event)
-        if not queue_id:                    # a before-queue filter will tell the ID, maybe of a message that is born by then
+        if queue_id is None:                # a before-queue filter will tell the ID, maybe of a message that is born by then
             session.sasl_username = username
             session.keep(self.position)
             return
@@ -2907,7 +2912,7 @@ class Correlator:
         if session.low is not None:
             self._bind(message, session.low)
         if orig_queue_id or orig_hostname:
-            self._take_origin(origin, message, event)
+            self._take_xforward(origin, message, event)
         if self.by_policy and not orig_queue_id:
             self._take_spf(message, session)
         if session.pending:
@@ -2930,7 +2935,7 @@ class Correlator:
         for verdict in session.pending:
             self._judge(message, verdict, self.time)
 
-    def _take_origin(self, origin: Origin, message: Message, event: Client) -> None:
+    def _take_xforward(self, origin: Origin, message: Message, event: Client) -> None:
         """What a content filter told by XFORWARD: the client and the queue ID that the message had before."""
         if event.orig_hostname and event.orig_ip and event.orig_ip != "unknown":
             message.client_hostname, message.client_ip = event.orig_hostname, event.orig_ip
@@ -3071,7 +3076,7 @@ class Correlator:
         message.ended = True
         self._finish(message)
 
-    def _learn(self, message: Message, event: Union[Verdict, Origins]) -> None:
+    def _learn(self, message: Message, event: Union[Verdict, Checked]) -> None:
         """What a decision says of the message by the way."""
         message.helo = event.helo or message.helo
         message.protocol = event.protocol or message.protocol       # before EHLO it is but a guess
@@ -3119,7 +3124,7 @@ class Correlator:
     def _named(message: Message, orig_to: str) -> Optional[Recipient]:
         return next((one for one in message.named if (one.orig_to or "").lower() == orig_to.lower()), None)
 
-    def fold_origins(self, origin: Origin, event: Origins) -> None:
+    def fold_checked(self, origin: Origin, event: Checked) -> None:
         """A header check that changed nothing, but told HELO and protocol."""
         message = self._find(origin, event.queue_id)
         if event.spam is not None:
@@ -3717,7 +3722,7 @@ FOLDS = {
     Proxied: Correlator.fold_proxied, Client: Correlator.fold_client, MessageId: Correlator.fold_message_id,
     Pickup: Correlator.fold_pickup, Queued: Correlator.fold_queued, Expired: Correlator.fold_expired,
     Removed: Correlator.fold_removed, Handled: Correlator.fold_handled, Delivery: Correlator.fold_delivery,
-    Verdict: Correlator.fold_verdict, Origins: Correlator.fold_origins, Notification: Correlator.fold_notification,
+    Verdict: Correlator.fold_verdict, Checked: Correlator.fold_checked, Notification: Correlator.fold_notification,
     Dkim: Correlator.fold_dkim, Dmarc: Correlator.fold_dmarc, MilterSpf: Correlator.fold_milter_spf, Spf: Correlator.fold_spf,
     SpamStart: Correlator.fold_spam_start, SpamScore: Correlator.fold_spam_score, SpamResult: Correlator.fold_spam_result,
     Spam: Correlator.fold_spam, Rewritten: Correlator.fold_rewritten,
@@ -3893,7 +3898,7 @@ def absorb(message: Message, stored: Iterable[Row]) -> List[Link]:
 
 def heirs_of(message: Message) -> List[Link]:
     """The links to those that a message was handed on as."""
-    return [Link(one.next_queue_id, message, one, (0, 1 << 62)) for one in message.recipients
+    return [Link(one.next_queue_id, message, one, (0, NEVER)) for one in message.recipients
             if goes_on(one) and one.next_queue_id]
 
 
@@ -4430,7 +4435,7 @@ def time_text(time: int) -> str:
 @functools.lru_cache(maxsize=1024)
 def second_text(second: int) -> str:
     """A second, without its fraction; rows written together share many."""
-    return (EPOCH_DAY + datetime.timedelta(seconds=second)).isoformat(" ", "seconds")
+    return (EPOCH + datetime.timedelta(seconds=second)).isoformat(" ", "seconds")
 
 
 def time_from(value: Any) -> int:
@@ -4440,7 +4445,7 @@ def time_from(value: Any) -> int:
     True
     """
     if isinstance(value, datetime.datetime):
-        return int((value - EPOCH_DAY) // datetime.timedelta(microseconds=1))
+        return int((value - EPOCH) // datetime.timedelta(microseconds=1))
     year, month, day, hour, minute, second, fraction = (re.split("[- :.]", value) + ["0"])[:7]
     return epoch(int(year), int(month), int(day), int(hour) * 3600 + int(minute) * 60 + int(second)) + microseconds(fraction)
 
@@ -5422,7 +5427,6 @@ def begun(file: Rotated, present: int) -> int:
 
 BAD_FILE = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
 MENDABLE = frozenset((errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
-NEVER = 1 << 62                     # a time that never comes
 MAX_QUEUE = 100                     # rotated files that are held open, to be read in turn; the rest is looked for when they are read
 
 
@@ -6487,7 +6491,7 @@ class Recorder:
         self.store_name = ""
         self.connected = self.is_new = False
         self.rows = 0
-        self.first, self.last = 1 << 62, 0
+        self.first, self.last = NEVER, 0
         self.hosts: Set[str] = set()
 
     def begin(self) -> None:
