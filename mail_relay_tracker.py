@@ -5331,8 +5331,8 @@ def user_name() -> str:
 
 def beside(path: str) -> Iterator[Tuple[str, str]]:
     """The paths beside a log, each with the log's name there: those of a symbolic link lie beside the link, or beside what it leads to."""
-    for one in {path, os.path.realpath(path)}:
-        folder, name = os.path.split(one)
+    places = {(os.path.realpath(folder), name): folder for folder, name in map(os.path.split, (os.path.realpath(path), path))}
+    for (_, name), folder in places.items():
         for other in names_in(folder or "."):
             yield os.path.join(folder, other), name
 
@@ -5384,7 +5384,8 @@ def names_in(folder: str) -> List[str]:
     try:
         return os.listdir(folder)
     except OSError as error:
-        raise LogError("log folder %s: %s: user %s needs to read it" % (folder, error.strerror, user_name())) from error
+        raise LogError("log folder %s: %s: check [logging] log_file; user %s needs to read its folder"
+                       % (folder, error.strerror, user_name())) from error
 
 
 def mtime_of(path: str) -> int:
@@ -5436,7 +5437,7 @@ class Follower:
     `files` are those that a saved position may still point into, the last one is being read; `queue` are rotated files to be
     read before the live one, open, for their names may be given to others meanwhile. Limits: lines written between a
     copytruncate's copy and its truncation are lost to every reader, and so are files deleted before they were read. `blocked`: there
-    may be a next file, but it cannot be read.
+    may be a next file, but it cannot be read. `idle_at`: when it was last seen that nothing is left unread, by the clock of `read`.
     """
 
     def __init__(self, path: str, check_interval: float, opener: Callable[[str], IO[bytes]] = open_log) -> None:
@@ -5448,7 +5449,7 @@ class Follower:
         self.queue: List[LogFile] = []
         self.ready: Deque[Batch] = collections.deque()
         self.base = 0
-        self.next_check = 0.0
+        self.next_check = self.idle_at = 0.0
         self.rotated_at: Optional[float] = None
         self.blocked = self.warned = False
         self.rotations = self.truncations = 0
@@ -5470,12 +5471,22 @@ class Follower:
     def begin(self, place: Optional[Place], at_end: bool) -> None:
         """Take up the reading: at a saved place, wherever its file is by now, else at the live file's beginning or its end."""
         live = self._live()
-        if place is not None and not (live and live.fits(place)):
-            self._find(place, live)
-        elif live is not None:
-            self.files.append(live)
-            if place is not None or at_end:
-                live.seek(place.position if place is not None else live.size())
+        try:
+            if place is not None and not (live and live.fits(place)):
+                self._find(place, live)
+            elif live is not None:
+                if place is not None or at_end:
+                    live.seek(place.position if place is not None else live.size())
+                self.files.append(live)
+        except BAD_FILE as error:
+            raise self.unreadable(error) from error
+
+    def line_before(self) -> str:
+        """The line that ends where the reading stands; empty at the file's beginning."""
+        try:
+            return self.current.line_before()
+        except BAD_FILE as error:
+            raise self.unreadable(error) from error
 
     def read(self, now: float, once: bool = False) -> Optional[Batch]:
         """The next lines; None when there are none for now. `now` never steps; `once`: nobody is given time to write on."""
@@ -5490,19 +5501,20 @@ class Follower:
                 self.ready.extend(self.current.take(data))
                 self._heal()
             except BAD_FILE as error:
-                self._fail(error)
+                self._fail(error, once)
             if self.current.at_end and not self._move_on(now, once):
                 break
         return self.ready.popleft() if self.ready else None
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception, once: bool) -> None:
         """A file cannot be read on. An archive whose content is damaged will never be any better; what else ails a file may pass while it
         is the one at hand: then what was read of it and not yet taken is read again.
         """
         file = self.current
         file.broken = file.packed and getattr(error, "errno", None) is None
         if not file.told:
-            consequence = "passed over" if file.broken else "trying again until it is %s" % ("passed over" if self.queue else "rotated")
+            end = "passed over" if self.queue else "rotated"
+            consequence = "passed over" if file.broken or once else "trying again until it is %s" % end
             LOG.warning("cannot read on in %s: %s; %s", file.path, error, consequence)
             self.rotated_at = None          # it gets all the time of a renamed file
         file.at_end = file.damaged = file.told = True
@@ -5516,6 +5528,11 @@ class Follower:
             file.told = file.damaged = False
             self.rotated_at = None
             LOG.info("%s can be read again", file.path)
+
+    def insist(self) -> None:
+        """Raise LogError when the file at hand could not be read to its end, and may be some day."""
+        if self.current.is_ailing:
+            raise LogError("log file %s: cannot be read to its end: check its disk, or the server where it is" % self.current.path)
 
     def lag(self) -> int:
         """Bytes that are not yet read, as far as they can be counted: of packed files nobody knows."""
@@ -5559,8 +5576,12 @@ class Follower:
         except FileNotFoundError:
             return None
         except BAD_FILE as error:
-            raise LogError("log file %s: %s: check [logging] log_file and the rights of user %s (group adm on Debian)"
-                           % (self.path, getattr(error, "strerror", None) or error, user_name())) from error
+            raise self.unreadable(error) from error
+
+    def unreadable(self, error: Exception) -> LogError:
+        """What it means that the log itself cannot be read."""
+        return LogError("log file %s: %s: check [logging] log_file and the rights of user %s (group adm on Debian)"
+                        % (self.path, getattr(error, "strerror", None) or error, user_name()))
 
     def _open_rotated(self, name: str, start: int) -> LogFile:
         """A rotated file; one that was packed in this moment has another name by now."""
@@ -5605,11 +5626,8 @@ class Follower:
         if file is not None:
             file.seek(place.position)
             return file
-        doubt: Optional[LogError] = None
-        for name, error in failures:
-            doubt = self._trouble(name, error, place.mtime - SECOND if place.mtime else NEVER) or doubt
-        if doubt is not None:
-            raise doubt
+        since = place.mtime - SECOND if place.mtime else NEVER
+        self._doubt(failures, lambda name: 0 if (identity_of(name) or (0, None))[1] == place.inode else since)
         return None
 
     def _fitting(self, place: Place) -> Tuple[Optional[LogFile], List[Tuple[str, Exception]]]:
@@ -5650,6 +5668,12 @@ class Follower:
                             % (name, getattr(error, "strerror", error), user_name()))
         LOG.warning("cannot read rotated log %s: %s; passed over", name, error)
         return None
+
+    def _doubt(self, failures: List[Tuple[str, Exception]], since: Callable[[str], int]) -> None:
+        """What was not found may stand in files that cannot be read; raises LogError when one of them was written to `since`."""
+        doubts = [self._trouble(name, error, since(name)) for name, error in failures]
+        for doubt in filter(None, doubts):
+            raise doubt
 
     def _newer(self, live: Optional[LogFile]) -> List[LogFile]:
         """The rotated files that were begun after the one being read, oldest first. Of those that begin like it, only what was written to
@@ -5740,11 +5764,11 @@ class Follower:
 
     def _recover(self) -> None:
         """The file was truncated: what was not read of it is in the copy, if there is one."""
-        self.truncations += 1
         lost = self.current
         copy, failures = self._fitting(lost.end())
-        for name, error in failures:
-            LOG.debug("cannot read %s: %s", name, error)
+        if copy is None:
+            self._doubt(failures, lambda _: lost.touched - SECOND)
+        self.truncations += 1
         if copy is not None:
             LOG.warning("%s was truncated at byte %d; reading the rest of its copy %s", self.path, lost.offset, copy.path)
             copy.start = lost.start
@@ -5788,6 +5812,7 @@ class Follower:
         try:
             status = os.stat(self.path)
         except FileNotFoundError:
+            self.idle_at = now
             return False
         except OSError as error:
             raise LogError("log file %s: %s: check the rights of user %s on its folder"
@@ -5795,9 +5820,11 @@ class Follower:
         if (status.st_dev, status.st_ino) == self.current.identity:
             self.rotated_at = None
             self._open_anew()
+            self.idle_at = self.idle_at if self.current.is_ailing else now
             return False
         if self._has_time(now, once) or not status.st_size:
             self._open_anew()
+            self.idle_at = self.idle_at if status.st_size else now
             return False
         if self.current.has_grown():        # between its end and this look its writer may have come to an end
             self.next_check = now
@@ -5988,6 +6015,8 @@ class StateFile:
             held = self.lock is not None and os.path.samestat(os.stat(self.path + ".lock"), os.fstat(self.lock.fileno()))
         except FileNotFoundError:
             held = False
+        except OSError as error:            # its folder cannot be looked into: the lock is held still
+            raise self._unwritable(error) from error
         if not held:
             self.release()
             self.acquire()
@@ -6193,11 +6222,14 @@ def load_config(path: Optional[str]) -> Config:
 
 def shared_file(config: Config) -> str:
     """What is wrong when one file is to be two things: the state would be written over the log, or the rows."""
-    known: Dict[str, str] = {}
+    known = {os.path.realpath(config.source): "configuration"}
     for key in ("log_file", "password_file", "database", "state_file"):
         if not config[key] or key == "database" and config["engine"] != "sqlite":
             continue
-        path = os.path.realpath(file_name(config[key]))
+        try:
+            path = os.path.realpath(file_name(config[key]))
+        except OSError:
+            return "%s = %s: the current directory is gone: name a path from the root" % (key, config[key])
         if path in known:
             return "%s = %s: is the %s, too: name a file of its own" % (key, config[key], known[path])
         known[path] = key
@@ -6562,7 +6594,8 @@ class Recorder:
                 if tried == 1:
                     LOG.info("%s; connecting anew", error)
                     continue
-                self.trouble.report(error, "reading pauses, trying again until it works")
+                self.trouble.report(error, "trying again, %d times in all" % self.tries if self.tries
+                                    else "reading pauses, trying again until it works")
                 if not self.sleep(wait * random.uniform(0.8, 1.2)):
                     raise Stopped() from error
                 wait = min(wait * 2, 60.0)
@@ -6592,7 +6625,7 @@ class Daemon:
         self.follower.begin(place, self.config["start"] == "end")
         if not self.follower.files:
             raise LogError("log file %s: no such file: check [logging] log_file, or start Postfix first" % self.follower.path)
-        self.tracker.previous = self.follower.current.line_before()      # a classic syslogd may say that it was repeated
+        self.tracker.previous = self.follower.line_before()     # a classic syslogd may say that it was repeated
         self.tracker.calendar.go_on(self.follower.position, place is not None and place.repeated)
         self.tracker.calendar.read(self.tracker.previous)
         LOG.info("following %s from byte %d", self.follower.current.path, self.follower.current.offset)
@@ -6602,16 +6635,16 @@ class Daemon:
     def follow(self) -> None:
         """Run until told to stop; then commit what is finished, and save."""
         while not self.waiter.stopping:
+            if self.waiter.woken:
+                self.waiter.woken, self.follower.next_check = False, 0.0
             busy = self.read_some()
             now = clock.monotonic()
             if not busy:
-                self.let_time_pass(now)
+                self.let_time_pass()
             if now >= self.next_flush or len(self.tracker.correlator.finished) >= 4 * BATCH_ROWS:
                 self.flush()
                 self.next_flush = now + self.config["cleanup_interval"]
             self.waiter.answer()
-            if self.waiter.woken:
-                self.waiter.woken, self.follower.next_check = False, 0.0
             if not busy:
                 due = self.next_flush - clock.monotonic()
                 self.waiter.sleep(due if 0 < due < self.config["poll_interval"] else self.config["poll_interval"])
@@ -6635,10 +6668,12 @@ class Daemon:
         self.quiet_since, self.log_time = clock.monotonic(), self.tracker.correlator.now
         return True
 
-    def let_time_pass(self, now: float) -> None:
-        """At the end of the log time goes on by our clock: by as much as has passed since the last line came, whatever its stamp."""
+    def let_time_pass(self) -> None:
+        """At the end of the log time goes on by our clock: by as long as nothing has come since the last line, whatever its stamp. It
+        stands still while lines may wait where they cannot be read.
+        """
         if self.log_time:
-            self.tracker.correlator.advance(self.log_time + int((now - self.quiet_since) * SECOND))
+            self.tracker.correlator.advance(self.log_time + int(max(self.follower.idle_at - self.quiet_since, 0) * SECOND))
 
     def flush(self) -> None:
         """Write what is finished, then save the position before the first line that is still needed."""
@@ -6673,6 +6708,7 @@ class Daemon:
         self.tracker.correlator.close(everything=False)
         self.recorder.flush()
         self.keep(place)
+        self.follower.insist()
 
     def keep(self, place: Optional[Place]) -> None:
         """Save a position, if there is one that can be found again."""
@@ -6725,8 +6761,11 @@ class Progress:
         if self.visible and now - self.shown >= 0.2:
             self.shown = now
             rate = sum(recorder.tracker.totals()) / (now - self.began)
-            sys.stderr.write("\r%.1f MB, %.0f lines/s, %d rows \r" % (position / 1e6, rate, recorder.rows))
-            sys.stderr.flush()
+            try:
+                sys.stderr.write("\r%.1f MB, %.0f lines/s, %d rows \r" % (position / 1e6, rate, recorder.rows))
+                sys.stderr.flush()
+            except OSError:                 # the terminal is gone, the work goes on
+                self.visible = False
 
 
 def make_tracker(config: Config) -> Tracker:
@@ -6816,6 +6855,8 @@ def run_import(config: Config, paths: List[str], dry_run: bool) -> int:
 
 def open_import(path: str) -> LogFile:
     """A file to import; `-` is standard input."""
+    if path.endswith(PACKED_OTHERWISE):
+        raise LogError("cannot read %s: it is packed in a way that is not understood: unpack it first" % path)
     try:
         if path == "-" or stat.S_ISFIFO(os.stat(path).st_mode):
             return LogFile(path, 0, lambda _: open_log(copy_of(path)))
@@ -6899,10 +6940,10 @@ def import_file(file: LogFile, recorder: Recorder, progress: Progress) -> bool:
     return whole
 
 
-def show(lines: Iterable[str], stream: Optional[TextIO]) -> None:
+def show(lines: Iterable[str], stream: Optional[TextIO], name: str = "standard output") -> None:
     """Print lines; raises OutputError when that cannot be done, BrokenPipeError when nobody reads them any more."""
     if stream is None:
-        raise OutputError("standard output is closed: leave it open, or send it to a file")
+        raise OutputError("%s is closed: leave it open, or send it to a file" % name)
     coding = stream.encoding or "utf-8"     # in the C locale ASCII
     try:
         for line in lines:
@@ -6912,14 +6953,16 @@ def show(lines: Iterable[str], stream: Optional[TextIO]) -> None:
         raise
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())      # the interpreter shall not try again
-        raise OutputError("standard output: %s: make room, or send it elsewhere" % error.strerror) from error
+        raise OutputError("%s: %s: make room, or send it elsewhere" % (name, error.strerror)) from error
 
 
 def finish(recorder: Recorder, dry_run: bool) -> None:
     """Print the rows of a dry run, then the summary."""
     if dry_run:
         show(map(row_json, cast(SqliteStore, recorder.store).all_rows()), sys.stdout)
-    show(summary(recorder), sys.stderr if dry_run else sys.stdout)
+        show(summary(recorder), sys.stderr, "standard error")
+    else:
+        show(summary(recorder), sys.stdout)
     recorder.store.close()
 
 
@@ -6963,6 +7006,7 @@ def check_log(config: Config) -> str:
         raise LogError("log file %s: no such file: check [logging] log_file" % config["log_file"])
     tracker = make_tracker(config)
     batch = follower.read(0.0, once=True)
+    follower.insist()
     if batch is not None:
         tracker.feed(*batch)
     known = tracker.totals()[PARSED]
@@ -7078,7 +7122,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
 def complain(text: str, code: int) -> int:
     """Tell what is wrong in one line, if anybody still listens; returns the exit code."""
     try:
-        print("mail_relay_tracker: %s" % text, file=sys.stderr)
+        if sys.stderr is not None:
+            print("mail_relay_tracker: %s" % text, file=sys.stderr)
     except OSError:                         # its reader is gone, or its disk is full: the exit code tells all the same
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     return code

@@ -1,5 +1,5 @@
 -- Schema of Mail Relay Tracker, for MariaDB 10.5 and later, MySQL 8 and 9:
---     mysql -u root -p < schema.sql
+--     sudo mysql < schema.sql
 -- Loading it again changes nothing that is there. No statement needs more than one of these servers offers.
 
 CREATE DATABASE IF NOT EXISTS mail_tracking CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci;
@@ -104,5 +104,5 @@ DELIMITER ;
 -- The tracker's user, with no more rights than it needs; one line pair per MX. Take a password of your own.
 --     CREATE USER 'mailtracker'@'localhost' IDENTIFIED BY 'secure_password';
 --     GRANT INSERT, SELECT, UPDATE ON mail_tracking.* TO 'mailtracker'@'localhost';
---     CREATE USER 'mailtracker'@'192.0.2.25' IDENTIFIED BY 'secure_password';
+--     CREATE USER 'mailtracker'@'192.0.2.25' IDENTIFIED BY 'secure_password' REQUIRE SSL;
 --     GRANT INSERT, SELECT, UPDATE ON mail_tracking.* TO 'mailtracker'@'192.0.2.25';

@@ -1,6 +1,9 @@
 """What people get wrong: one clear line that names the file, the key and the remedy, and the right exit code."""
 import contextlib
+import errno
+import functools
 import gzip
+import io
 import lzma
 import os
 import resource
@@ -69,6 +72,7 @@ def test_missing_configuration(command):
     ({"state__state_file": "s\0x"}, ("[state] state_file = s", "NUL byte")),
     ({"state__state_file": LOG}, ("state_file = %s" % LOG, "is the log_file, too", "of its own")),
     ({"state__state_file": "./t.db"}, ("state_file = ./t.db", "is the database, too", "of its own")),
+    ({"state__state_file": "./tracker.conf"}, ("state_file = ./tracker.conf", "is the configuration, too", "of its own")),
     ({"database__password": "x y\n  user = z"}, ("[database] password = …", "several lines")),
     ({"logging__poll_interval": "nan"}, ("[logging] poll_interval = nan", "number of seconds")),
     ({"database__port": "0"}, ("[database] port = 0", "1 to 65535")),
@@ -214,6 +218,33 @@ def test_log_unreadable(command, settings):
 def test_state_directory_missing(command, settings):
     path = command.configure(**dict(settings, state__state_file="/nowhere/state.json"))
     told(command.run("-c", path), 73, "/nowhere/state.json", "[state] state_file")
+
+
+class Worn(io.FileIO):
+    """A file on a disk that gives single blocks from its beginning, and `whole` bytes in one piece; the rest is lost."""
+
+    def __init__(self, path, whole):
+        super().__init__(path, "rb")
+        self.whole = whole
+
+    def read(self, size=-1):
+        if size > 10000 and self.tell() >= self.whole:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(size)
+
+
+@pytest.mark.parametrize("arguments, whole, code, rows", [
+    (["--once"], 150000, 74, True), (["--once"], 0, 74, False), (["--check"], 0, 1, False)])
+def test_a_log_that_cannot_be_read_to_its_end(command, settings, monkeypatch, capsys, arguments, whole, code, rows):
+    """What could be read is written."""
+    monkeypatch.setattr(tracker, "Follower", functools.partial(tracker.Follower, opener=lambda path: Worn(path, whole)))
+    assert tracker.main(["-c", command.configure(**settings), *arguments]) == code
+    said = capsys.readouterr()
+    assert "log file %s: cannot be read to its end: check its disk" % LOG in said.out + said.err
+    if "--once" in arguments:
+        store = tracker.SqliteStore(str(command.folder / "t.db"))
+        store.connect()
+        assert any(store.all_rows()) is rows
 
 
 @as_root
@@ -674,6 +705,25 @@ def test_log_is_a_pipe(command, settings):
     os.mkfifo(str(command.folder / "pipe"))
     path = command.configure(**dict(settings, logging__log_file=command.folder / "pipe"))
     told(command.run("-c", path, "--once", timeout=10), 74, "no regular file", "[logging] log_file")
+
+
+def test_import_of_a_file_that_only_another_program_unpacks(command):
+    (command.folder / "mail.log.3.zst").write_bytes(b"\x28\xb5\x2f\xfd\n\n")
+    told(command.run("--import", LOG, "mail.log.3.zst"), 74, "mail.log.3.zst", "unpack it first")
+    assert not (command.folder / "mail_relay_tracker.db").exists()
+
+
+def test_import_goes_on_when_its_terminal_is_gone(command):
+    """As after the end of a remote session: what is told is lost, the rows are not."""
+    (command.folder / "long.log").write_bytes(LOG.read_bytes() * 60)
+    reader, terminal = os.openpty()
+    started = subprocess.Popen([sys.executable, str(ROOT / "mail_relay_tracker.py"), "--import", "long.log"], cwd=str(command.folder),
+                               stdout=subprocess.PIPE, stderr=terminal)
+    os.close(terminal)
+    assert b"rows" in os.read(reader, 100)
+    os.close(reader)
+    said = started.communicate()[0].decode()
+    assert started.returncode == 0 and "lines        180000 read" in said, said
 
 
 def test_import_with_standard_error_closed(command):

@@ -2247,3 +2247,78 @@ def test_T5_a_rotated_file_that_stays_unreadable_is_passed_over(here, monkeypatc
     here.lossy = True
     here.pass_time(60)
     assert here.lines() == [*range(22), *range(30, 71)]
+
+
+# -- what cannot be read may hold lines
+
+def forbid(*names):
+    """Opens logs, but none that ends in one of these names."""
+    def opener(path):
+        if path.endswith(names):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return tracker.open_log(path)
+    return opener
+
+
+def test_T6_a_copy_that_cannot_be_read_yet_is_waited_for(tmp_path):
+    path = tmp_path / "mail.log"
+    path.write_text(lines_of("A"))
+    follower = tracker.Follower(str(path), 0.0)
+    follower.begin(None, False)
+    assert letters_of(follower) == "A"
+    path.write_text(lines_of("A") + lines_of("B"))
+    shutil.copy(str(path), str(path) + ".1")
+    path.write_text(lines_of("C"))
+    follower.opener = forbid(".1")
+    for _ in range(3):
+        with pytest.raises(tracker.LogError, match=r"mail\.log\.1: Permission denied: lines not read yet may stand in it"):
+            follower.read(float(next(POLLS)))
+    assert follower.truncations == 0
+    follower.opener = tracker.open_log
+    assert letters_of(follower) == "BC" and follower.truncations == 1
+
+
+def test_T5_the_file_of_a_position_written_by_hand_is_rotated_and_cannot_be_read(tmp_path):
+    path = tmp_path / "mail.log"
+    path.write_text(lines_of("A") + lines_of("B"))
+    place = tracker.Place(len(lines_of("A")), path.stat().st_ino)
+    path.rename(str(path) + ".1")
+    path.write_text(lines_of("C"))
+    follower = tracker.Follower(str(path), 0.0, forbid(".1"))
+    with pytest.raises(tracker.LogError, match=r"mail\.log\.1: Permission denied: lines not read yet may stand in it"):
+        follower.begin(place, False)
+    follower = tracker.Follower(str(path), 0.0)
+    follower.begin(place, False)
+    assert letters_of(follower) == "BC"
+
+
+class Worn(io.FileIO):
+    """A file on a disk of which all but the first 100000 bytes are lost."""
+
+    def read(self, size=-1):
+        if self.tell() >= 100000:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(size)
+
+
+@pytest.mark.parametrize("at_end", [False, True])
+def test_a_log_whose_disk_fails_where_reading_is_to_begin(tmp_path, at_end):
+    path = tmp_path / "mail.log"
+    path.write_text(lines_of("A") * 1000)
+    place = None if at_end else tracker.LogFile(str(path), 0).place(path.stat().st_size)
+    follower = tracker.Follower(str(path), 0.0, lambda name: Worn(name, "rb"))
+    with pytest.raises(tracker.LogError, match=r"mail\.log: Input/output error: check \[logging\] log_file"):
+        follower.begin(place, at_end)
+
+
+@pytest.mark.parametrize("path", ["log/mail.log", "./log/mail.log", "link/mail.log", "link.log"])
+def test_every_rotated_file_counts_once_however_the_log_is_named(tmp_path, monkeypatch, path):
+    folder = tmp_path / "log"
+    folder.mkdir()
+    for name in ("mail.log", "mail.log.1", "mail.log.2.gz"):
+        (folder / name).write_bytes(b"")
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "link.log").symlink_to(folder / "mail.log")
+    monkeypatch.chdir(tmp_path)
+    for name in (path, str(tmp_path / path)):
+        assert sorted(map(os.path.basename, tracker.siblings(name))) == ["mail.log.1", "mail.log.2.gz"]

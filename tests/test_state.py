@@ -691,6 +691,27 @@ def test_T12_no_more_files_on_the_disk_is_refused_before_reading_with_its_remedy
         assert tell.nothing_was_read()
 
 
+def test_T12_a_folder_that_cannot_be_looked_into_for_a_while_is_said_and_costs_nothing(command):
+    """A file stands in its place."""
+    folder, away = command.folder / "state", command.folder / "away"
+    folder.mkdir()
+    tell = Told(command, state__state_file=folder / "state.json")
+    try:
+        tell.follow()
+        tell.write(message(1))
+        tell.wait(lambda: tell.saved() == tell.log.stat().st_size)
+        folder.rename(away)
+        folder.touch()
+        tell.write(message(2))
+        tell.wait(lambda: tell.hears("state.json.lock: Not a directory: create its directory") and len(tell.rows()) == 2)
+        folder.unlink()
+        away.rename(folder)
+        tell.wait(lambda: tell.saved() == tell.log.stat().st_size)
+        assert tell.stop() == 0 and "Traceback" not in tell.said and tell.rows_are_right(), tell.said
+    finally:
+        tell.stop(signal.SIGKILL)
+
+
 def test_T13_no_file_can_be_written_at_all_for_a_while(tell):
     """Neither the table nor the state: the limit of the running process is lowered, and lifted again."""
     tell.start()

@@ -5,6 +5,7 @@ every line. Whatever the stamps say, each way must end in the same table. Moment
 the form and the zone at hand.
 """
 import calendar
+import errno
 import gzip
 import io
 import json
@@ -15,7 +16,7 @@ import time
 from contextlib import redirect_stdout
 
 import pytest
-from conftest import Command
+from conftest import ROOT, Command
 from test_corpus import comparable, rows_of
 from test_follow import message
 from tests.unit.replay import PRESENT, Replay, rough, told, tracker
@@ -535,3 +536,97 @@ def test_deferred_again_after_the_clock_was_set_back(form):
 def test_deferred_again_after_the_clock_was_set_back_shows_the_reason_of_the_later_stamp():
     """Of two attempts that decided nothing: a line read again must not win."""
     assert [row.relay_message[-11:] for row in deferred_again(rfc3339) if row.relay_status == "deferred"] == ["n timed out"]
+
+
+# -- the wall clock at the end of the log
+
+class Skewed:
+    """The module `time`, ahead by some seconds."""
+
+    skew = 0.0
+
+    def monotonic(self):
+        return time.monotonic() + self.skew
+
+    def time(self):
+        return time.time() + self.skew
+
+    def __getattr__(self, name):
+        return getattr(time, name)
+
+
+def pass_by(daemon, clock, seconds, blocked=False):
+    """A daemon's rounds after so many seconds; `blocked`: its log cannot be opened meanwhile."""
+    clock.skew += seconds
+    daemon.follower.opener = refuse if blocked else tracker.open_log
+    busy = True
+    while busy:
+        busy = daemon.read_some()
+        if not busy:
+            daemon.let_time_pass()
+        daemon.flush()
+
+
+def refuse(path):
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def rows_after_a_rotation(command, monkeypatch, cut, waits, blocked):
+    """The rows of the recorded log, rotated before a line, so many seconds before the daemon looks at what comes then."""
+    clock = Skewed()
+    monkeypatch.setattr(tracker, "clock", clock)
+    lines = (ROOT / "samples" / "mail.log").read_bytes().splitlines(True)
+    path, table = command.folder / ("%d.log" % waits), command.folder / ("%d.db" % waits)
+    config = tracker.load_config(command.configure(
+        database__engine="sqlite", database__database=table, logging__log_file=path, state__state_file=str(path) + ".json"))
+    path.write_bytes(b"".join(lines[:cut]))
+    recorder = tracker.Recorder(tracker.make_store(config), tracker.make_tracker(config), tracker.RejectFile(str(path) + ".rejected"), bool)
+    daemon = tracker.Daemon(config, tracker.Follower(str(path), 5.0), recorder, tracker.StateFile(str(path) + ".json"), tracker.Waiter())
+    daemon.begin()
+    recorder.begin()
+    pass_by(daemon, clock, 0)
+    path.rename(str(path) + ".1")
+    path.write_bytes(b"".join(lines[cut:]))
+    for seconds in (waits, 6, 6):
+        pass_by(daemon, clock, seconds, blocked)
+    for seconds in (6, 6, 6, 7200):
+        pass_by(daemon, clock, seconds)
+    recorder.store.close()
+    return sorted(rows_of(tracker.make_store(config)), key=lambda row: [getattr(row, name) for name in tracker.KEY])
+
+
+@pytest.mark.parametrize("blocked", [False, True], ids=["not looked at", "not readable"])
+@pytest.mark.parametrize("cut", [345, 375, 430, 500])
+def test_time_stands_still_while_lines_wait_unread(command, monkeypatch, cut, blocked):
+    """As while the database is away for two hours, in which the log is rotated, or while nobody gives the new log its rights."""
+    assert rows_after_a_rotation(command, monkeypatch, cut, 7200, blocked) == rows_after_a_rotation(command, monkeypatch, cut, 1, False)
+
+
+class Asked(tracker.Waiter):
+    """Waits for nothing. While it waits for the second time, the log is rotated, and the daemon asked to look at it."""
+
+    def __init__(self, log):
+        super().__init__()
+        self.log, self.waits, self.daemon, self.noticed = log, 0, None, False
+
+    def sleep(self, seconds):
+        self.waits += 1
+        if self.waits == 2:
+            self.log.rename(str(self.log) + ".1")
+            self.log.write_text("x")
+            self.woken = True
+        self.noticed, self.stopping = self.daemon.follower.rotated_at is not None, self.waits == 3
+        return True
+
+
+def test_SIGHUP_makes_the_daemon_look_at_the_log_before_it_waits_again(command):
+    path = command.folder / "mail.log"
+    path.write_bytes(b"")
+    config = tracker.load_config(command.configure(database__engine="sqlite", database__database=command.folder / "t.db",
+                                                   logging__log_file=path, state__state_file=command.folder / "state.json"))
+    waiter, follower = Asked(path), tracker.Follower(str(path), 3600.0)
+    recorder = tracker.Recorder(tracker.make_store(config), tracker.make_tracker(config), tracker.RejectFile("rejected"), waiter.sleep)
+    waiter.daemon = tracker.Daemon(config, follower, recorder, tracker.StateFile(config["state_file"]), waiter)
+    waiter.daemon.begin()
+    waiter.daemon.follow()
+    assert waiter.noticed
