@@ -157,6 +157,7 @@ TRAILER = 4096                      # Postfix cuts a record at 2000 bytes (msg_s
 TEXT_LIMIT = 16000                  # characters kept of a TEXT column
 SAMPLES = 100                       # failed lines, and refused rows, shown per run
 BATCH_ROWS = 500                    # rows of one statement: more gains nothing
+BATCH_NAMES = 400                   # queue IDs of one question: at their longest within MIN_PACKET
 BATCH_BYTES = 500000                # below max_allowed_packet of every server in the field
 
 SENT, BOUNCED, DEFERRED, EXPIRED, REJECTED, HELD = "sent", "bounced", "deferred", "expired", "rejected", "held"
@@ -460,6 +461,7 @@ class Proxied(NamedTuple):
     """smtpd: a before-queue filter accepted, and said under which ID (smtpd.c:common_post_message_handling)."""
 
     child: str
+    envelope_from: Optional[str]
     protocol: Optional[str]
     helo: Optional[str]
 
@@ -627,7 +629,7 @@ def zone_offset(zone: str) -> int:
 
 
 STEP_BACK = 2 * MINUTE              # a stamp so much older than the one before: the clock was put back
-LATEST = epoch(2038, 1, 19, 0)      # what a TIMESTAMP holds on every server
+LATEST = epoch(2038, 1, 19, 0)      # what a TIMESTAMP holds on every server, beginning with the second second of 1970
 
 
 class Calendar:
@@ -668,7 +670,7 @@ class Calendar:
                     time = reader(self, found)
                 except (KeyError, ValueError, OverflowError):
                     continue                # looks like a stamp, is none: month Abc, day 32
-                if 0 < time < LATEST:
+                if SECOND <= time < LATEST:
                     self.last = time
                     return time, found.end()
         return 0, -1
@@ -1025,7 +1027,7 @@ def parse_proxy(text: str) -> Event:
     said, (sender, recipient, protocol, helo, username) = split_trailer(said, SMTPD_TRAILER, was_cut(text))
     child = queued_as(reply) if verb == "proxy-accept" else None
     if child:
-        return Proxied(child, protocol, helo)
+        return Proxied(child, sender, protocol, helo)
     judge, action = ("access", "reject") if verb == "proxy-reject" else ("proxy", "discard")
     if action == "discard" and not FILTER_DROPPED.match(reply):
         return IGNORED
@@ -1088,7 +1090,7 @@ CHECK_TRAILERS = [re.compile(
     r" from (?:local|unknown|" + CLIENT + r");(?: from=" + address + r")?(?: to=" + address + r")?"
     r"(?: proto=([A-Z]+))?(?: helo=<([^<>]*)>)?(?=: |:?$)") for address in (ADDRESS, SAFE_ADDRESS)]
 MIME_ERROR = re.compile(r" from (?:local|unknown|" + CLIENT + "); from=" + ADDRESS + " to=(?:unknown|" + ADDRESS + ")$")
-CHECK_CONTENT = 210                 # cleanup_message.c:cleanup_act_log shows 200 bytes of a header
+CHECK_CONTENT = 200                 # bytes of a header that are shown (cleanup_message.c:cleanup_act_log)
 PICKUP_LINE = re.compile(r"uid=[0-9]+ from=<(.*)>(?: orig_id=([0-9A-Za-z]+))?$")
 QUEUED_LINE = re.compile(r"from=<(.*)>, size=([0-9]{1,20}), nrcpt=([0-9]{1,20}) \(queue active\)$")
 EXPIRED_LINE = re.compile(r"from=<(.*)>, status=(?:force-)?expired, returned to sender$")
@@ -2306,15 +2308,20 @@ class Context(NamedTuple):
 class Link(NamedTuple):
     """`child` was said to come from `parent`, and is not in memory: its rows are to be asked.
 
-    `recipient` None: a notification. Else the delivery that handed the message on: the child must be born within `delivery`,
-    (first, last) microsecond, and not be a stranger's message, unless local(8) itself `forwarded` it.
+    The child must be born within `birth`, (first, last) microsecond, for IDs are given out anew. `recipient` None: a notification. Else
+    the one whose delivery handed the message on: it must not be a stranger's, unless local(8) itself `forwarded` it.
     """
 
     child: str
     parent: Message
+    birth: Tuple[int, int]
     recipient: Optional[Recipient] = None
-    delivery: Tuple[int, int] = (0, 0)
     forwarded: bool = False
+
+
+def is_born(child: Message, link: Link) -> bool:
+    """Whether a message came into being when the one must have to which a link leads."""
+    return link.birth[0] <= child.first_seen <= link.birth[1]
 
 
 class Harvest(NamedTuple):
@@ -2510,6 +2517,11 @@ def may_scan(recipient: Recipient) -> bool:
     return is_near(recipient.relay_ip) if recipient.relay_ip else recipient.relay_host != "none"
 
 
+def handed_to(recipient: Recipient) -> Optional[str]:
+    """The address to which the mail for a recipient was handed; behind a socket, shown as host[path], is this host."""
+    return "127.0.0.1" if recipient.relay_ip is None and (recipient.relay_host or "").endswith("]") else recipient.relay_ip
+
+
 def is_own(relay_ip: Optional[str], peer_ip: Optional[str]) -> bool:
     """Whether a message that came from `peer_ip` can be the one handed to `relay_ip`: a filter on this host or its own network.
 
@@ -2598,7 +2610,7 @@ class Correlator:
         if announced:
             self._adopt(message, announced.value)
             self._bind(message, announced.low)
-        if self.open_count > MAX_OPEN:
+        if self.open_count - len(self.finished) > MAX_OPEN:
             self._make_room()
         return message
 
@@ -2658,11 +2670,12 @@ class Correlator:
                 del index[key]
 
     def _make_room(self) -> None:
-        """Write and forget the oldest tenth: bounded memory, and their rows continue when their lines come."""
-        oldest = sorted((message for table in self.tables.values() for message in table.values()), key=lambda one: one.low)
-        for message in oldest[:MAX_OPEN // 10]:
+        """Finish the oldest tenth: bounded memory, and their rows continue when their lines come. They are forgotten once they are handed
+        out, not before: the store could not tell a line that comes in between of what it does not know yet.
+        """
+        unfinished = [message for table in self.tables.values() for message in table.values() if not message.finished]
+        for message in sorted(unfinished, key=lambda one: one.low)[:MAX_OPEN // 10]:
             self._finish(message)
-            self._leave(message)
 
     def advance(self, now: int) -> None:
         """Let the log's clock reach `now`: messages silent for `queue_timeout` are finished with what is known."""
@@ -2753,7 +2766,7 @@ class Correlator:
                 if len(twins) > 1 and message.scored and not message.by_address and not message.finished:
                     self._move_score(message, None)
         for table in self.tables.values():
-            for message in table.values():
+            for message in list(table.values()):
                 if everything or not self._may_wait(message):
                     self._finish(message)
 
@@ -2804,7 +2817,7 @@ class Correlator:
             self._limit(self.sessions)
         return session
 
-    def _session_of(self, origin: Origin, event: Union[Client, ClientTls]) -> Session:
+    def _session_of(self, origin: Origin, event: Union[Client, ClientTls, Verdict]) -> Session:
         """The session of the client that a line names, which may be the first line of it."""
         session = self.sessions.get(origin.prefix)
         if session is not None and session.client_ip == event.client_ip:
@@ -2812,7 +2825,8 @@ class Correlator:
         session = self._session(origin)
         if session.client_ip is None:       # the log, or the reading, began after its `connect`
             session.client_hostname, session.client_ip = event.client_hostname, event.client_ip
-        else:                               # another client by now: its `connect` is missing
+        else:                               # another client by now: its `connect` is missing, or it came by XCLIENT; postscreen serves many
+            self._end_session(origin)
             session = self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.now)
         return session
 
@@ -2863,6 +2877,9 @@ class Correlator:
         message = session.message if session else None
         if message is None or message.queued or message.ended:
             return
+        if message.message_id is None:      # cleanup saw no header of it: it is not on hold, there is nothing of it
+            self._judge_pending(message)
+            message.sweep(Sweep(None, self.time))
         accepted = message.message_id is not None and self._may_be_tracked(message)
         if broken and not accepted or message.state is not None and message.state.status == DISCARDED:
             self._end(message)
@@ -2886,9 +2903,11 @@ class Correlator:
         self._bind(child, session.low)
         if child.peer_ip is not None:
             show_front(child, child.peer_ip)
-        one = self._remembered(session) if child.spf is None else None
-        if one is not None and (child.envelope_from is None or one.sender in self._senders(child.envelope_from)):
+        senders = self._senders(event.envelope_from, child.envelope_from)
+        one = self._told_of((origin.host, session.client_ip.lower()), session, senders, "") if child.spf is None else None
+        if one is not None:
             child.spf, child.spf_result = one, one.event.result
+            self._bind(child, one.low)
 
     # -- births
 
@@ -3050,8 +3069,8 @@ class Correlator:
 
     def _fold_noqueue(self, origin: Origin, event: Verdict) -> None:
         """NOQUEUE: a refusal is a row at once; hold, discard and the like wait for the `client=` of the same process (trap 19)."""
-        session = self._session(origin)
-        if origin.daemon == "smtpd" and session.client_ip in (None, event.client_ip):
+        session = self._session(origin) if event.client_ip is None else self._session_of(origin, event)
+        if origin.daemon == "smtpd":
             session.greet(event.helo, event.protocol, self.position)
         if event.action == "reject_warning":
             self._heed_warning(origin, session, event)
@@ -3158,6 +3177,8 @@ class Correlator:
             self._judge_pending(message)
         if event.by == "postsuper":
             message.sweep(Sweep(DELETED, self.time))
+        elif event.by == "cleanup":         # what was to be held is not
+            message.sweep(Sweep(None, self.time))
         self._end(message, removed=True)
 
     # -- deliveries
@@ -3210,6 +3231,8 @@ class Correlator:
             recipient.last_seen = self.time
         recipient.relay_host, recipient.relay_ip, recipient.relay_port = split_relay(relay)
         recipient.relay_tls = self._relay_tls(origin, event) if self.relays or relay_tls is not None else None
+        if status == DEFERRED and recipient.relay_status == HELD:       # by an attempt that was under way when it was put on hold
+            status, recipient.before_hold = HELD, DEFERRED
         recipient.relay_status, recipient.dsn, recipient.relay_message = status, dsn, reason
         recipient.smtp_code = reply_code(reason) if origin.daemon in REMOTE_AGENTS else None
         recipient.delay, recipient.delays, recipient.next_queue_id = number(delay), delays, None
@@ -3221,7 +3244,8 @@ class Correlator:
     def _relay_tls(self, origin: Origin, event: Delivery) -> Optional[str]:
         """TLS of the connection used: Postfix 3.11 says it in the line, before that the same process said it when connecting."""
         if event.relay_tls is not None:
-            plain = event.relay_tls == "none" or event.relay_tls.endswith(":none")
+            level = event.relay_tls.partition("/")[0]       # behind it stands what became of REQUIRETLS
+            plain = level == "none" or level.endswith(":none")
             return None if plain else event.relay_tls
         known = self.relays.get(origin.prefix)
         if known is None or known.relay != event.relay or max(self.now - known.time, self.time - known.stamp) > CONNECTION_REUSE:
@@ -3243,17 +3267,19 @@ class Correlator:
         child = forwarded.group(1) if forwarded else queued_as(reason)
         recipient.next_queue_id = child
         if child is None:
-            if "discarded" in reason and is_dropped(origin.daemon, reason, is_near(recipient.relay_ip)):
+            if "discarded" in reason and is_dropped(origin.daemon, reason, is_near(handed_to(recipient))):
                 recipient.relay_status = DISCARDED
             return
-        near = is_near(recipient.relay_ip)
+        near = is_near(handed_to(recipient))
         if forwarded:
             hand_on(recipient)
         known = origin.open.get(child)
         if known is None and not near and not forwarded:
             return                          # another server's word for it
         began = self.time - int((recipient.delay or 0) * SECOND) - BIRTH_SLACK
-        link = Link(child, message, recipient, (began, self.time + BIRTH_SLACK), forwarded is not None)
+        link = Link(child, message, (began, self.time + BIRTH_SLACK), recipient, forwarded is not None)
+        if forwarded and known is not None and not is_born(known, link):
+            known = None                    # it had this ID before
         if known is not None and (known.peer_ip is not None or not known.continued or forwarded):
             self._adopt(known, link)
         elif is_queue_id(child) and forwarded:
@@ -3275,9 +3301,9 @@ class Correlator:
 
     def fold_notification(self, origin: Origin, event: Notification) -> None:
         """A bounce or delay notification: which message it tells of. Before 3.11 it is born already, from 3.11 on not yet (trap 31)."""
-        link = Link(event.child, self._find(origin, event.queue_id))
+        link = Link(event.child, self._find(origin, event.queue_id), (self.time - DRAFT_LIFE, self.time + DRAFT_LIFE))
         child = origin.open.get(event.child)
-        if child is not None:
+        if child is not None and is_born(child, link):      # else it had this ID before
             self._adopt(child, link)
         else:
             self._announce(origin, link)
@@ -3331,10 +3357,10 @@ class Correlator:
         if message is None:
             return
         exact = scan.value if scan else None
-        if exact and int(exact.score) == int(score):
-            score = exact.score
+        if exact is not None and int(exact.score) != int(score):
+            exact = None                    # of another scan
         message.scored, message.scanned_until = True, 0
-        self._set_spam(message, status, score, required, tests, exact is not None)
+        self._set_spam(message, status, exact.score if exact is not None else score, required, tests, exact is not None)
 
     def _by_message_id(self, origin: Origin, message_id: str, child: Optional[str] = None) -> Optional[Message]:
         """The message that a result with this Message-ID is about: one that waits for it, else the first of those that went without.
@@ -3614,10 +3640,15 @@ class Correlator:
         """A message, or when it has left memory a continuation that reaches its rows."""
         if not message.finished or message in self.finished:
             return message
-        again = self.tables.get(message.host, {}).get(message.queue_id)
-        if again is None or not again.continued:
-            again = Message(message.host, message.server_hostname, message.queue_id, message.first_seen, self.position, True, self.now)
-            self._finish(again)
+        table = self.table(message.host)
+        known = table.get(message.queue_id)
+        if known is not None and known.continued:
+            return known
+        again = Message(message.host, message.server_hostname, message.queue_id, message.first_seen, self.position, True, self.now)
+        self._finish(again)
+        if known is None:                   # till it is written its lines find it
+            table[message.queue_id] = again
+            self.open_count += 1
         return again
 
     def _await_spf(self, message: Message, senders: Set[Optional[str]]) -> None:
@@ -3703,14 +3734,15 @@ def adopt(child: Message, link: Link) -> None:
     parent, or be born during that delivery, from this host's own address.
     """
     recipient, parent = link.recipient, link.parent
+    born = is_born(child, link)
     if recipient is None:
-        child.parent_queue_id = child.parent_queue_id or parent.queue_id
+        if born:
+            child.parent_queue_id = child.parent_queue_id or parent.queue_id
         return
     recipient = recipient.became or recipient
-    born = link.delivery[0] <= child.first_seen <= link.delivery[1]
     named = parent.queue_id in (child.orig_queue_id, child.parent_queue_id)
     forwarded = link.forwarded or goes_on(recipient)
-    if named or born and (forwarded or is_own(recipient.relay_ip, child.peer_ip)):
+    if named or born and (forwarded or is_own(handed_to(recipient), child.peer_ip)):
         hand_on(recipient)
         if child is not parent:
             child.parent, child.parent_queue_id = parent, parent.queue_id
@@ -3898,7 +3930,7 @@ def absorb(message: Message, stored: Iterable[Row]) -> List[Link]:
 
 def heirs_of(message: Message) -> List[Link]:
     """The links to those that a message was handed on as."""
-    return [Link(one.next_queue_id, message, one, (0, NEVER)) for one in message.recipients
+    return [Link(one.next_queue_id, message, (0, one.last_seen + BIRTH_SLACK), one) for one in message.recipients
             if goes_on(one) and one.next_queue_id]
 
 
@@ -3993,7 +4025,7 @@ def unite(message: Message, known: List[Recipient]) -> None:
         same = free.take(recipient)
         if same is not None:
             recipient.became = same
-            take_outcome(same, recipient)
+            take_outcome(same, recipient, any(sweep.status is None for sweep in message.sweeps))
         elif recipient.relay_status is not None or recipient.orig_to is not None:
             recipient.recipient_no = message.next_no if recipient.recipient_no is not None else None
             message.next_no += recipient.recipient_no is not None
@@ -4053,8 +4085,9 @@ LOOSE_MATCHES: Tuple[Callable[[Recipient, Recipient], bool], ...] = (
 OUTCOME = tuple(name for name in RECIPIENT_COLUMNS if name not in ("recipient_no", "orig_to", "upstream_to"))
 
 
-def take_outcome(known: Recipient, new: Recipient) -> None:
-    """Give a stored recipient the outcome that its continuation tells, if that is the newer one; fill in what it lacks.
+def take_outcome(known: Recipient, new: Recipient, released: bool) -> None:
+    """Give a stored recipient the outcome that its continuation tells, if that is the newer one; fill in what it lacks. One on hold that
+    was not `released` stays there when it is but deferred.
 
     A line read again tells what is stored already, perhaps less: the links to other messages may have come later.
     """
@@ -4070,11 +4103,13 @@ def take_outcome(known: Recipient, new: Recipient) -> None:
             return
         newest = new.last_seen if known.relay_status == INCOMPLETE else max(known.last_seen, new.last_seen)
         read_again = new.last_seen <= known.last_seen       # perhaps without the line before it that told of TLS
+        stays = known.relay_status == HELD and new.relay_status == DEFERRED and not released
         for name in OUTCOME:
             value = getattr(new, name)
             if value is not None or name != "relay_tls" or not read_again:
                 setattr(known, name, value)
         known.refused, known.last_seen = new.refused, newest
+        known.relay_status = HELD if stays else known.relay_status
         return
     for name in OUTCOME:
         if getattr(known, name) is None and new.last_seen == known.last_seen:
@@ -4092,7 +4127,7 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
     others came included, for messages not newer than what the store may hold (`known_until`), for parents and children out of
     memory.
     """
-    messages, links = list(harvest.messages), list(harvest.links)
+    messages, links = harvest.messages, harvest.links       # what is learnt of links stays for a second try
     names = {name_of(message) for message in messages if message.continued or message.first_seen <= known_until}
     names |= {parent_name(message) for message in messages if lost_parent(message)}
     parents = [parent for message in messages if message.parent is not None for parent in lineage(message) if is_apart(parent)]
@@ -4106,7 +4141,7 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
             message.parent = message_from(latest(stored.get(parent_name(message), ()), message.first_seen))
     for parent in parents:
         recollect(parent, stored.get(name_of(parent), ()))
-    tie_heirs([message for message in messages if is_heir(message)], harvest.tables, stored, recall)
+    tie_heirs([message for message in messages if is_heir(message)], harvest, stored, recall)
     return [row for message in messages + follow_links(links, stored, recall) for row in rows_of(message, tracks)]
 
 
@@ -4156,15 +4191,16 @@ def is_heir(message: Message) -> bool:
     return any(one.recipient_no not in named and one.upstream_to is not None for one in message.recipients)
 
 
-def tie_heirs(heirs: List[Message], tables: Dict[str, Dict[str, Message]], stored: Dict[Tuple[str, str], List[Row]],
-              recall: Recall) -> None:
-    """Give messages the parent that their rows name, open or stored, if it handed them on (and is not a mail that they tell of)."""
+def tie_heirs(heirs: List[Message], harvest: Harvest, stored: Dict[Tuple[str, str], List[Row]], recall: Recall) -> None:
+    """Give messages the parent that their rows name, open, at hand or stored, if it handed them on (and is no mail that they tell of)."""
+    at_hand = {(message.host, message.queue_id): message for message in harvest.messages} if heirs else {}
     missing = {parent_name(message) for message in heirs} - set(stored)
     if missing:
         stored.update(recall(missing))
     for message in heirs:
         rows = stored.get(parent_name(message), ())
-        parent = tables.get(message.host, {}).get(message.parent_queue_id or "")
+        name = message.parent_queue_id or ""
+        parent = harvest.tables.get(message.host, {}).get(name) or at_hand.get((message.host, name))
         if parent is None:
             parent = message_from(latest(rows, message.first_seen))
         else:
@@ -4192,6 +4228,7 @@ def message_from(rows: List[Row]) -> Optional[Message]:
 def follow_links(links: List[Link], stored: Dict[Tuple[str, str], List[Row]], recall: Recall) -> List[Message]:
     """The messages out of memory that turned out to come from others, tied to these; and what came from them in turn."""
     found: List[Message] = []
+    children: Dict[Tuple[Tuple[str, str], int], Optional[Message]] = {}     # by name and birth
     for _ in range(10):
         missing = {child_name(link) for link in links} - set(stored)
         if missing:
@@ -4199,13 +4236,15 @@ def follow_links(links: List[Link], stored: Dict[Tuple[str, str], List[Row]], re
             stored.update(recall(missing))
         further: List[Link] = []
         for link in links:
-            child = message_from(latest(stored.get(child_name(link), ()), link.delivery[1] or link.parent.last_seen))
+            rows = latest(stored.get(child_name(link), ()), link.birth[1])
+            name = child_name(link), rows[0].first_seen if rows else 0
+            child = children[name] = children.get(name) or message_from(rows)
             if child is None:
                 continue
-            before = child.parent_queue_id
+            before = child.parent_queue_id, child.parent
             adopt(child, link)
-            if child.parent_queue_id != before or child.parent is not None:
-                found.append(child)
+            if (child.parent_queue_id, child.parent) != before:
+                found += [child] if child not in found else []
                 further += heirs_of(child) if child.parent is not None else []
         links = further
         if not links:
@@ -4331,12 +4370,13 @@ class Tracker:
 
     def _repeat(self, origin: Origin, event: Event, times: int, time: int, position: int, length: int) -> None:
         """Fold an event so many times, each with a position within the line as its own; when these are used up, with a turn of its own."""
-        for copy in range(1, min(times, MAX_COPIES) + 1):
-            if event is not IGNORED:
+        try:
+            for copy in range(1, min(times, MAX_COPIES) + 1) if event is not IGNORED else ():
                 self.correlator.time, self.correlator.position = time, position + copy % length
                 self.correlator.turn = copy // length
                 FOLDS[type(event)](self.correlator, origin, event)
-        self.correlator.turn = 0
+        finally:
+            self.correlator.turn = 0
 
     def _repeat_last(self, repeated: Match[str], previous: str) -> Tuple[Origin, str]:
         """Classic syslogd's `last message repeated n times`, in rsyslog's words: the line before it, if that was of the same host."""
@@ -4514,8 +4554,8 @@ def by_host(names: Names) -> Iterator[Tuple[str, List[str]]]:
     """Hosts, as the table has them, each with some of its queue IDs: for a query each."""
     for host, group in itertools.groupby(sorted(names), operator.itemgetter(0)):
         queue_ids = [queue_id for _, queue_id in group]
-        for start in range(0, len(queue_ids), BATCH_ROWS):
-            yield text_of(host), queue_ids[start:start + BATCH_ROWS]
+        for start in range(0, len(queue_ids), BATCH_NAMES):
+            yield text_of(host), queue_ids[start:start + BATCH_NAMES]
 
 
 class Store:
@@ -4680,13 +4720,15 @@ class SqliteStore(Store):
             self.connection.execute("COMMIT")
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
             if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
+                self._execute("ROLLBACK")
             raise self._meaning(error) from error
 
     def rehearse(self) -> None:
         self._execute("BEGIN IMMEDIATE")
-        self._execute("DELETE FROM mail_relay_log WHERE 1 = 0")     # of a file that is only readable the beginning is no trouble yet
-        self._execute("ROLLBACK")
+        try:
+            self._execute("DELETE FROM mail_relay_log WHERE 1 = 0")     # of a file that is only readable the beginning is no trouble yet
+        finally:
+            self._execute("ROLLBACK")
 
     def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
         hosts = list(map(text_of, hosts))

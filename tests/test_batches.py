@@ -1,0 +1,191 @@
+"""The rows depend on the log alone: not on how many of its lines come together, nor on what the store had when they came."""
+import pytest
+from tests.unit.replay import PRESENT, tracker
+
+SECOND = tracker.SECOND
+
+
+class Reader:
+    """A tracker whose lines come in batches, each written before the next one comes. `asked`: called before every question to the store."""
+
+    def __init__(self, asked=lambda names: None):
+        self.correlator = tracker.Correlator(30 * SECOND)
+        self.failed = []
+        self.tracker = tracker.Tracker(tracker.Calendar(PRESENT), self.correlator, self.failed.append, self.failed.append)
+        self.store, self.position, self.written, self.asked = tracker.SqliteStore(":memory:"), 0, [], asked
+        self.store.connect()
+
+    def read(self, *batches, known_until=0, everything=True):
+        """Read batches, each a text; at their end all is written. Returns the rows, by queue ID."""
+        for batch in batches:
+            lines = ["2026-11-20T10:%s.000000+00:00 mx %s" % tuple(line.split(None, 1)) for line in batch.strip().splitlines()]
+            self.tracker.feed(lines, self.position, 0)
+            self.position += sum(map(len, lines)) + len(lines)
+            self.flush(known_until)
+        self.correlator.close(everything)
+        self.flush(known_until)
+        assert not self.failed
+        return sorted(self.store.all_rows(), key=lambda row: (row.queue_id, row.recipient_no))
+
+    def flush(self, known_until):
+        harvest = self.correlator.harvest()
+        rows = None
+        while rows is None:
+            try:
+                rows = tracker.settle(harvest, self.recall, known_until, self.correlator.filter)
+            except tracker.StoreGone:
+                continue
+        self.written.append([(row.queue_id, row.recipient_no) for row in rows])
+        self.store.write(rows)
+
+    def recall(self, names):
+        self.asked(names)
+        return self.store.recall(names)
+
+
+def one_by_one(text):
+    """Every line of a text is a batch."""
+    return text.strip().splitlines()
+
+
+def test_messages_finished_to_make_room_are_continued_by_later_lines_of_the_same_batch(monkeypatch):
+    monkeypatch.setattr(tracker, "MAX_OPEN", 10)
+    ids = ["4F0006%04X" % (0xA000 + number) for number in range(15)]
+    lines = ["00:%02d postfix/%s" % (number, line) for number, queue_id in enumerate(ids) for line in (
+        "smtpd[%d]: %s: client=a.example[192.0.2.1]" % (number, queue_id), "cleanup[2]: %s: message-id=<%s@a>" % (queue_id, queue_id),
+        "qmgr[3]: %s: from=<x@a.example>, size=1000, nrcpt=1 (queue active)" % queue_id)]
+    lines += ["00:%02d postfix/%s" % (20 + number, line) for number, queue_id in enumerate(ids) for line in (
+        "smtp[4]: %s: to=<y@b.example>, relay=b[192.0.2.9]:25, delay=1, delays=0/0/0/1, dsn=2.0.0, status=sent (250 Ok)" % queue_id,
+        "qmgr[3]: %s: removed" % queue_id)]
+    for batches in (["\n".join(lines)], lines):
+        rows = Reader().read(*batches)
+        assert [(row.queue_id, row.client_ip, row.relay_status) for row in rows] == [(queue_id, "192.0.2.1", "sent") for queue_id in ids]
+
+
+def test_there_is_never_more_open_than_may_be(monkeypatch):
+    monkeypatch.setattr(tracker, "MAX_OPEN", 10)
+    reader = Reader()
+    for number in range(100):
+        reader.read("00:00 postfix/smtpd[1]: 4F0006%04X: client=a.example[192.0.2.1]" % (0xA000 + number), everything=False)
+        assert reader.correlator.open_count <= 10
+
+
+SPLIT = """
+00:00 postfix/smtpd[11]: 3A1B2172385: client=mail.good.test[192.0.2.10]
+00:00 postfix/cleanup[12]: 3A1B2172385: message-id=<1@good.test>
+00:00 postfix/qmgr[3]: 3A1B2172385: from=<a@good.test>, size=900, nrcpt=2 (queue active)
+00:01 postfix/smtpd[17]: 3A1C3172386: client=localhost[127.0.0.1]
+00:01 postfix/cleanup[12]: 3A1C3172386: message-id=<1@good.test>
+00:01 postfix/qmgr[3]: 3A1C3172386: from=<a@good.test>, size=1000, nrcpt=1 (queue active)
+00:01 postfix/smtp[14]: 3A1B2172385: to=<dest@ok.test>, orig_to=<sales@good.test>, relay=127.0.0.1[127.0.0.1]:10024, delay=1.3, \
+delays=0.3/0/0/1, dsn=2.0.0, status=sent (250 2.0.0 Ok: queued as 3A1C3172386)
+00:01 postfix/smtpd[17]: disconnect from localhost[127.0.0.1]
+00:20 postfix/smtp[15]: 3A1B2172385: to=<big@slow.test>, relay=none, delay=20, delays=0.3/0/20/0, dsn=4.4.1, \
+status=deferred (connect to slow.test[192.0.2.77]:25: Connection timed out)
+00:35 postfix/anvil[9]: statistics: max cache size 1"""
+ENDS = """
+00:40 postfix/smtp[16]: 3A1C3172386: to=<dest@ok.test>, relay=mx.ok.test[192.0.2.90]:25, delay=39, delays=0.3/0/38/0.7, dsn=2.0.0, \
+status=sent (250 ok)
+00:40 postfix/qmgr[3]: 3A1C3172386: removed
+00:40 postfix/smtp[15]: 3A1B2172385: to=<big@slow.test>, relay=slow.test[192.0.2.78]:25, delay=40, delays=0.3/0/39/1, dsn=2.0.0, \
+status=sent (250 ok)
+00:40 postfix/qmgr[3]: 3A1B2172385: removed"""
+
+
+def test_one_that_inherits_is_written_together_with_the_one_it_came_from():
+    rows = Reader().read(SPLIT, *one_by_one(ENDS))
+    assert [(row.orig_to, row.parent_queue_id) for row in rows] == [
+        ("sales@good.test", None), ("big@slow.test", None), ("sales@good.test", "3A1B2172385")]
+    assert Reader().read(SPLIT, ENDS) == Reader().read(SPLIT + ENDS) == rows
+
+
+def test_a_client_whose_connect_is_missing_ends_the_session_before():
+    """An aborted mail of that one neither comes in any more nor keeps its place in the log."""
+    reader = Reader()
+    reader.read("""
+        00:00 postfix/smtpd[1]: connect from a.example[192.0.2.1]
+        00:00 postfix/smtpd[1]: 4F00061AAA: client=a.example[192.0.2.1]
+        00:10 postfix/smtpd[1]: 4F00061BBB: client=b.example[192.0.2.2]
+        00:11 postfix/smtpd[1]: disconnect from b.example[192.0.2.2]""", "01:00 postfix/anvil[7]: statistics: x", everything=False)
+    assert not reader.correlator.open_count and reader.correlator.low_water(reader.position) == reader.position
+
+
+SHOWN = """
+00:00 postfix/smtpd[1]: connect from a.example[192.0.2.1]
+00:00 policyd-spf[9]: prepend Received-SPF: Fail (mailfrom) identity=mailfrom; client-ip=192.0.2.1; helo=a; envelope-from=s1@a.example; \
+receiver=z
+00:00 postfix/smtpd[1]: 4F00061AAA: client=a.example[192.0.2.1]
+00:00 postfix/cleanup[2]: 4F00061AAA: message-id=<a@a.example>
+00:00 postfix/qmgr[3]: 4F00061AAA: from=<s2@a.example>, size=1000, nrcpt=1 (queue active)
+00:00 postfix/smtp[4]: 4F00061AAA: to=<y@z>, relay=none, delay=1, delays=0/0/0/1, dsn=4.4.1, status=deferred (connect to z: refused)
+00:40 postfix/anvil[7]: statistics: max"""
+CALLED_IN = """
+00:41 postfix/smtpd[1]: 4F00061BBB: client=a.example[192.0.2.1]
+00:41 postfix/cleanup[2]: 4F00061BBB: message-id=<b@a.example>
+00:41 postfix/qmgr[3]: 4F00061BBB: from=<s1@a.example>, size=1000, nrcpt=1 (queue active)"""
+GOES_ON = """
+00:42 postfix/smtp[4]: 4F00061AAA: to=<y@z>, relay=z[192.0.2.9]:25, delay=1, delays=0/0/0/1, dsn=2.0.0, status=sent (250 ok)
+00:42 postfix/qmgr[3]: 4F00061AAA: removed"""
+
+
+def test_a_result_called_in_from_a_written_message_stays_so_when_that_goes_on_in_the_same_batch():
+    rows = Reader().read(SHOWN, CALLED_IN, GOES_ON)
+    assert [(row.queue_id, row.spf_result) for row in rows] == [("4F00061AAA", None), ("4F00061BBB", "Fail")]
+    assert Reader().read(SHOWN, CALLED_IN + GOES_ON) == rows
+
+
+NEWER = """
+00:59 postfix/smtpd[5]: 4F00061BBB: client=localhost[127.0.0.1]
+00:59 postfix/cleanup[2]: 4F00061BBB: message-id=<a@a.example>
+00:59 postfix/qmgr[3]: 4F00061BBB: from=<s2@a.example>, size=1100, nrcpt=1 (queue active)
+01:00 postfix/smtp[4]: 4F00061AAA: to=<y@z.example>, relay=127.0.0.1[127.0.0.1]:10024, delay=60, delays=0/0/0/1, dsn=2.0.0, \
+status=sent (250 2.0.0 Ok: queued as 4F00061BBB)
+01:00 postfix/qmgr[3]: 4F00061AAA: removed
+01:01 postfix/smtp[4]: 4F00061BBB: to=<y@z.example>, relay=z.example[192.0.2.9]:25, delay=1, delays=0/0/0/1, dsn=2.0.0, status=sent (250 ok)
+01:01 postfix/qmgr[3]: 4F00061BBB: removed"""
+OLDER = """
+00:00 postfix/smtpd[1]: 4F00061AAA: client=a.example[192.0.2.1]
+00:00 postfix/cleanup[2]: 4F00061AAA: message-id=<a@a.example>
+00:00 postfix/qmgr[3]: 4F00061AAA: from=<s2@a.example>, size=1000, nrcpt=1 (queue active)"""
+
+
+@pytest.mark.parametrize("gone", [0, 1, 2], ids=["never", "at the first question", "at the second"])
+def test_what_an_older_log_read_later_tells_reaches_those_that_inherit(gone):
+    """Also when the database is away for a moment."""
+    questions = []
+
+    def asked(names):
+        questions.append(names)
+        if len(questions) == gone:
+            raise tracker.StoreGone("away")
+
+    reader = Reader()
+    assert [row.client_ip for row in reader.read(NEWER)] == [None, "127.0.0.1"]
+    reader.asked = asked
+    rows = reader.read(OLDER, known_until=tracker.LATEST)
+    assert [(row.queue_id, row.client_ip) for row in rows] == [("4F00061AAA", "192.0.2.1"), ("4F00061BBB", "192.0.2.1")]
+
+
+def test_one_child_of_two_recipients_is_written_once():
+    deliveries = "\n".join(
+        "01:00 postfix/smtp[4]: 4F00061AAA: to=<%s@z>, relay=127.0.0.1[127.0.0.1]:10024, delay=60, delays=0/0/0/1, dsn=2.0.0, "
+        "status=sent (250 2.0.0 Ok: queued as 4F00061BBB)" % name for name in "yx")
+    child = "\n".join(line for line in one_by_one(NEWER) if "AAA" not in line.split(" to=")[0])
+    reader = Reader()
+    reader.read(child, deliveries)
+    assert all(len(set(written)) == len(written) for written in reader.written)
+
+
+def test_a_failure_within_repeated_lines_leaves_the_next_ones_their_numbers(monkeypatch):
+    def fold(correlator, origin, event):
+        if correlator.turn:
+            raise ZeroDivisionError
+        if event.helo == "good":
+            tracker.Correlator.fold_verdict(correlator, origin, event)
+
+    monkeypatch.setitem(tracker.FOLDS, tracker.Verdict, fold)
+    reader = Reader()
+    reader.tracker.on_failure = lambda text: None
+    line = "postfix/smtpd[1]: %sNOQUEUE: reject: RCPT from a[192.0.2.1]: 554 5.7.1 no; from=<x@b> to=<y@z> proto=ESMTP helo=<%s>%s"
+    rows = reader.read("00:00 " + line % ("message repeated 5000 times: [ ", "bad", "]") + "\n00:00 " + line % ("", "good", ""))
+    assert [row.recipient_no for row in rows] == [0]
