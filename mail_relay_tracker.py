@@ -1006,7 +1006,7 @@ def parse_session(text: str) -> Event:
     if text.startswith(("proxy-accept: ", "proxy-reject: ")):
         return parse_proxy(text)
     if text.startswith("warning: "):
-        return parse_cleanup_warning(text)
+        return parse_proxy_refusal(text) or parse_not_taken(text)
     return parse_tls(text) or parse_broken(text) or of_peer(text, SMTPD_NOISE)
 
 
@@ -1035,11 +1035,26 @@ def parse_proxy(text: str) -> Event:
     return Verdict(None, judge, action, stage, said, code, dsn, None, None, sender, recipient, protocol, helo, username)
 
 
+def parse_proxy_refusal(text: str) -> Event:
+    """`warning: proxy 127.0.0.1:10024 rejected "RCPT TO:<…>": "550 …"`: what a before-queue filter refuses earlier, and the client hears
+    (smtpd_proxy.c:smtpd_proxy_cmd). None for any other warning.
+    """
+    found = PROXY_REFUSAL.match(text)
+    if not found:
+        return None
+    command, address, said = found.groups()
+    stage, code, dsn = command[:4].upper(), *enhanced(said)
+    sender, recipient = (address, None) if stage == "MAIL" else (None, address)
+    return Verdict(None, "access", "reject", stage, said, code, dsn, None, None, sender, recipient)
+
+
 SMTPD_OPENINGS = {                  # the first seven letters of a line; no queue ID can begin with them
     "connect": parse_connect, "disconn": parse_disconnect, "NOQUEUE": parse_noqueue, "Anonymo": parse_session, "Untrust": parse_session,
     "Trusted": parse_session, "Verifie": parse_session, "warning": parse_session, "lost co": parse_session,
 }
 DISCONNECT = Disconnect()
+PROXY_REFUSAL = re.compile(r'warning: proxy [^ ]+ rejected "(mail from|rcpt to|data)(?:: *' + ADDRESS + r'[^"]*)?": "([45][0-9]{2}[ -].*)"$',
+                           re.I)
 FILTER_DROPPED = re.compile(r"250[ -].*\bdiscarded\b")
 CONNECT = re.compile("connect from " + CLIENT)
 PEER = re.compile(CLIENT + ": ")
@@ -1096,8 +1111,9 @@ QUEUED_LINE = re.compile(r"from=<(.*)>, size=([0-9]{1,20}), nrcpt=([0-9]{1,20}) 
 EXPIRED_LINE = re.compile(r"from=<(.*)>, status=(?:force-)?expired, returned to sender$")
 NOTIFICATION = re.compile(r"(?:sender|postmaster) (?:non-delivery|delay|delivery status) notification: ([0-9A-Za-z]+)$")
 # cleanup_message.c; smtpd.c:bdat_cmd; cleanup_map1n.c, cleanup_map11.c
+TRY_AGAIN = "message not accepted, try again later"
 NOT_TAKEN = re.compile(r"(?:queue file size limit exceeded|message rejected: hopcount exceeded"
-                       r"|BDAT request from [^ ]+ exceeds message size limit|.*message not accepted, try again later)$")
+                       r"|BDAT request from [^ ]+ exceeds message size limit|.*%s)$" % TRY_AGAIN)
 SPAM_HEADER = re.compile(r"X-Spam-Status: (Yes|No), (?:score|hits)=(-?[0-9.]+)(?:[ ?]+required=(-?[0-9.]+))?"
                          r"(?:[ ?]+tests=((?:[A-Za-z0-9_]+,[ ?]*)*[A-Za-z0-9_]*))?", re.I)
 CLEANUP_REMOVED = frozenset(("removed", "removed (canceled)", "removed (discarded)"))
@@ -1114,7 +1130,7 @@ def parse_cleanup(text: str) -> Event:
     """cleanup: Message-ID, the verdicts of milters and of header and body checks (cleanup_message.c, cleanup_milter.c)."""
     queue_id, _, rest = text.partition(": ")
     if not is_queue_id(queue_id):
-        return parse_cleanup_warning(text) if text.startswith("warning: ") else is_known(text, CLEANUP_NOISE)
+        return parse_not_taken(text) if text.startswith("warning: ") else is_known(text, CLEANUP_NOISE)
     if rest.startswith("message-id="):
         return MessageId(queue_id, rest[11:])
     found = CHECK.match(rest)
@@ -1131,7 +1147,7 @@ def parse_cleanup(text: str) -> Event:
     return is_known(rest, CLEANUP_ID_NOISE)
 
 
-def parse_cleanup_warning(text: str) -> Event:
+def parse_not_taken(text: str) -> Event:
     """`warning: QID: queue file size limit exceeded`: a refusal that no other line tells; any other warning is noise."""
     _, queue_id, why = (text.split(": ", 2) + ["", ""])[:3]
     if is_queue_id(queue_id) and NOT_TAKEN.match(why):
@@ -1370,6 +1386,8 @@ def parse_nothing(text: str) -> Event:
 
 def parse_qmqpd(text: str) -> Event:
     """qmqpd: whose mail it takes in, as smtpd says it (qmqpd.c)."""
+    if text.startswith(("connect from ", "disconnect from ")):
+        return parse_smtpd(text)
     queue_id, _, rest = text.partition(": ")
     return parse_client(queue_id, rest[7:]) if is_queue_id(queue_id) and rest.startswith("client=") else IGNORED
 
@@ -2317,6 +2335,11 @@ class Link(NamedTuple):
     birth: Tuple[int, int]
     recipient: Optional[Recipient] = None
     forwarded: bool = False
+
+
+def birth_during(delay: Optional[float], time: int) -> Tuple[int, int]:
+    """When a message may have come into being that was made by a delivery told of at `time`, `delay` seconds after the mail's arrival."""
+    return time - int((delay or 0) * SECOND) - BIRTH_SLACK, time + BIRTH_SLACK
 
 
 def is_born(child: Message, link: Link) -> bool:
@@ -3276,8 +3299,7 @@ class Correlator:
         known = origin.open.get(child)
         if known is None and not near and not forwarded:
             return                          # another server's word for it
-        began = self.time - int((recipient.delay or 0) * SECOND) - BIRTH_SLACK
-        link = Link(child, message, (began, self.time + BIRTH_SLACK), recipient, forwarded is not None)
+        link = Link(child, message, birth_during(recipient.delay, self.time), recipient, forwarded is not None)
         if forwarded and known is not None and not is_born(known, link):
             known = None                    # it had this ID before
         if known is not None and (known.peer_ip is not None or not known.continued or forwarded):
@@ -3836,12 +3858,18 @@ def stand_in_for(message: Message) -> Optional[Recipient]:
     return recipient
 
 
+def comes_again(message: Message) -> bool:
+    """Whether nothing was refused: pickup keeps what cleanup cannot take for now, and tries again under another ID (pickup.c)."""
+    state = message.state
+    return message.pickup_sender is not None and state is not None and state.status == REJECTED and (state.text or "").endswith(TRY_AGAIN)
+
+
 def rows_of(message: Message, tracks: DomainFilter) -> List[Row]:
     """The rows of a message, one per tracked recipient; those that the store has already, unchanged, are left out.
 
     A message that named no recipient makes one row; while a domain filter is set, only when a refusal is all there is.
     """
-    if message.probe:
+    if message.probe or comes_again(message):
         return []
     if not message.by_address and not message.stored and not message.queue_id.startswith("NOQUEUE") \
             and all(one.refused for one in message.recipients):
@@ -3930,7 +3958,7 @@ def absorb(message: Message, stored: Iterable[Row]) -> List[Link]:
 
 def heirs_of(message: Message) -> List[Link]:
     """The links to those that a message was handed on as."""
-    return [Link(one.next_queue_id, message, (0, one.last_seen + BIRTH_SLACK), one) for one in message.recipients
+    return [Link(one.next_queue_id, message, birth_during(one.delay, one.last_seen), one) for one in message.recipients
             if goes_on(one) and one.next_queue_id]
 
 

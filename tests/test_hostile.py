@@ -180,6 +180,8 @@ PLACES = (
     place("decision", "smtpd", r"(?:hold|discard|filter|redirect|bcc|delay|info|warn|permit|hangup|reject_warning): [A-Z-]+ from [^ ]+: "
           r"(.*?); from=", printable),
     place("filter's refusal", "smtpd", r"proxy-reject: [A-Z-]+: [45][0-9]{2} [45]\.[0-9.]+ (.*?); from=", printable),
+    place("recipient that a filter refuses", "smtpd", r"rejected \"RCPT TO:<" + WORD + ">", address),
+    place("filter's refusal of a command", "smtpd", r"rejected \"[^\"]+\": \"[45][0-9]{2} [45]\.[0-9.]+ (.*)\"$", printable),
     place("milter's text", "cleanup", r"milter-[a-z]+: [A-Z-]+ from [^ ]+: (?:[45]\.[0-9.]+ )?(.*?); (?:from|proto)=", printable),
     place("header", "cleanup", r": (?:header|body) (?:[A-Za-z-]+: )?(.*?) from (?:local|unknown|[^ ]+\[[^ ]+);", header),
     place("header of a MIME error", "cleanup", r" header: (?:[A-Za-z-]+: )?(.*?) from (?:local|[^ ]+\[[^ ]+);", mime_text),
@@ -193,7 +195,7 @@ PLACES = (
     place("unknown user", "local virtual", r"unknown user: \"([^\"]+)\"", printable),
     place("a command's output", "pipe", r"Command output: (.*)\)$", printable),
     place("a command's own text", "pipe", r"status=(?:bounced|deferred) \(([a-z].*)\)$", printable),
-    place("noise of smtpd", "smtpd", r"(?:(?<!reject_)warning: .*?|improper command .*?\]): (.*)$", printable),
+    place("noise of smtpd", "smtpd", r"(?:(?<!reject_)warning: (?!proxy ).*?|improper command .*?\]): (.*)$", printable),
     place("noise of postscreen", "postscreen", r"(?:PREGREET|COMMAND|NON-SMTP) .*?\]:[0-9]+(?: after [A-Z]+)?: (.*)$", printable),
     place("noise of smtp", "smtp", r": (?:warning|info|replace|prepend|strip): (?:header|body) (.*)$", printable),
     place("name in a certificate", "smtpd smtp", r"subject_CN=([^,]+),", printable),
