@@ -138,6 +138,7 @@ SPF_LATE = SECOND                   # at most so long after a refusal comes the 
 CROWD_LIFE = 5 * MINUTE             # what is under way together for longer is read again from its last minutes only
 PATIENCE = HOUR                     # how long an upload, or a message without recipients, may keep its place in memory
 CONNECTION_REUSE = 10 * MINUTE      # an outbound TLS line tells of deliveries up to this later: smtp_connection_reuse_time_limit is 300 s
+ANNOUNCED_LIFE = MINUTE             # a message that another one named is born within this time, or was not born here
 DRAFT_LIFE = 10 * MINUTE            # a message of which nobody can say yet whether it makes a row waits this long for more
 ROWS_LIFE = 8 * DAY                 # rows last heard of before that are not continued: maximal_queue_lifetime is 5 days by default
 DISORDER = 10 * SECOND              # by so much, lines of several processes may come out of turn
@@ -146,13 +147,15 @@ BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, wh
 
 MAX_OPEN = 30000                    # open messages; the oldest are written and forgotten beyond that
 MAX_CONTEXTS = 20000                # sessions, TLS connections, waiting results, SRS pairs: each table
+MAX_STRADDLES = 500                 # crowds that are over; those that nobody needs any more are looked for beyond that
 MAX_WAITING = 1000                  # SPF results of one client
 MAX_ORIGINS = 8000                  # cached line prefixes ("host program[pid]")
 MAX_PROGRAMS = 500                  # programs with counters of their own
+MAX_GENERATIONS = 10                # messages of which one came from the other, found in the store
 MAX_COPIES = 10000                  # what "message repeated n times" may claim
 MAX_LINE = 65536                    # bytes of one line that are looked at; the rest is dropped, counted
 MAX_DOMAIN = 255                    # characters of a domain name
-TRAILER = 4096                      # Postfix cuts a record at 2000 bytes (msg_syslog.c): its last fields stand within
+TRAILER_REACH = 4096                # Postfix cuts a record at 2000 bytes (msg_syslog.c): its last fields stand within
 
 TEXT_LIMIT = 16000                  # characters kept of a TEXT column
 SAMPLES = 100                       # failed lines, and refused rows, shown per run
@@ -880,11 +883,11 @@ def unless_repeated(text: str) -> Event:
 CLIENT_LINE = re.compile(CLIENT + r"(?:, sasl_method=([^,]*))?(?:, sasl_username=(.*?))?(?:, sasl_sender=.*)?"
                          r"(?:, orig_queue_id=([0-9A-Za-z]+))?(?:, orig_client=([^ ,\[\]]*)(?:\[([^ \]]*)\])?(?::[0-9]+)?)?$")
 DECISION = re.compile(r"((?:milter-)?[a-z_]+): ([A-Za-z-]+(?: content)?) from " + CLIENT + r": (.*)$", re.S)
-SMTPD_TRAILER = re.compile(                         # nobody logs in without EHLO
+SMTPD_TRAILER = re.compile(                         # sasl_… stand only behind helo=: nobody logs in without EHLO
     r"; (?:from=" + ADDRESS + r" ?)?(?:to=" + ADDRESS + r" ?)?(?:proto=([A-Z]+) ?)?(?:helo=<([^<>]*)>(?: sasl_method=[^ ]*)?"
     r"(?: sasl_username=((?:(?! helo=<|; from=<).)*?))?(?: sasl_sender=(?:(?! helo=<|; from=<).)*)?)?$")
 POSTSCREEN_TRAILER = re.compile(
-    r"; from=" + ADDRESS + ", to=" + ADDRESS + r", proto=([A-Z]+), helo=<([^ ]*)>()$")
+    r"; from=" + ADDRESS + ", to=" + ADDRESS + r", proto=([A-Z]+), helo=<([^ ]*)>()$")       # (): nobody logs in there
 TLS_LINE = re.compile(r"[A-Z][a-z]+ TLS connection (?:established|reused) (from|to) ([^ ]+)(?: to [^ ]+)?: "
                       r"([^ ]+) with cipher ([^ ]+) ")
 TLS_CLIENT = re.compile(CLIENT + "$")
@@ -912,7 +915,7 @@ def split_trailer(text: str, trailer: Pattern[str], cut: bool = False) -> Tuple[
     >>> split_trailer("550 5.7.1 a; b; from=<x@y> to=<\\"; from=<z>\\"@d> proto=SMTP helo=<h>", SMTPD_TRAILER)[1][:2]
     ('x@y', '"; from=<z>"@d')
     """
-    found = None if cut else trailer.search(text, max(len(text) - TRAILER, 0))
+    found = None if cut else trailer.search(text, max(len(text) - TRAILER_REACH, 0))
     if not found:
         return text.partition("; from=<")[0].rstrip("; "), (None,) * 5
     sender, recipient, protocol, helo, username = found.groups()
@@ -1053,8 +1056,8 @@ SMTPD_OPENINGS = {                  # the first seven letters of a line; no queu
     "Trusted": parse_session, "Verifie": parse_session, "warning": parse_session, "lost co": parse_session,
 }
 DISCONNECT = Disconnect()
-PROXY_REFUSAL = re.compile(r'warning: proxy [^ ]+ rejected "(mail from|rcpt to|data)(?:: *' + ADDRESS + r'[^"]*)?": "([45][0-9]{2}[ -].*)"$',
-                           re.I)
+PROXY_REFUSAL = re.compile(
+    r'warning: proxy [^ ]+ rejected "(mail from|rcpt to|data)(?:: *' + ADDRESS + r'[^"]*)?": "([45][0-9]{2}[ -].*)"$', re.I)
 FILTER_DROPPED = re.compile(r"250[ -].*\bdiscarded\b")
 CONNECT = re.compile("connect from " + CLIENT)
 PEER = re.compile(CLIENT + ": ")
@@ -1182,7 +1185,7 @@ def find_trailer(content: str) -> Optional[Match[str]]:
     """
     readings = []
     for pattern in CHECK_TRAILERS:
-        found = [one for one in pattern.finditer(content, 0, CHECK_CONTENT + TRAILER) if one.start() <= CHECK_CONTENT]
+        found = [one for one in pattern.finditer(content, 0, CHECK_CONTENT + TRAILER_REACH) if one.start() <= CHECK_CONTENT]
         readings += found[-1:]
     return max(readings, key=lambda one: one.end(), default=None)
 
@@ -1199,7 +1202,7 @@ def parse_spam_header(queue_id: str, content: str) -> Optional[Spam]:
 
 def parse_mime_error(queue_id: str, text: str) -> Event:
     """`reject: mime-error why: text from …` (cleanup_message.c:cleanup_mime_error_callback)."""
-    found = None if was_cut(queue_id, ": ", text) else MIME_ERROR.search(text, max(len(text) - TRAILER, 0))
+    found = None if was_cut(queue_id, ": ", text) else MIME_ERROR.search(text, max(len(text) - TRAILER_REACH, 0))
     if not found:
         return None
     hostname, address, sender, recipient = found.groups()
@@ -1554,7 +1557,7 @@ def parse_spf_answer(text: str) -> Event:
         return spf_event(result, identity, client_ip, sender, answered=text[0] in "pH")
     found = EXPLAINED_SPF.match(text) or AUTH_RESULTS.match(text)
     if found:
-        chain = SPF_CHAIN.search(text.rstrip(" "), max(found.end() - 1, len(text) - TRAILER))
+        chain = SPF_CHAIN.search(text.rstrip(" "), max(found.end() - 1, len(text) - TRAILER_REACH))
         return spf_event(found.group(1), chain.group(1), chain.group(2), chain.group(3), answered=True) if chain else None
     found = SPF_REFUSED.match(text)
     if found:
@@ -1580,7 +1583,7 @@ def spf_event(result: str, identity: str, client_ip: str, sender: str, answered:
 
 def parse_spf_refusal(dsn: Optional[str], said: str, decode: Callable[[str], str] = str) -> Event:
     """`550 5.7.23 Message rejected due to: … Please see http://…?s=mfrom;id=a@b;ip=1.2.3.4;r=…` (spf_engine defaults)."""
-    why = WHY.search(said, max(len(said) - TRAILER, 0))
+    why = WHY.search(said, max(len(said) - TRAILER_REACH, 0))
     if why is None or len(WHY_IP.findall(said)) > 1:       # explanation and sender are strangers', and may imitate the server's own words
         return IGNORED
     sender = decode(why.group(2)) if why.group(1) != "helo" else None
@@ -1621,7 +1624,7 @@ def parse_perl_answer(text: str) -> Event:
     The sender, quoted, may imitate them; but what begins within it cannot reach the end.
     """
     found = PERL_SPF.match(text)
-    chain = PERL_CHAIN.search(text, max(len(text) - TRAILER, found.end())) if found else None
+    chain = PERL_CHAIN.search(text, max(len(text) - TRAILER_REACH, found.end())) if found else None
     if found and chain:
         identity, sender, _, client_ip = chain.groups()
         return spf_event(found.group(1), identity, client_ip.strip('"'), sender or "", answered=True)
@@ -2064,7 +2067,6 @@ CLIENT_FACTS = frozenset(("client_hostname", "client_ip", "client_tls", "sasl_us
 SCORE = ("spam_status", "spam_score", "exact_score", "spam_required", "spam_tests")
 MID_PLAIN = re.compile(r"[!-+\--;=@-\[\]^`-~]*$")
 MID_NOISE = re.compile(r"(?:\\x\{[0-9A-Fa-f]+\}|\\\\|[^!-+\--;=@-\[\]^`-~])+")
-STRONG_ACTIONS = frozenset(("hold", "reject", "discard"))
 SWEPT = {"hold": HELD, "discard": DISCARDED, "reject": REJECTED}
 
 
@@ -2121,10 +2123,10 @@ class Origin:
 
 
 class Recipient:
-    """One recipient of a message and what became of it: a row's own columns, and two notes for the correlator.
+    """One recipient of a message and what became of it: a row's own columns, and three notes for the correlator.
 
     `recipient_no` None: not tracked, makes no row. `refused`: turned away at RCPT, while the message went on without it.
-    `became`: the stored recipient that this one turned out to be.
+    `before_hold`: the status that a release brings back. `became`: the stored recipient that this one turned out to be.
     """
 
     __slots__ = RECIPIENT_COLUMNS + ("refused", "before_hold", "became")
@@ -2201,6 +2203,11 @@ class Message:
         self.called_in: Optional[str] = None
         self.past: Optional[Message] = None
 
+    def keep(self, low: Optional[int]) -> None:
+        """It was made from an earlier line, too."""
+        if low is not None and low < self.low:
+            self.low = low
+
     def hear(self, time: int, now: int) -> None:
         """A line spoke of this message. A clock that steps back does not make it younger."""
         self.heard = now
@@ -2262,11 +2269,14 @@ class Waiting:
         self.contended = self.lent = False
 
 
+PAIR = 2                            # one result and one mail, or two mails, are not to be mistaken for each other
+
+
 class Crowd:
     """What is under way together of one client, or with one Message-ID: which line is about which message, only all of them tell.
 
     From `low` to `high`, positions, it is read as a whole or not at all, for who begins to read in its midst would take one for the
-    other. `size` counts results and messages: two cannot be mistaken. Of a client: the `results` that are nobody's for good, the
+    other. `size` counts results and messages, of which a PAIR is no crowd. Of a client: the `results` that are nobody's for good, the
     messages that are `unnamed`, their sender not being known yet.
     """
 
@@ -2345,6 +2355,11 @@ def birth_during(delay: Optional[float], time: int) -> Tuple[int, int]:
 def is_born(child: Message, link: Link) -> bool:
     """Whether a message came into being when the one must have to which a link leads."""
     return link.birth[0] <= child.first_seen <= link.birth[1]
+
+
+def is_former(child: Message, link: Link) -> bool:
+    """Whether an open message is over, and had the ID before the one to which a link leads."""
+    return child.removed and not is_born(child, link)
 
 
 class Harvest(NamedTuple):
@@ -2606,13 +2621,16 @@ class Correlator:
         self.finished: List[Message] = []                                   # these two for the next harvest
         self.links: List[Link] = []
         self.straddles: List[Straddle] = []                                 # crowds that are over, but are read as a whole
-        self.dropped = 0                                                    # messages of which no recipient is tracked
+        self.dropped = 0                                                    # messages that named no recipient while a domain filter is set
 
     # -- messages come and go
 
     def table(self, host: str) -> Dict[str, Message]:
         """The open messages of a host, by queue ID."""
         return self.tables.setdefault(host, {})
+
+    def _all_open(self) -> List[Message]:
+        return [message for table in self.tables.values() for message in table.values()]
 
     def forget_hosts(self) -> None:
         """Drop the tables of hosts that have nothing open; only who holds none of them may ask for that."""
@@ -2632,7 +2650,7 @@ class Correlator:
         announced = self.announced.pop((origin.host, queue_id), None) if self.announced else None
         if announced:
             self._adopt(message, announced.value)
-            self._bind(message, announced.low)
+            message.keep(announced.low)
         if self.open_count - len(self.finished) > MAX_OPEN:
             self._make_room()
         return message
@@ -2673,11 +2691,11 @@ class Correlator:
             if self.by_scanner and message.spam_status is None:
                 self.gone.setdefault((message.host, message.mid_key), []).append(Context(message.queue_id, message.heard, message.low))
                 self._limit(self.gone)
-            self._unname(message)
+            self._drop_message_id(message)
         if message.spf_key is not None:
             self._settle_sender(message)
 
-    def _unname(self, message: Message) -> None:
+    def _drop_message_id(self, message: Message) -> None:
         """A message is not found by its Message-ID any more; once nobody is, those that had it in common are a crowd no longer."""
         key = message.host, message.mid_key or ""
         self._forget(self.by_message_id, key, message)
@@ -2696,7 +2714,7 @@ class Correlator:
         """Finish the oldest tenth: bounded memory, and their rows continue when their lines come. They are forgotten once they are handed
         out, not before: the store could not tell a line that comes in between of what it does not know yet.
         """
-        unfinished = [message for table in self.tables.values() for message in table.values() if not message.finished]
+        unfinished = [message for message in self._all_open() if not message.finished]
         for message in sorted(unfinished, key=lambda one: one.low)[:MAX_OPEN // 10]:
             self._finish(message)
 
@@ -2763,14 +2781,14 @@ class Correlator:
         for message in harvest.messages:
             self._leave(message)
             self.dropped += bool(self.filter.domains) and not message.recipients and not message.probe
-        self.announced = {key: one for key, one in self.announced.items() if self.now - one.time <= MINUTE}
+        self.announced = {key: one for key, one in self.announced.items() if self.now - one.time <= ANNOUNCED_LIFE}
         for key, gone in list(self.gone.items()):
             self._keep_gone(key, [one for one in gone if self.now - one.time <= DISORDER])
         self.without = {key: one for key, one in self.without.items() if self.now - one.time <= SPF_LATE}
         old = self.now - SPF_WAIT           # a younger one ends with its last line, not by itself
         for key in [key for key, crowd in self.crowds.items() if crowd.since < old and self._is_over(crowd)]:
             self._disperse(self.crowds, key)
-        if len(self.straddles) > BATCH_ROWS:
+        if len(self.straddles) > MAX_STRADDLES:
             del self.straddles[:bisect.bisect_left(self.straddles, (self.low_water(self.position),))]
         if len(self.due) > self.open_count + self.open_count // 4 + 50:
             self.due = [one for one in self.due if not one[2].finished]
@@ -2788,10 +2806,9 @@ class Correlator:
             for message in twins:
                 if len(twins) > 1 and message.scored and not message.by_address and not message.finished:
                     self._move_score(message, None)
-        for table in self.tables.values():
-            for message in list(table.values()):
-                if everything or not self._may_wait(message):
-                    self._finish(message)
+        for message in self._all_open():
+            if everything or not self._may_wait(message):
+                self._finish(message)
 
     def low_water(self, position: int) -> int:
         """The position from which all that is in memory and not yet written can be read again; `position`: all is read to there.
@@ -2809,12 +2826,12 @@ class Correlator:
 
     def _first_needed(self, position: int) -> int:
         lows = [position]
-        lows += [message.low for table in self.tables.values() for message in table.values()]
+        lows += [message.low for message in self._all_open()]
         lows += [message.low for message in self.finished]
         lows += [session.low for session in self.sessions.values() if session.low is not None and self.now - session.started < PATIENCE]
         lows += [crowd.low for crowds in (self.crowds, self.twins) for crowd in crowds.values()]
         lows += [one.low for one in self.without.values() if self.now - one.time <= SPF_LATE]
-        lows += [one.low for known in (self.announced, self.rewritten) for one in known.values() if self.now - one.time <= MINUTE]
+        lows += [one.low for known in (self.announced, self.rewritten) for one in known.values() if self.now - one.time <= ANNOUNCED_LIFE]
         lows += [one.low for gone in self.gone.values() for one in gone if self.now - one.time <= DISORDER]
         lows += [relay.low for relay in self.relays.values() if self.now - relay.time <= CONNECTION_REUSE]
         return min(lows)
@@ -2822,14 +2839,9 @@ class Correlator:
     def _disperse(self, crowds: Dict[Tuple[str, str], Crowd], key: Tuple[str, str]) -> None:
         """A crowd is over: what it was made of is to be read together still."""
         crowd = crowds.pop(key)
-        if crowd.size > 2:
+        if crowd.size > PAIR:
             bisect.insort(self.straddles, Straddle(crowd.high, crowd.low, crowd.since))
             del self.straddles[:-MAX_CONTEXTS]
-
-    def _bind(self, message: Message, low: Optional[int]) -> None:
-        """A message was made from an earlier line, too."""
-        if low is not None and low < message.low:
-            message.low = low
 
     # -- smtpd: sessions
 
@@ -2923,14 +2935,14 @@ class Correlator:
         child = child or self._find(origin, event.child)
         child.front = {"client_hostname": session.client_hostname, "client_ip": session.client_ip, "client_tls": session.client_tls,
                        "sasl_username": session.sasl_username, "protocol": event.protocol, "helo": event.helo}
-        self._bind(child, session.low)
+        child.keep(session.low)
         if child.peer_ip is not None:
             show_front(child, child.peer_ip)
         senders = self._senders(event.envelope_from, child.envelope_from)
         one = self._told_of((origin.host, session.client_ip.lower()), session, senders, "") if child.spf is None else None
         if one is not None:
             child.spf, child.spf_result = one, one.event.result
-            self._bind(child, one.low)
+            child.keep(one.low)
 
     # -- births
 
@@ -2952,7 +2964,7 @@ class Correlator:
         if session.helo is not None and not orig_hostname and not is_loopback(client_ip):      # else a filter's
             message.helo, message.protocol = session.helo, session.protocol
         if session.low is not None:
-            self._bind(message, session.low)
+            message.keep(session.low)
         if orig_queue_id or orig_hostname:
             self._take_xforward(origin, message, event)
         if self.by_policy and not orig_queue_id:
@@ -3002,7 +3014,7 @@ class Correlator:
         elif message.mid_key == mid_key:
             return
         elif message.mid_key is not None:
-            self._unname(message)
+            self._drop_message_id(message)
         message.mid_key = mid_key
         key = origin.host, mid_key
         twins = self.by_message_id.get(key)
@@ -3046,7 +3058,7 @@ class Correlator:
         if is_srs(sender):
             message.original_envelope_from = original_sender(sender, self._rewritten_from)
             if sender.lower() in self.rewritten:
-                self._bind(message, self.rewritten[sender.lower()].low)
+                message.keep(self.rewritten[sender.lower()].low)
         if message.spf_key is not None:
             self._confirm_spf(message, message.spf_key)
         if message.pending:
@@ -3111,7 +3123,7 @@ class Correlator:
             refused = (event.envelope_from, event.recipient)
             session.pending = tuple(one for one in session.pending if (one.envelope_from, one.recipient) != refused)
         message.client_tls = session.client_tls
-        self._bind(message, session.low)
+        message.keep(session.low)
         self._learn(message, event)
         self._claim_spf(message, session, event)
         self._refuse(message, event)
@@ -3136,7 +3148,7 @@ class Correlator:
             return
         if message.client_ip is None and event.client_ip and message.continued:
             message.client_hostname, message.client_ip = event.client_hostname, event.client_ip
-        if event.judge in ("milter", "check") and (message.milter_action is None or event.action in STRONG_ACTIONS):
+        if event.judge in ("milter", "check") and (message.milter_action is None or event.action in SWEPT):
             message.milter_action, message.milter_reason = event.action, event.text
         if event.judge == "milter" and message.spam_status is None and (event.text or "").startswith(SPAM_REJECTS):
             message.spam_status = "Yes"
@@ -3300,8 +3312,8 @@ class Correlator:
         if known is None and not near and not forwarded:
             return                          # another server's word for it
         link = Link(child, message, birth_during(recipient.delay, self.time), recipient, forwarded is not None)
-        if forwarded and known is not None and not is_born(known, link):
-            known = None                    # it had this ID before
+        if forwarded and known is not None and is_former(known, link):
+            known = None
         if known is not None and (known.peer_ip is not None or not known.continued or forwarded):
             self._adopt(known, link)
         elif is_queue_id(child) and forwarded:
@@ -3313,7 +3325,7 @@ class Correlator:
         """Tie an open message to the one it came from. Of that there may be no row to inherit from, but its lines can be read again."""
         adopt(child, link)
         if child.parent is link.parent and self.filter.domains:
-            self._bind(child, link.parent.low)
+            child.keep(link.parent.low)
 
     def _announce(self, origin: Origin, link: Link) -> None:
         """A message that this host makes of another one: yet to be born, or no more in memory."""
@@ -3325,7 +3337,7 @@ class Correlator:
         """A bounce or delay notification: which message it tells of. Before 3.11 it is born already, from 3.11 on not yet (trap 31)."""
         link = Link(event.child, self._find(origin, event.queue_id), (self.time - DRAFT_LIFE, self.time + DRAFT_LIFE))
         child = origin.open.get(event.child)
-        if child is not None and is_born(child, link):      # else it had this ID before
+        if child is not None and not is_former(child, link):
             self._adopt(child, link)
         else:
             self._announce(origin, link)
@@ -3375,7 +3387,7 @@ class Correlator:
         """spamd's result, for the message of this Message-ID."""
         message_id, status, score, required, tests = event
         scan = self.scans.pop(origin.prefix, None)
-        message = self._by_message_id(origin, message_id)
+        message = self._scanned(origin, message_id)
         if message is None:
             return
         exact = scan.value if scan else None
@@ -3384,7 +3396,7 @@ class Correlator:
         message.scored, message.scanned_until = True, 0
         self._set_spam(message, status, exact.score if exact is not None else score, required, tests, exact is not None)
 
-    def _by_message_id(self, origin: Origin, message_id: str, child: Optional[str] = None) -> Optional[Message]:
+    def _scanned(self, origin: Origin, message_id: str, child: Optional[str] = None) -> Optional[Message]:
         """The message that a result with this Message-ID is about: one that waits for it, else the first of those that went without.
 
         A scanner tells the result after it has answered: the message may just have been removed, or have left memory.
@@ -3396,7 +3408,7 @@ class Correlator:
             ended = [one for one in self.by_message_id.get(key, ()) if one.ended and one.spam_status is None and one.queue_id != child]
             if gone:
                 message = self._find(origin, gone[0].value)
-                self._bind(message, gone[0].low)
+                message.keep(gone[0].low)
                 self._keep_gone(key, gone[1:])
             elif ended and self.now - ended[0].heard <= DISORDER:
                 message = ended[0]
@@ -3433,7 +3445,7 @@ class Correlator:
         if crowd is None or self.now - crowd.since > CROWD_LIFE:
             crowd = self.twins[key] = Crowd(low, self.now)
             self._limit(self.twins)
-        crowd.low, crowd.size = min(low, crowd.low), 3      # more than two are not parted unnoticed (`_disperse`)
+        crowd.low, crowd.size = min(low, crowd.low), PAIR + 1       # they are read together again
 
     def _claim_score(self, message: Message, is_behind: Callable[[Message], bool]) -> None:
         """Of messages with one Message-ID that are scanned at the same time, the one that goes on was answered first."""
@@ -3469,7 +3481,7 @@ class Correlator:
         if event.queue_id is not None:
             message: Optional[Message] = self._find(origin, event.queue_id)
         else:
-            message = self._by_message_id(origin, event.message_id or "", event.child)
+            message = self._scanned(origin, event.message_id or "", event.child)
         if message is None:
             return
         if event.status is not None:
@@ -3524,7 +3536,7 @@ class Correlator:
     def _begin_policy(self) -> None:
         """The first result of all: there is a policy server. What came in so far waits for results, too."""
         self.by_policy = True
-        for message in [message for table in self.tables.values() for message in table.values()]:
+        for message in self._all_open():
             if message.session is not None and message.envelope_from is None and message.orig_queue_id is None and not message.ended:
                 self._take_spf(message, message.session)
 
@@ -3557,7 +3569,7 @@ class Correlator:
             message, one.refused = self._again(one.refused), None
             if message.spf_result is None:
                 message.spf_result = one.event.result
-                self._bind(message, one.low)
+                message.keep(one.low)
 
     def _crowd(self, key: Tuple[str, str], low: int) -> Crowd:
         """What a client has under way; a further line of it stands at `low`."""
@@ -3595,7 +3607,7 @@ class Correlator:
         message.spf_result = one.event.result if one else None
         if one is not None:
             one.message = message
-            self._bind(message, one.low)
+            message.keep(one.low)
 
     def _settle_sender(self, message: Message) -> None:
         """The sender of a message will never be known: the result that it has on trial is its own."""
@@ -3620,7 +3632,7 @@ class Correlator:
     def _confirm_spf(self, message: Message, key: Tuple[str, str]) -> None:
         """The sender is known: keep the result that was about it, or exchange it for the one that was."""
         own, alone = message.spf, self.crowds.get(key)
-        if own is not None and alone is not None and alone.size == 2 and alone.results == [own] and alone.unnamed == [message] \
+        if own is not None and alone is not None and alone.size == PAIR and alone.results == [own] and alone.unnamed == [message] \
                 and own.sender == bare(message.envelope_from or "") and own.refused is None:
             own.message = message.spf_key = None        # one result, one mail: nobody else to ask
             del self.crowds[key]
@@ -3698,7 +3710,7 @@ class Correlator:
             self._await_spf(message, senders)
             return
         message.spf, message.spf_result = one, one.event.result
-        self._bind(message, one.low)
+        message.keep(one.low)
         self._remember(session, one)
 
     def _told_of(self, key: Tuple[str, str], session: Session, senders: Set[Optional[str]], said: str) -> Optional[Waiting]:
@@ -3887,8 +3899,8 @@ def rows_of(message: Message, tracks: DomainFilter) -> List[Row]:
 def fit(value: Any, limit: int) -> Any:
     """A value as its column can hold it, in every store alike: text decoded and clipped by characters, numbers within range.
 
-    >>> fit("J\\xc3\\xb6rg", 2), fit(-70000, 65535), fit(5, 0)
-    ('Jö', -65535, 5)
+    >>> fit("J\\xc3\\xb6rg", 2), fit(-100000.5, 99999), fit(5, 0)
+    ('Jö', -99999, 5)
     """
     if isinstance(value, str):
         return value if len(value) <= limit and is_ascii(value) and "\0" not in value else text_of(value)[:limit]
@@ -4257,7 +4269,7 @@ def follow_links(links: List[Link], stored: Dict[Tuple[str, str], List[Row]], re
     """The messages out of memory that turned out to come from others, tied to these; and what came from them in turn."""
     found: List[Message] = []
     children: Dict[Tuple[Tuple[str, str], int], Optional[Message]] = {}     # by name and birth
-    for _ in range(10):
+    for _ in range(MAX_GENERATIONS):
         missing = {child_name(link) for link in links} - set(stored)
         if missing:
             stored.update({name: [] for name in missing})
@@ -4606,7 +4618,7 @@ class Store:
         raise NotImplementedError
 
     def recall(self, names: Names) -> Dict[Tuple[str, str], List[Row]]:
-        """The rows of these messages that are young enough to be continued."""
+        """All rows of these messages, oldest first; which of them are meant, `latest` and `born_rows` say."""
         raise NotImplementedError
 
     def write(self, rows: List[Row]) -> None:
@@ -5169,8 +5181,8 @@ class LogFile:
     """One log file, open: identity from the descriptor, never from the path, which may mean another file by now.
 
     `start` is the position of its first byte in all that was read, `offset` that of the first byte not yet handed out, `rest` the
-    beginning of a line whose end is not there yet, `first` and `seen` the file's first bytes and the last ones read. A packed file,
-    or a pipe, is only read forward. `damaged`: it could not be read when that was last tried; `broken`: nor will it ever; `told`: that
+    beginning of a line whose end is not there yet, `head` and `tail` the file's first bytes and the last ones read. A packed file,
+    or a pipe, is only read forward. `failing`: it could not be read when that was last tried; `damaged`: nor will it ever; `told`: that
     was said.
     """
 
@@ -5180,11 +5192,11 @@ class LogFile:
         self.handle = opener(path)
         self.packed = not isinstance(self.handle, io.FileIO)
         self.offset = 0
-        self.rest = self.seen = b""
-        self.skipping = self.at_end = self.damaged = self.broken = self.told = False
+        self.rest = self.tail = b""
+        self.skipping = self.at_end = self.failing = self.damaged = self.told = False
         status = os.fstat(self.handle.fileno())
         self.device, self.inode = status.st_dev, status.st_ino
-        self.first = b"" if self.packed else self.peek(0, WITNESS)
+        self.head = b"" if self.packed else self.peek(0, WITNESS)
         self.touched = self.mtime()
 
     @property
@@ -5216,11 +5228,11 @@ class LogFile:
 
     def seek(self, offset: int) -> None:
         """Go on reading at an offset; where that is in the middle of a line, behind it."""
-        self.first = self.peek(0, WITNESS)
+        self.head = self.peek(0, WITNESS)
         self.handle.seek(max(offset - WITNESS, 0))
         before = self._read_up_to(min(offset, WITNESS))
         self.handle.seek(offset)
-        self.offset, self.rest, self.seen = offset, b"", before
+        self.offset, self.rest, self.tail = offset, b"", before
         self.skipping = offset > 0 and not before.endswith((b"\n", b"\0"))
 
     def peek(self, offset: int, length: int) -> bytes:
@@ -5252,7 +5264,7 @@ class LogFile:
 
     def end(self) -> Place:
         """Where the reading has come to, by what was read: the file itself may hold something else by now."""
-        return Place(self.offset + len(self.rest), self.inode, self.device, witness(self.first), witness(self.seen))
+        return Place(self.offset + len(self.rest), self.inode, self.device, witness(self.head), witness(self.tail))
 
     def fits(self, place: Place) -> bool:
         """Whether this is the file that a place speaks of: by its content; by inode when there is too little of that to tell."""
@@ -5301,12 +5313,12 @@ class LogFile:
     @property
     def is_ailing(self) -> bool:
         """Whether it could not be read when that was last tried, and that may pass."""
-        return self.damaged and not self.broken
+        return self.failing and not self.damaged
 
     def has_grown(self) -> bool:
         """Whether more was written than was read, or that cannot be told: the next read will tell."""
         try:
-            return not self.packed and not self.damaged and self.size() > self.offset + len(self.rest)
+            return not self.packed and not self.failing and self.size() > self.offset + len(self.rest)
         except OSError:
             return True
 
@@ -5316,8 +5328,8 @@ class LogFile:
             return False
         here = self.offset + len(self.rest)
         if not here:
-            return self.peek(0, len(self.first)) != self.first
-        return self.size() < here or self.peek(here - len(self.seen), len(self.seen)) != self.seen
+            return self.peek(0, len(self.head)) != self.head
+        return self.size() < here or self.peek(here - len(self.tail), len(self.tail)) != self.tail
 
     def lines(self) -> List[Batch]:
         """The next complete lines; none, and `at_end`, when all is read for now."""
@@ -5329,7 +5341,7 @@ class LogFile:
         """
         if not self.packed:
             return self.handle.read(CHUNK)
-        return b"" if self.damaged else cast(io.BufferedReader, self.handle).read1(CHUNK)
+        return b"" if self.failing else cast(io.BufferedReader, self.handle).read1(CHUNK)
 
     def take(self, data: bytes) -> List[Batch]:
         """The lines that are complete with these bytes."""
@@ -5337,9 +5349,9 @@ class LogFile:
         if not data:
             return []
         here = self.offset + len(self.rest)
-        if len(self.first) < WITNESS and len(self.first) < here + len(data):
-            self.first = (self.first[:here] + data)[:WITNESS]
-        self.seen, self.touched = (self.seen + data[-WITNESS:])[-WITNESS:], self.mtime()
+        if len(self.head) < WITNESS and len(self.head) < here + len(data):
+            self.head = (self.head[:here] + data)[:WITNESS]
+        self.tail, self.touched = (self.tail + data[-WITNESS:])[-WITNESS:], self.mtime()
         return self._split(self.rest + data)
 
     def last_line(self) -> List[Batch]:
@@ -5397,6 +5409,11 @@ def user_name() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be read, for a message that names it."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def beside(path: str) -> Iterator[Tuple[str, str]]:
@@ -5487,7 +5504,7 @@ def is_akin(head: bytes, other: bytes) -> bool:
 
 def is_one(file: Rotated, known: LogFile) -> bool:
     """Whether a file that was looked at is a known one; not if it was truncated since, nor if nothing was read and its handle is stale."""
-    return file.identity == known.identity and (is_akin(file.head, known.first) if known.first else not known.is_ailing)
+    return file.identity == known.identity and (is_akin(file.head, known.head) if known.head else not known.is_ailing)
 
 
 def begun(file: Rotated, present: int) -> int:
@@ -5581,21 +5598,21 @@ class Follower:
         is the one at hand: then what was read of it and not yet taken is read again.
         """
         file = self.current
-        file.broken = file.packed and getattr(error, "errno", None) is None
+        file.damaged = file.packed and getattr(error, "errno", None) is None
         if not file.told:
             end = "passed over" if self.queue else "rotated"
-            consequence = "passed over" if file.broken or once else "trying again until it is %s" % end
+            consequence = "passed over" if file.damaged or once else "trying again until it is %s" % end
             LOG.warning("cannot read on in %s: %s; %s", file.path, error, consequence)
             self.rotated_at = None          # it gets all the time of a renamed file
-        file.at_end = file.damaged = file.told = True
+        file.at_end = file.failing = file.told = True
         if not file.packed:
             file.handle.seek(file.offset + len(file.rest))
 
     def _heal(self) -> None:
         """The file was read, unless it is an archive that could not be: such a handle is not read again, only a new one."""
         file = self.current
-        if file.told and not (file.packed and file.damaged):
-            file.told = file.damaged = False
+        if file.told and not (file.packed and file.failing):
+            file.told = file.failing = False
             self.rotated_at = None
             LOG.info("%s can be read again", file.path)
 
@@ -5651,7 +5668,7 @@ class Follower:
     def unreadable(self, error: Exception) -> LogError:
         """What it means that the log itself cannot be read."""
         return LogError("log file %s: %s: check [logging] log_file and the rights of user %s (group adm on Debian)"
-                        % (self.path, getattr(error, "strerror", None) or error, user_name()))
+                        % (self.path, reason_of(error), user_name()))
 
     def _open_rotated(self, name: str, start: int) -> LogFile:
         """A rotated file; one that was packed in this moment has another name by now."""
@@ -5735,7 +5752,7 @@ class Follower:
         """
         if getattr(error, "errno", None) in MENDABLE and mtime_of(name) >= since:
             return LogError("rotated log %s: %s: lines not read yet may stand in it: make it readable for user %s"
-                            % (name, getattr(error, "strerror", error), user_name()))
+                            % (name, reason_of(error), user_name()))
         LOG.warning("cannot read rotated log %s: %s; passed over", name, error)
         return None
 
@@ -5751,17 +5768,17 @@ class Follower:
         """
         now = self.current.last_write()
         files = self._by_age(now + 1)
-        akin = [is_akin(file.head, self.current.first) for file in files]
+        akin = [is_akin(file.head, self.current.head) for file in files]
         here = [number for number, file in enumerate(files) if is_one(file, self.current) and file.head] or [
             number for number in range(len(files)) if akin[number]]     # packed meanwhile; an empty file has no place among the others
-        if not here and not (live and is_akin(live.first, self.current.first)):
+        if not here and not (live and is_akin(live.head, self.current.head)):
             self._warn_of_elsewhere()
         later = [file for number, file in enumerate(files) if (file.mtime > now if akin[number] else not here or number > here[0])]
         return self._unknown(later, 0 if here else now, self.current, live)
 
     def _warn_of_elsewhere(self) -> None:
         """Say once that the file read last is not where rotated files are looked for: then others, rotated meanwhile, are not either."""
-        if self.warned or not self.current.first or self.current.identity in map(identity_of, siblings(self.path)):
+        if self.warned or not self.current.head or self.current.identity in map(identity_of, siblings(self.path)):
             return
         self.warned = True
         LOG.warning("%s was rotated to where it is not looked for, or deleted: rotated files are read when they lie beside the log, "
@@ -5799,7 +5816,7 @@ class Follower:
 
     def _is_copy(self, files: List[Rotated], number: int, known: List[LogFile]) -> bool:
         """Whether all of a file stands in another one, too: in a known one, in one that is longer, or as long and stands before it."""
-        kin = [one for one in known if is_akin(one.first, files[number].head)]
+        kin = [one for one in known if is_akin(one.head, files[number].head)]
         rivals = [place for place, one in enumerate(files) if place != number and is_akin(one.head, files[number].head)]
         if not kin and not rivals:
             return False
@@ -5823,13 +5840,13 @@ class Follower:
         try:
             for file in found:
                 opened.append(self._open_rotated(file.path, 0))
-                opened[-1].first = file.head[:WITNESS]      # of an archive, too
+                opened[-1].head = file.head[:WITNESS]      # of an archive, too
                 if opened[-1].peek(0, len(file.head)) != file.head:
                     raise FileNotFoundError(errno.ENOENT, "was renamed just now")
         except BAD_FILE as error:
             for one in opened:
                 one.close()
-            raise LogError("rotated log %s: %s: trying again" % (file.path, getattr(error, "strerror", None) or error)) from error
+            raise LogError("rotated log %s: %s: trying again" % (file.path, reason_of(error))) from error
         return opened
 
     def _recover(self) -> None:
@@ -6494,7 +6511,9 @@ class Stopped(Exception):
 
 
 class Waiter:
-    """Sleeps that a signal ends at once, and the signals themselves: SIGTERM and SIGINT stop, SIGUSR1 asks for statistics."""
+    """Sleeps that a signal ends at once, and the signals themselves: SIGTERM and SIGINT stop, SIGUSR1 asks for statistics, SIGHUP for a
+    look at the log (`woken`); SIGALRM, after a stop, ends what does not return (`ending`: there is nothing more to wait for).
+    """
 
     def __init__(self) -> None:
         self.stopping = self.ending = self.asked = self.woken = False
@@ -6937,7 +6956,7 @@ def open_import(path: str) -> LogFile:
 
 def unreadable(path: str, error: Exception) -> LogError:
     """What is told of a file that cannot be imported."""
-    return LogError("cannot read %s: %s: name log files, plain, .gz, .bz2 or .xz" % (path, getattr(error, "strerror", None) or error))
+    return LogError("cannot read %s: %s: name log files, plain, .gz, .bz2 or .xz" % (path, reason_of(error)))
 
 
 @functools.lru_cache(maxsize=None)
