@@ -11,7 +11,7 @@ import sys
 import unittest
 
 import mail_relay_tracker as tracker
-from mail_relay_tracker import IGNORED, Origins, Spam, SpamResult, SpamScore, SpamStart
+from mail_relay_tracker import IGNORED, Checked, Spam, SpamResult, SpamScore, SpamStart
 
 QID = "3F1A20C5D1"
 MID = "<1@a.net>"
@@ -54,7 +54,7 @@ def rspamd(verdict, more=", qid: <%s>, ip: 192.0.2.1, from: <joe@a.net>" % QID):
 
 def told(status, score, required=None, tests=None):
     """What a milter's header tells of the message."""
-    return Origins(QID, "joe@a.net", "ESMTP", "mx.a.net", Spam(QID, None, status, score, required, tests))
+    return Checked(QID, "joe@a.net", "ESMTP", "mx.a.net", Spam(QID, None, status, score, required, tests))
 
 
 def found(status, score, required=None, tests=None, queue_id=QID, child=None):
