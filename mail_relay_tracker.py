@@ -1040,15 +1040,14 @@ def parse_proxy(text: str) -> Event:
 
 def parse_proxy_refusal(text: str) -> Event:
     """`warning: proxy 127.0.0.1:10024 rejected "RCPT TO:<…>": "550 …"`: what a before-queue filter refuses earlier, and the client hears
-    (smtpd_proxy.c:smtpd_proxy_cmd). None for any other warning.
+    (smtpd_proxy.c:smtpd_proxy_cmd). `client=` stood before. None for any other warning, as of MAIL: nobody has told that client for good.
     """
     found = PROXY_REFUSAL.match(text)
     if not found:
         return None
-    command, address, said = found.groups()
-    stage, code, dsn = command[:4].upper(), *enhanced(said)
-    sender, recipient = (address, None) if stage == "MAIL" else (None, address)
-    return Verdict(None, "access", "reject", stage, said, code, dsn, None, None, sender, recipient)
+    command, recipient, said = found.groups()
+    code, dsn = enhanced(said)
+    return Verdict(None, "access", "reject", command[:4].upper(), said, code, dsn, recipient=recipient)
 
 
 SMTPD_OPENINGS = {                  # the first seven letters of a line; no queue ID can begin with them
@@ -1057,7 +1056,7 @@ SMTPD_OPENINGS = {                  # the first seven letters of a line; no queu
 }
 DISCONNECT = Disconnect()
 PROXY_REFUSAL = re.compile(
-    r'warning: proxy [^ ]+ rejected "(mail from|rcpt to|data)(?:: *' + ADDRESS + r'[^"]*)?": "([45][0-9]{2}[ -].*)"$', re.I)
+    r'warning: proxy [^ ]+ rejected "(rcpt to|data)(?:: *' + ADDRESS + r'[^"]*)?": "([45][0-9]{2}[ -].*)"$', re.I)
 FILTER_DROPPED = re.compile(r"250[ -].*\bdiscarded\b")
 CONNECT = re.compile("connect from " + CLIENT)
 PEER = re.compile(CLIENT + ": ")
