@@ -2650,7 +2650,7 @@ class Correlator:
         if announced:
             self._adopt(message, announced.value)
             message.keep(announced.low)
-        if self.open_count - len(self.finished) > MAX_OPEN:
+        if self.open_count > MAX_OPEN:
             self._make_room()
         return message
 
@@ -2714,8 +2714,9 @@ class Correlator:
         out, not before: the store could not tell a line that comes in between of what it does not know yet.
         """
         unfinished = [message for message in self._all_open() if not message.finished]
-        for message in sorted(unfinished, key=lambda one: one.low)[:MAX_OPEN // 10]:
-            self._finish(message)
+        if len(unfinished) > MAX_OPEN:
+            for message in sorted(unfinished, key=lambda one: one.low)[:MAX_OPEN // 10]:
+                self._finish(message)
 
     def advance(self, now: int) -> None:
         """Let the log's clock reach `now`: messages silent for `queue_timeout` are finished with what is known."""
