@@ -180,7 +180,7 @@ def uses():
     for node in ast.walk(SOURCE):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name) \
                 and node.func.attr in METHODS:
-            windowed = any(isinstance(name, ast.Name) and name.id == "TRAILER" for one in node.args for name in ast.walk(one))
+            windowed = any(isinstance(name, ast.Name) and name.id == "TRAILER_REACH" for one in node.args for name in ast.walk(one))
             key = node.func.value.id, node.func.attr
             found[key] = found.get(key, True) and windowed
     return found
