@@ -2399,6 +2399,11 @@ def outranks(status: Optional[str], time: int, known: Recipient) -> bool:
     return waited and decides if is_older(time, known.last_seen) else waited or decides
 
 
+def stays_held(recipient: Recipient, status: Optional[str]) -> bool:
+    """Whether a recipient on hold is but deferred now, by an attempt that was under way when it was put there."""
+    return recipient.relay_status == HELD and status == DEFERRED
+
+
 def goes_on(recipient: Recipient) -> bool:
     """Whether the mail for a recipient went on under another ID."""
     return recipient.relay_status == REQUEUED or recipient.next_queue_id is not None and bounce_stands(recipient, REQUEUED)
@@ -2963,8 +2968,7 @@ class Correlator:
         message.sasl_username, message.client_tls = username, session.client_tls
         if session.helo is not None and not orig_hostname and not is_loopback(client_ip):      # else a filter's
             message.helo, message.protocol = session.helo, session.protocol
-        if session.low is not None:
-            message.keep(session.low)
+        message.keep(session.low)
         if orig_queue_id or orig_hostname:
             self._take_xforward(origin, message, event)
         if self.by_policy and not orig_queue_id:
@@ -3266,7 +3270,7 @@ class Correlator:
             recipient.last_seen = self.time
         recipient.relay_host, recipient.relay_ip, recipient.relay_port = split_relay(relay)
         recipient.relay_tls = self._relay_tls(origin, event) if self.relays or relay_tls is not None else None
-        if status == DEFERRED and recipient.relay_status == HELD:       # by an attempt that was under way when it was put on hold
+        if stays_held(recipient, status):
             status, recipient.before_hold = HELD, DEFERRED
         recipient.relay_status, recipient.dsn, recipient.relay_message = status, dsn, reason
         recipient.smtp_code = reply_code(reason) if origin.daemon in REMOTE_AGENTS else None
@@ -4143,7 +4147,7 @@ def take_outcome(known: Recipient, new: Recipient, released: bool) -> None:
             return
         newest = new.last_seen if known.relay_status == INCOMPLETE else max(known.last_seen, new.last_seen)
         read_again = new.last_seen <= known.last_seen       # perhaps without the line before it that told of TLS
-        stays = known.relay_status == HELD and new.relay_status == DEFERRED and not released
+        stays = stays_held(known, new.relay_status) and not released
         for name in OUTCOME:
             value = getattr(new, name)
             if value is not None or name != "relay_tls" or not read_again:
@@ -4276,9 +4280,10 @@ def follow_links(links: List[Link], stored: Dict[Tuple[str, str], List[Row]], re
             stored.update(recall(missing))
         further: List[Link] = []
         for link in links:
-            rows = latest(stored.get(child_name(link), ()), link.birth[1])
-            name = child_name(link), rows[0].first_seen if rows else 0
-            child = children[name] = children.get(name) or message_from(rows)
+            name = child_name(link)
+            rows = latest(stored.get(name, ()), link.birth[1])
+            key = name, rows[0].first_seen if rows else 0
+            child = children[key] = children.get(key) or message_from(rows)
             if child is None:
                 continue
             before = child.parent_queue_id, child.parent
@@ -5907,11 +5912,13 @@ class Follower:
         if (status.st_dev, status.st_ino) == self.current.identity:
             self.rotated_at = None
             self._open_anew()
-            self.idle_at = self.idle_at if self.current.is_ailing else now
+            if not self.current.is_ailing:
+                self.idle_at = now
             return False
         if self._has_time(now, once) or not status.st_size:
             self._open_anew()
-            self.idle_at = self.idle_at if status.st_size else now
+            if not status.st_size:
+                self.idle_at = now
             return False
         if self.current.has_grown():        # between its end and this look its writer may have come to an end
             self.next_check = now

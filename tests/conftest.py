@@ -1,4 +1,6 @@
 """What several tests need: the module, a private MariaDB, the recorded log, the tracker as a command."""
+import errno
+import io
 import lzma
 import os
 import pathlib
@@ -27,6 +29,19 @@ def corpus(tmp_path_factory):
     for packed in (ROOT / "tests" / "corpus").glob("*.xz"):
         (folder / packed.stem).write_bytes(lzma.open(packed).read())
     return folder
+
+
+class Worn(io.FileIO):
+    """A file on a disk of which all behind the first `whole` bytes is lost, but for what is read in blocks no larger than this."""
+
+    def __init__(self, path, whole, block=0):
+        super().__init__(path, "rb")
+        self.whole, self.block = whole, block
+
+    def read(self, size=-1):
+        if size > self.block and self.tell() >= self.whole:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(size)
 
 
 class Command:

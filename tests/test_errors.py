@@ -1,9 +1,7 @@
 """What people get wrong: one clear line that names the file, the key and the remedy, and the right exit code."""
 import contextlib
-import errno
 import functools
 import gzip
-import io
 import lzma
 import os
 import resource
@@ -17,7 +15,7 @@ import time
 import mariadb as mariadb_server
 from mysql.connector import connect
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Worn
 
 import mail_relay_tracker as tracker
 
@@ -220,23 +218,10 @@ def test_state_directory_missing(command, settings):
     told(command.run("-c", path), 73, "/nowhere/state.json", "[state] state_file")
 
 
-class Worn(io.FileIO):
-    """A file on a disk that gives single blocks from its beginning, and `whole` bytes in one piece; the rest is lost."""
-
-    def __init__(self, path, whole):
-        super().__init__(path, "rb")
-        self.whole = whole
-
-    def read(self, size=-1):
-        if size > 10000 and self.tell() >= self.whole:
-            raise OSError(errno.EIO, "Input/output error")
-        return super().read(size)
-
-
 @pytest.mark.parametrize("whole, rows", [(150000, True), (0, False)])
 def test_a_log_that_cannot_be_read_to_its_end(command, settings, monkeypatch, capsys, whole, rows):
     """What could be read is written."""
-    monkeypatch.setattr(tracker, "Follower", functools.partial(tracker.Follower, opener=lambda path: Worn(path, whole)))
+    monkeypatch.setattr(tracker, "Follower", functools.partial(tracker.Follower, opener=lambda path: Worn(path, whole, block=10000)))
     config = tracker.load_config(command.configure(**settings))
     said = "log file %s: cannot be read to its end: check its disk" % LOG
     with pytest.raises(tracker.LogError, match=said):

@@ -28,6 +28,7 @@ import time
 import tracemalloc
 
 import pytest
+from conftest import Worn
 
 import mail_relay_tracker as tracker
 
@@ -2054,12 +2055,18 @@ def letters_of(follower, polls=60):
     return "".join(letter for letter, run in itertools.groupby(letters) if len(list(run)) == 5)
 
 
-def missed_rotations(path, *names):
-    """A follower that read A, and was away while `a` was appended and files were made: the last of the names is the live log."""
+def who_has_read_a(path, opener=tracker.open_log):
+    """A follower that has read A, which is all there is."""
     path.write_text(lines_of("A"))
-    follower = tracker.Follower(str(path), 0.0)
+    follower = tracker.Follower(str(path), 0.0, opener)
     follower.begin(None, False)
     assert letters_of(follower) == "A"
+    return follower
+
+
+def missed_rotations(path, *names):
+    """A follower that read A, and was away while `a` was appended and files were made: the last of the names is the live log."""
+    follower = who_has_read_a(path)
     place = follower.place(follower.position)
     follower.close()
     with open(str(path), "a") as log:
@@ -2095,10 +2102,7 @@ def test_T5_an_archive_packed_later_than_the_next_file_was_written_hides_nothing
 
 def test_T5_two_rotations_between_two_looks_with_equal_mtimes(tmp_path):
     path = tmp_path / "mail.log"
-    path.write_text(lines_of("A"))
-    follower = tracker.Follower(str(path), 0.0)
-    follower.begin(None, False)
-    assert letters_of(follower) == "A"
+    follower = who_has_read_a(path)
     path.rename(str(path) + ".2")
     pathlib.Path(str(path) + ".1").write_text(lines_of("B"))
     path.write_text(lines_of("C"))
@@ -2122,10 +2126,7 @@ class Moody(io.FileIO):
 def moody(tmp_path):
     """A log on such a disk, and who follows it: A is read, a was written since."""
     path = tmp_path / "mail.log"
-    path.write_text(lines_of("A"))
-    follower = tracker.Follower(str(path), 0.0, lambda name: Moody(name, "rb"))
-    follower.begin(None, False)
-    assert letters_of(follower) == "A"
+    follower = who_has_read_a(path, lambda name: Moody(name, "rb"))
     with open(str(path), "a") as log:
         log.write(lines_of("a"))
     return path, follower
@@ -2262,10 +2263,7 @@ def forbid(*names):
 
 def test_T6_a_copy_that_cannot_be_read_yet_is_waited_for(tmp_path):
     path = tmp_path / "mail.log"
-    path.write_text(lines_of("A"))
-    follower = tracker.Follower(str(path), 0.0)
-    follower.begin(None, False)
-    assert letters_of(follower) == "A"
+    follower = who_has_read_a(path)
     path.write_text(lines_of("A") + lines_of("B"))
     shutil.copy(str(path), str(path) + ".1")
     path.write_text(lines_of("C"))
@@ -2292,21 +2290,12 @@ def test_T5_the_file_of_a_position_written_by_hand_is_rotated_and_cannot_be_read
     assert letters_of(follower) == "BC"
 
 
-class Worn(io.FileIO):
-    """A file on a disk of which all but the first 100000 bytes are lost."""
-
-    def read(self, size=-1):
-        if self.tell() >= 100000:
-            raise OSError(errno.EIO, "Input/output error")
-        return super().read(size)
-
-
 @pytest.mark.parametrize("at_end", [False, True])
 def test_a_log_whose_disk_fails_where_reading_is_to_begin(tmp_path, at_end):
     path = tmp_path / "mail.log"
     path.write_text(lines_of("A") * 1000)
     place = None if at_end else tracker.LogFile(str(path), 0).place(path.stat().st_size)
-    follower = tracker.Follower(str(path), 0.0, lambda name: Worn(name, "rb"))
+    follower = tracker.Follower(str(path), 0.0, lambda name: Worn(name, 100000))
     with pytest.raises(tracker.LogError, match=r"mail\.log: Input/output error: check \[logging\] log_file"):
         follower.begin(place, at_end)
 

@@ -571,19 +571,25 @@ def refuse(path):
     raise PermissionError(errno.EACCES, "Permission denied")
 
 
+def daemon_on(command, path, interval, waiter):
+    """A daemon that follows a log into an SQLite file beside it."""
+    table, state, rejected = (str(path) + end for end in (".db", ".json", ".rejected"))
+    config = tracker.load_config(command.configure(
+        database__engine="sqlite", database__database=table, logging__log_file=path, state__state_file=state))
+    recorder = tracker.Recorder(tracker.make_store(config), tracker.make_tracker(config), tracker.RejectFile(rejected), waiter.sleep)
+    return tracker.Daemon(config, tracker.Follower(str(path), interval), recorder, tracker.StateFile(state), waiter)
+
+
 def rows_after_a_rotation(command, monkeypatch, cut, waits, blocked):
     """The rows of the recorded log, rotated before a line, so many seconds before the daemon looks at what comes then."""
     clock = Skewed()
     monkeypatch.setattr(tracker, "clock", clock)
     lines = (ROOT / "samples" / "mail.log").read_bytes().splitlines(True)
-    path, table = command.folder / ("%d.log" % waits), command.folder / ("%d.db" % waits)
-    config = tracker.load_config(command.configure(
-        database__engine="sqlite", database__database=table, logging__log_file=path, state__state_file=str(path) + ".json"))
+    path = command.folder / ("%d.log" % waits)
     path.write_bytes(b"".join(lines[:cut]))
-    recorder = tracker.Recorder(tracker.make_store(config), tracker.make_tracker(config), tracker.RejectFile(str(path) + ".rejected"), bool)
-    daemon = tracker.Daemon(config, tracker.Follower(str(path), 5.0), recorder, tracker.StateFile(str(path) + ".json"), tracker.Waiter())
+    daemon = daemon_on(command, path, 5.0, tracker.Waiter())
     daemon.begin()
-    recorder.begin()
+    daemon.recorder.begin()
     pass_by(daemon, clock, 0)
     path.rename(str(path) + ".1")
     path.write_bytes(b"".join(lines[cut:]))
@@ -591,8 +597,8 @@ def rows_after_a_rotation(command, monkeypatch, cut, waits, blocked):
         pass_by(daemon, clock, seconds, blocked)
     for seconds in (6, 6, 6, 7200):
         pass_by(daemon, clock, seconds)
-    recorder.store.close()
-    return sorted(rows_of(tracker.make_store(config)), key=lambda row: [getattr(row, name) for name in tracker.KEY])
+    daemon.recorder.store.close()
+    return sorted(rows_of(tracker.make_store(daemon.config)), key=lambda row: [getattr(row, name) for name in tracker.KEY])
 
 
 @pytest.mark.parametrize("blocked", [False, True], ids=["not looked at", "not readable"])
@@ -622,11 +628,8 @@ class Asked(tracker.Waiter):
 def test_SIGHUP_makes_the_daemon_look_at_the_log_before_it_waits_again(command):
     path = command.folder / "mail.log"
     path.write_bytes(b"")
-    config = tracker.load_config(command.configure(database__engine="sqlite", database__database=command.folder / "t.db",
-                                                   logging__log_file=path, state__state_file=command.folder / "state.json"))
-    waiter, follower = Asked(path), tracker.Follower(str(path), 3600.0)
-    recorder = tracker.Recorder(tracker.make_store(config), tracker.make_tracker(config), tracker.RejectFile("rejected"), waiter.sleep)
-    waiter.daemon = tracker.Daemon(config, follower, recorder, tracker.StateFile(config["state_file"]), waiter)
+    waiter = Asked(path)
+    waiter.daemon = daemon_on(command, path, 3600.0, waiter)
     waiter.daemon.begin()
     waiter.daemon.follow()
     assert waiter.noticed
