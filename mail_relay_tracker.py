@@ -160,6 +160,7 @@ TRAILER_REACH = 4096                # Postfix cuts a record at 2000 bytes (msg_s
 TEXT_LIMIT = 16000                  # characters kept of a TEXT column
 SAMPLES = 100                       # failed lines, and refused rows, shown per run
 BATCH_ROWS = 500                    # rows of one statement: more gains nothing
+MAX_FINISHED = 4 * BATCH_ROWS       # finished messages that wait for the next time to write; more are written at once
 BATCH_NAMES = 400                   # queue IDs of one question: at their longest within MIN_PACKET
 BATCH_BYTES = 500000                # below max_allowed_packet of every server in the field
 
@@ -2314,6 +2315,11 @@ class Straddle(NamedTuple):
     since: int
 
 
+def client_key(host: str, client_ip: Optional[str]) -> Tuple[str, str]:
+    """By what a client's crowd is found: its address, which programs spell in letters of either case."""
+    return host, (client_ip or "").lower()
+
+
 class Connection:
     """An outbound TLS connection of a process, and the queue ID that used it last."""
 
@@ -2944,7 +2950,7 @@ class Correlator:
         if child.peer_ip is not None:
             show_front(child, child.peer_ip)
         senders = self._senders(event.envelope_from, child.envelope_from)
-        one = self._told_of((origin.host, session.client_ip.lower()), session, senders, "") if child.spf is None else None
+        one = self._told_of(client_key(origin.host, session.client_ip), session, senders, "") if child.spf is None else None
         if one is not None:
             child.spf, child.spf_result = one, one.event.result
             child.keep(one.low)
@@ -3594,7 +3600,7 @@ class Correlator:
 
     def _take_spf(self, message: Message, session: Session) -> None:
         """At `client=`: the newest result for this client, until the sender is known and may say otherwise."""
-        key = message.spf_key = (message.host, (message.client_ip or "").lower())
+        key = message.spf_key = client_key(message.host, message.client_ip)
         crowd = self._crowd(key, message.low)
         free = [one for one in crowd.free() if not one.event.refusal and self.time - one.stamp <= SPF_WAIT]
         if crowd.unnamed or len(free) > 1:
@@ -3692,7 +3698,7 @@ class Correlator:
     def _await_spf(self, message: Message, senders: Set[Optional[str]]) -> None:
         """A message, or a refused recipient, has no result: it may come in a moment."""
         for sender in senders - {None}:
-            key = message.host, (message.client_ip or "").lower(), sender
+            key = (*client_key(message.host, message.client_ip), sender)
             self.without[key] = Context(message, self.now, message.low)
         self._limit(self.without)
 
@@ -3709,7 +3715,7 @@ class Correlator:
         if event.envelope_from is None or message.client_ip is None:
             return
         senders = self._senders(event.envelope_from, message.original_envelope_from)
-        one = self._told_of((message.host, message.client_ip.lower()), session, senders, event.text or "")
+        one = self._told_of(client_key(message.host, message.client_ip), session, senders, event.text or "")
         if one is None:
             self._await_spf(message, senders)
             return
@@ -3727,7 +3733,7 @@ class Correlator:
 
     def _heed_warning(self, origin: Origin, session: Session, event: Verdict) -> None:
         """`reject_warning`: the policy server's refusal did not count (postconf(5), warn_if_reject), but its result is the session's."""
-        key = origin.host, (event.client_ip or "").lower()
+        key = client_key(origin.host, event.client_ip)
         one = self._about(key, self._senders(event.envelope_from), event.text or "")
         if one is not None and one.event.refusal:
             self._spend(key, one)
@@ -4898,12 +4904,12 @@ class MysqlStore(Store):
         options = dict(self.options, host=host, port=port)
         if options.get("unix_socket"):
             del options["host"], options["port"]
-        timeout = int(options["connection_timeout"])
+        patience = max(int(options["connection_timeout"]), 15)      # a statement may take longer than to connect
         if tuple(map(int, driver.__version__.split(".")[:2])) >= (9, 2):
-            options.update(read_timeout=max(timeout, 15), write_timeout=max(timeout, 15))
+            options.update(read_timeout=patience, write_timeout=patience)
         try:
             self.connection = driver.connect(**options)
-            self._limit_waiting(max(timeout, 15))
+            self._limit_waiting(patience)
             self.cursor = self.connection.cursor()
             self._greet()
         except Exception as error:
@@ -6737,7 +6743,7 @@ class Daemon:
             now = clock.monotonic()
             if not busy:
                 self.let_time_pass()
-            if now >= self.next_flush or len(self.tracker.correlator.finished) >= 4 * BATCH_ROWS:
+            if now >= self.next_flush or len(self.tracker.correlator.finished) >= MAX_FINISHED:
                 self.flush()
                 self.next_flush = now + self.config["cleanup_interval"]
             self.waiter.answer()
@@ -6796,7 +6802,7 @@ class Daemon:
         """Read to the end of the log and write all that is known. What may still change is read again by the next run."""
         while self.read_some(once=True):
             progress.show(self.follower.position, self.recorder)
-            if len(self.tracker.correlator.finished) >= 4 * BATCH_ROWS:
+            if len(self.tracker.correlator.finished) >= MAX_FINISHED:
                 self.recorder.flush()
                 self.keep(self.place())
         self.recorder.flush()
