@@ -818,6 +818,8 @@ RECORD = 1999                       # Postfix cuts a record at 2000 bytes (msg_s
 # An address as logged between angle brackets: the local part quoted (external form, 3.5 and later), or nothing that ends it. Before the
 # colon of a source route nothing is quoted (quote_822_local.c).
 ADDRESS = r'<((?:@[^:]*:)?"(?:[^"\\]|\\.)*"(?:@[^">]*)?|(?:@[^:]*:)?[^">;]*(?:;(?! (?:from|to|proto)=)[^">;]*)*)>'
+# The same without a route in which fields might stand: a HELO has a colon, too.
+FIELD_ADDRESS = ADDRESS.replace("[^:]*", "(?:(?! (?:from|to|proto|helo)=)[^:])*")
 # The same where text of strangers stands before it: what looks like the beginning of a trailer is not part of an address.
 SAFE_ADDRESS = r'<((?:@[^:;]*:)?"(?:[^"\\;]|\\.|;(?! (?:from|to)=<))*"(?:@[^">]*)?|[^">]*)>'
 # One in no need of quotes: nothing can be imitated in it.
@@ -884,11 +886,13 @@ def unless_repeated(text: str) -> Event:
 CLIENT_LINE = re.compile(CLIENT + r"(?:, sasl_method=([^,]*))?(?:, sasl_username=(.*?))?(?:, sasl_sender=.*)?"
                          r"(?:, orig_queue_id=([0-9A-Za-z]+))?(?:, orig_client=([^ ,\[\]]*)(?:\[([^ \]]*)\])?(?::[0-9]+)?)?$")
 DECISION = re.compile(r"((?:milter-)?[a-z_]+): ([A-Za-z-]+(?: content)?) from " + CLIENT + r": (.*)$", re.S)
-SMTPD_TRAILER = re.compile(                         # sasl_… stand only behind helo=: nobody logs in without EHLO
-    r"; (?:from=" + ADDRESS + r" ?)?(?:to=" + ADDRESS + r" ?)?(?:proto=([A-Z]+) ?)?(?:helo=<([^<>]*)>(?: sasl_method=[^ ]*)?"
+SMTPD_TRAILERS = [re.compile(                       # sasl_… stand only behind helo=: nobody logs in without EHLO
+    r"; (?:from=" + address + r" ?)?(?:to=" + address + r" ?)?(?:proto=([A-Z]+) ?)?(?:helo=<([^<>]*)>(?: sasl_method=[^ ]*)?"
     r"(?: sasl_username=((?:(?! helo=<|; from=<).)*?))?(?: sasl_sender=(?:(?! helo=<|; from=<).)*)?)?$")
-POSTSCREEN_TRAILER = re.compile(
-    r"; from=" + ADDRESS + ", to=" + ADDRESS + r", proto=([A-Z]+), helo=<([^ ]*)>()$")       # (): nobody logs in there
+    for address in (FIELD_ADDRESS, ADDRESS)]
+POSTSCREEN_TRAILERS = [re.compile(
+    r"; from=" + address + ", to=" + address + r", proto=([A-Z]+), helo=<([^ ]*)>()$")       # (): nobody logs in there
+    for address in (FIELD_ADDRESS, ADDRESS)]
 TLS_LINE = re.compile(r"[A-Z][a-z]+ TLS connection (?:established|reused) (from|to) ([^ ]+)(?: to [^ ]+)?: "
                       r"([^ ]+) with cipher ([^ ]+) ")
 TLS_CLIENT = re.compile(CLIENT + "$")
@@ -903,20 +907,23 @@ SMTPD_NOISE = (
     "issuing session ticket", "reloading session", "replacing command ", "TLS ", "Host offered ", "xsasl_", "name_", "match_", "smtpd_",
     "generic_checks", "reject_invalid", "permit_", "input attribute", "rewrite_clnt", "watchdog", "private/", "process ",
     "auto_clnt", "mail_stream", "maps_", "dict_", "send: ", "> ", "< ", "address_", "ctable_", "vstream", "event_",
-    "client certificate verification failed ", "SSL3 alert ",
+    "client certificate verification failed ", "SSL3 alert ", "CA certificate verification failed ", "cannot load Certification Authority ",
+    "cannot set default OpenSSL ", "SSL_set_fd error", "skipping address family ", "mapping DSN status ", "subject=", "issuer=",
+    "ignoring DNS RR: ", "database ",
 )
 
 
-def split_trailer(text: str, trailer: Pattern[str], cut: bool = False) -> Tuple[str, Tuple[Optional[str], ...]]:
+def split_trailer(text: str, trailers: List[Pattern[str]], cut: bool = False) -> Tuple[str, Tuple[Optional[str], ...]]:
     """The text of a decision, and (from, to, proto, helo, sasl_username) from the fields that close it.
 
     The fields are those that reach the end of the line: the text before may imitate them (trap 17), and so may a quoted
     local part within them. A record that was cut has lost them, whatever its end looks like.
 
-    >>> split_trailer("550 5.7.1 a; b; from=<x@y> to=<\\"; from=<z>\\"@d> proto=SMTP helo=<h>", SMTPD_TRAILER)[1][:2]
+    >>> split_trailer("550 5.7.1 a; b; from=<x@y> to=<\\"; from=<z>\\"@d> proto=SMTP helo=<h>", SMTPD_TRAILERS)[1][:2]
     ('x@y', '"; from=<z>"@d')
     """
-    found = None if cut else trailer.search(text, max(len(text) - TRAILER_REACH, 0))
+    reach = len(text) if cut else max(len(text) - TRAILER_REACH, 0)
+    found = next(filter(None, (trailer.search(text, reach) for trailer in trailers)), None)
     if not found:
         return text.partition("; from=<")[0].rstrip("; "), (None,) * 5
     sender, recipient, protocol, helo, username = found.groups()
@@ -925,7 +932,7 @@ def split_trailer(text: str, trailer: Pattern[str], cut: bool = False) -> Tuple[
     return text[:found.start()], (sender, recipient, protocol, helo, username or None)
 
 
-def parse_decision(queue_id: Optional[str], text: str, trailer: Pattern[str] = SMTPD_TRAILER) -> Event:
+def parse_decision(queue_id: Optional[str], text: str, trailers: List[Pattern[str]] = SMTPD_TRAILERS) -> Event:
     """`reject: RCPT from client: 550 …; from=<…> …` of smtpd, cleanup's milters and postscreen (smtpd_check.c:log_whatsup)."""
     found = DECISION.match(text)
     if not found:
@@ -938,7 +945,7 @@ def parse_decision(queue_id: Optional[str], text: str, trailer: Pattern[str] = S
     judge = "milter" if what in MILTER_ACTIONS else "access"
     if judge == "access" and what not in ACCESS_ACTIONS:
         return None
-    said, (sender, recipient, protocol, helo, username) = split_trailer(said, trailer, was_cut(queue_id or "NOQUEUE", ": ", text))
+    said, (sender, recipient, protocol, helo, username) = split_trailer(said, trailers, was_cut(queue_id or "NOQUEUE", ": ", text))
     action = what[len("milter-"):] if judge == "milter" else what
     code, dsn = enhanced(said) if action == "reject" else (None, None)
     return Verdict(queue_id, judge, action, stage, said, code, dsn, hostname or None, address, sender, recipient, protocol, helo, username)
@@ -1028,14 +1035,14 @@ def parse_proxy(text: str) -> Event:
     if not said:
         return None
     reply = said.partition("; from=<")[0]       # up to 3.4 a sender without quotes may imitate what stands behind it, but not before
-    said, (sender, recipient, protocol, helo, username) = split_trailer(said, SMTPD_TRAILER, was_cut(text))
+    said, (sender, recipient, protocol, helo, username) = split_trailer(said, SMTPD_TRAILERS, was_cut(text))
     child = queued_as(reply) if verb == "proxy-accept" else None
     if child:
         return Proxied(child, sender, protocol, helo)
-    judge, action = ("access", "reject") if verb == "proxy-reject" else ("proxy", "discard")
-    if action == "discard" and not FILTER_DROPPED.match(reply):
+    judge, action = ("access", "reject") if verb == "proxy-reject" else ("proxy", dropped_as(reply, True))
+    if action is None:
         return IGNORED
-    code, dsn = enhanced(said)
+    code, dsn = enhanced(said) if judge == "proxy" or not reply.startswith("3") else (None, None)       # 354: the answer before
     return Verdict(None, judge, action, stage, said, code, dsn, None, None, sender, recipient, protocol, helo, username)
 
 
@@ -1059,6 +1066,8 @@ DISCONNECT = Disconnect()
 PROXY_REFUSAL = re.compile(
     r'warning: proxy [^ ]+ rejected "(rcpt to|data)(?:: *' + ADDRESS + r'[^"]*)?": "([45][0-9]{2}[ -].*)"$', re.I)
 FILTER_DROPPED = re.compile(r"250[ -].*\bdiscarded\b")
+AMAVIS_DROPPED = re.compile(r"250 2\.7\.[01] Ok, discarded, id=|250 2\.5\.0 Ok(?:, id=[^ ,]*, | <[^>]*>, DSN )")
+AMAVIS_BOUNCED = re.compile(r"250 2\.5\.0 .*(?:\bBOUNCE\b|\bREJECT\b|>, DSN was sent )")
 CONNECT = re.compile("connect from " + CLIENT)
 PEER = re.compile(CLIENT + ": ")
 BROKEN = re.compile(r"(?:lost connection|timeout|too many errors) after .*? from [^ \[\]]*\[([^ \[\]]*)\](?::[0-9]+)?$")
@@ -1068,6 +1077,19 @@ def parse_broken(text: str) -> Event:
     """`lost connection after DATA (24 bytes) from …`, with the ID in front from 3.10 on (smtpd.c:smtpd_proto)."""
     found = BROKEN.match(text)
     return Broken(found.group(1)) if found else None
+
+
+def dropped_as(reply: str, near: bool) -> Optional[str]:
+    """`discard` or `bounce` when a content filter says in its reply that the mail ends with it; only of a near one any words count.
+
+    >>> dropped_as("250 2.5.0 Ok, id=00185-05-2, BOUNCE", False), dropped_as("250 2.7.0 Ok, discarded, id=1", False)
+    ('bounce', 'discard')
+    >>> dropped_as("250 discarded", False), dropped_as("250 discarded", True)
+    (None, 'discard')
+    """
+    if AMAVIS_DROPPED.match(reply):
+        return "bounce" if AMAVIS_BOUNCED.match(reply) else "discard"
+    return "discard" if near and FILTER_DROPPED.match(reply) else None
 
 
 def queued_as(reply: str) -> Optional[str]:
@@ -1088,44 +1110,47 @@ POSTSCREEN_NOISE = (
     "CONNECT ", "DISCONNECT ", "PASS ", "HANGUP ", "PREGREET ", "DNSBL ", "ALLOWLISTED ", "DENYLISTED ", "ALLOWLIST VETO ", "WHITELISTED ",
     "BLACKLISTED ", "WHITELIST VETO ", "COMMAND ", "NON-SMTP COMMAND ", "BARE NEWLINE ", "DATA without ", "BDAT without ", "cache ",
     "warning: ", "fatal: ", "error: ", "panic: ", "close database ", "entering ", "leaving ", "blacklist action", "denylist action",
-    "addr ", "statistics: ", "UNKNOWN", "tlsproxy ", "using ",
+    "addr ", "statistics: ", "UNKNOWN", "tlsproxy ", "using ", "table ", "database ",
 )
+POSTSCREEN_EDITED = re.compile(r"\[[^ \[\]]*\]:?[0-9]*: (?:discarding EHLO keywords|replacing command)")
 
 
 def parse_postscreen(text: str) -> Event:
     """postscreen: what it refuses; its commas, its port, no host name (postscreen_smtpd.c:psc_rcpt_cmd)."""
     if text.startswith("NOQUEUE: reject: "):
-        return parse_decision(None, text[9:], POSTSCREEN_TRAILER)
+        return parse_decision(None, text[9:], POSTSCREEN_TRAILERS)
     if text.startswith("reject: connect from "):
         return parse_decision(None, text.replace(" connect ", " CONNECT ", 1))
-    return is_known(text, POSTSCREEN_NOISE)
+    return IGNORED if POSTSCREEN_EDITED.match(text) else is_known(text, POSTSCREEN_NOISE)
 
 
 # -- cleanup, pickup, qmgr, bounce, postsuper
 
-CHECK = re.compile(r"((?:milter-header-)?[a-z]+): (header|body) ")
+CHECK = re.compile(r"((?:milter-header-)?[a-z]+): (?:header|body|content) ")     # content: message_reject_characters
 CHECK_TRAILERS = [re.compile(
     r" from (?:local|unknown|" + CLIENT + r");(?: from=" + address + r")?(?: to=" + address + r")?"
-    r"(?: proto=([A-Z]+))?(?: helo=<([^<>]*)>)?(?=: |:?$)") for address in (ADDRESS, SAFE_ADDRESS)]
+    r"(?: proto=([A-Z]+))?(?: helo=<([^<>]*)>)?(?=: |:?$)") for address in (FIELD_ADDRESS, SAFE_ADDRESS, ADDRESS)]
 MIME_ERROR = re.compile(r" from (?:local|unknown|" + CLIENT + "); from=" + ADDRESS + " to=(?:unknown|" + ADDRESS + ")$")
 CHECK_CONTENT = 200                 # bytes of a header that are shown (cleanup_message.c:cleanup_act_log)
 PICKUP_LINE = re.compile(r"uid=[0-9]+ from=<(.*)>(?: orig_id=([0-9A-Za-z]+))?$")
 QUEUED_LINE = re.compile(r"from=<(.*)>, size=([0-9]{1,20}), nrcpt=([0-9]{1,20}) \(queue active\)$")
 EXPIRED_LINE = re.compile(r"from=<(.*)>, status=(?:force-)?expired, returned to sender$")
 NOTIFICATION = re.compile(r"(?:sender|postmaster) (?:non-delivery|delay|delivery status) notification: ([0-9A-Za-z]+)$")
-# cleanup_message.c; smtpd.c:bdat_cmd; cleanup_map1n.c, cleanup_map11.c
-TRY_AGAIN = "message not accepted, try again later"
-NOT_TAKEN = re.compile(r"(?:queue file size limit exceeded|message rejected: hopcount exceeded"
-                       r"|BDAT request from [^ ]+ exceeds message size limit|.*%s)$" % TRY_AGAIN)
+# cleanup_message.c, cleanup_envelope.c; cleanup_out.c; smtpd.c:bdat_cmd; cleanup_map1n.c, cleanup_map11.c, cleanup_masquerade.c
+TRY_AGAIN = re.compile(r"write queue file: |.* -- message not accepted, try again later$")
+NOT_TAKEN = re.compile(r"message rejected: |queue file size limit exceeded$|BDAT request from [^ ]+ exceeds message size limit$|"
+                       + TRY_AGAIN.pattern)
 SPAM_HEADER = re.compile(r"X-Spam-Status: (Yes|No), (?:score|hits)=(-?[0-9.]+)(?:[ ?]+required=(-?[0-9.]+))?"
                          r"(?:[ ?]+tests=((?:[A-Za-z0-9_]+,[ ?]*)*[A-Za-z0-9_]*))?", re.I)
 CLEANUP_REMOVED = frozenset(("removed", "removed (canceled)", "removed (discarded)"))
-CLEANUP_NOISE = ("fatal: ", "error: ", "panic: ", "table ", "statistics: ", "milter8", "dict_", "maps_")
+CLEANUP_NOISE = ("fatal: ", "error: ", "panic: ", "table ", "statistics: ", "milter8", "dict_", "maps_", "database ")
 CLEANUP_ID_NOISE = ("resent-message-id=", "warning: ", "enabling ", "unable to ", "message-content-length")
-QMGR_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "scanning ", "qmgr_", "incoming ", "mail for ")
-OPERATION_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ")
+QMGR_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "scanning ", "qmgr_", "incoming ", "mail for ",
+              "database ")
+OPERATION_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "database ")
 POSTSUPER_NOISE = OPERATION_NOISE + ("Deleted: ", "Requeued: ", "Placed on hold: ", "Released from hold: ", "Force-expired: ", "Expired: ",
-                                     "Renamed ", "renamed ", "removed ", "Moved ", "moved ", "Cleaned ", "Total: ", "expired ")
+                                     "Renamed ", "renamed ", "removed ", "Moved ", "moved ", "Cleaned ", "Total: ", "expired ",
+                                     "remove directory ", "remove subdirectory ")
 HANDLED = {"requeued": "requeue", "placed on hold": "hold", "released from hold": "release"}
 
 
@@ -1138,7 +1163,7 @@ def parse_cleanup(text: str) -> Event:
         return MessageId(queue_id, rest[11:])
     found = CHECK.match(rest)
     if found:
-        return parse_check(queue_id, found.group(1), rest[found.end():])
+        return parse_check(queue_id, found.group(1), rest[found.end():], was_cut(text))
     if rest.startswith("milter-"):
         return parse_decision(queue_id, rest)
     if rest in CLEANUP_REMOVED:
@@ -1147,21 +1172,24 @@ def parse_cleanup(text: str) -> Event:
         return parse_delivery(text)
     if rest.startswith("reject: mime-error "):
         return parse_mime_error(queue_id, rest)
-    return is_known(rest, CLEANUP_ID_NOISE)
+    return IGNORED if rest.startswith(CLEANUP_ID_NOISE) else not_taken(queue_id, rest)
 
 
 def parse_not_taken(text: str) -> Event:
     """`warning: QID: queue file size limit exceeded`: a refusal that no other line tells; any other warning is noise."""
     _, queue_id, why = (text.split(": ", 2) + ["", ""])[:3]
-    if is_queue_id(queue_id) and NOT_TAKEN.match(why):
-        return Verdict(queue_id, "cleanup", "reject", "END-OF-MESSAGE", why)
-    return IGNORED
+    return is_queue_id(queue_id) and not_taken(queue_id, why) or IGNORED
 
 
-def parse_check(queue_id: str, what: str, content: str) -> Event:
+def not_taken(queue_id: str, why: str) -> Event:
+    """Why a mail was not taken in; None when the words tell nothing of that."""
+    return Verdict(queue_id, "cleanup", "reject", "END-OF-MESSAGE", why) if NOT_TAKEN.match(why) else None
+
+
+def parse_check(queue_id: str, what: str, content: str, cut: bool) -> Event:
     """`hold: header Subject: … from client; from=<…> to=<…> proto=… helo=<…>: text` (cleanup_message.c:cleanup_act_log)."""
     action = what[len("milter-header-"):] if what.startswith("milter-header-") else what
-    if was_cut(queue_id, ": ", what, ": header ", content):
+    if cut:
         return IGNORED if action in QUIET_ACTIONS else Verdict(queue_id, "check", action, "END-OF-MESSAGE", content)    # without trailer
     trailer = find_trailer(content)
     if trailer is None:
@@ -1187,7 +1215,7 @@ def find_trailer(content: str) -> Optional[Match[str]]:
     for pattern in CHECK_TRAILERS:
         found = [one for one in pattern.finditer(content, 0, CHECK_CONTENT + TRAILER_REACH) if one.start() <= CHECK_CONTENT]
         readings += found[-1:]
-    return max(readings, key=lambda one: one.end(), default=None)
+    return max(readings, key=lambda one: one.end(), default=None)       # of equals the first
 
 
 def parse_spam_header(queue_id: str, content: str) -> Optional[Spam]:
@@ -1280,14 +1308,17 @@ SMTP_NOISE = (
     "connect to ", "warning: ", "certificate verification failed ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "using ",
     "setting up TLS ", "SSL_connect", "initializing the client-side TLS engine", "Server certificate ", "host ", "subject_CN=", "process ",
     "server certificate ", "smtp_", "looking for session ", "save session ", "reloaded session ", "Host offered ", "send attr", "TLS ",
-    "discarding EHLO keywords: ", "remove session ", "SSL3 alert ",
+    "discarding EHLO keywords: ", "remove session ", "SSL3 alert ", "TLSRPT: ", "skipping SRV lookup ",
+    "CA certificate verification failed ", "cannot load Certification Authority ", "cannot set default OpenSSL ", "SSL_set_fd error",
+    "skipping address family ", "database ", "SMTPS wrappermode ",
 )
 DELIVERY_ID_NOISE = (
     "host ", "connect to ", "lost connection with ", "conversation with ", "enabling PIX ", "passing <", "breaking line ", "info: ",
     "warning: ", "status=deferred", "Cannot start TLS", "TLS ", "SASL ", "Server certificate ", "replace: ", "prepend: ", "strip: ",
     "Host or domain name ", "unable to look up ", "Protocol error", "local data error ", "mail for ", "message size ", "Sender requested ",
     "Domain ", "SMTPUTF8 ", "delivery temporarily ", "temporary ", "Recipient ", "no MX host ", "bare ", "filter: ", "ignore: ", "dane ",
-    "TLSA lookup error ",
+    "TLSA lookup error ", "unexpected server message", "client TLS configuration problem", "server configuration error",
+    "Server configuration error", "Temporary lookup error", "unreadable mail queue entry", "Sender requires verified TLS",
 )
 
 
@@ -1412,13 +1443,15 @@ DKIM_TEXTS = {                       # what a line begins with, and the result i
 DKIM_TROUBLE = re.compile(r"(?:[A-Za-z0-9_()]+: )?(?:resource unavailable|internal error from libopendkim): ")
 OPENDKIM_NOISE = ("not authenticated", "no signing ", "no MTA name match", "no macros match", "external host ", "ignoring ", "can't ",
                   "RFC5322 header requirement error", "signature generation error", "SSL",
-                  "dkim_", "mlfi_", "unable ", "no valid ", "queue ID", "cannot ", "failed ", "VBR ", "policy ", "author ", "cache ")
+                  "dkim_", "mlfi_", "unable ", "no valid ", "queue ID", "cannot ", "failed ", "VBR ", "policy ", "author ", "cache ",
+                  "domain ", "skipping signing ", "BodyLengthDB ", "signing table ", "error ", "not POP ", "rate limit ",
+                  "DKIM-Signature header add failed", "smfi_", "malloc()", "popen()", "pclose()")
 DMARC_LINE = re.compile(r"([^ :]+) (pass|fail|none|temperror|permerror)$")
 DMARC_SPF = re.compile(r"SPF\((?:mailfrom|helo)\): (.*?) ?(pass|fail|softfail|neutral|none|tempfail|temperror|permerror)$")
 DMARC_QUERY = re.compile(r"opendmarc_policy_query_dmarc\(([^ ()]*)\) returned status ([0-9]+)$")
 OPENDMARC_NOISE = ("RFC5322 ", "multi-valued From ", "unable to parse From", "ignoring ", "opendmarc_policy_", "ARC ", "can't ",
                    "Authentication-Results ", "failed ", "missing ", "cannot ", "error ", "no ", "unable ", "dmarc", "smfi_", "authserv",
-                   "implicit ")
+                   "implicit ", "DMARC context ", "popen()", "pclose()")
 
 
 def parse_opendkim(text: str) -> Event:
@@ -1644,7 +1677,8 @@ SPAMD_REQUIRED = re.compile(r"[, ]required_score=(-?[0-9.]+)")
 AMAVIS = re.compile(r"\([^ )]*\) (?:Passed|Blocked) ([A-Z-]+)")
 AMAVIS_ACTIONS = re.compile(r"\) \{[A-Za-z,]*\}, ")
 AMAVIS_ADDRESS = r'<(?:"(?:[^"\\]|\\.)*"@[^"<>]*|[^"<>]*)>'
-AMAVIS_MAIL = re.compile(AMAVIS_ADDRESS + " -> " + AMAVIS_ADDRESS + "(?:," + AMAVIS_ADDRESS + r")*(?:, \(\))?(?:, quarantine: [^ ,]+)?"
+AMAVIS_MAIL = re.compile(AMAVIS_ADDRESS + " -> " + AMAVIS_ADDRESS + "(?:," + AMAVIS_ADDRESS + r")*"
+                         r"(?:, \([][0-9A-Za-z.:+/_< -]*\))?(?:, tls: [^ ,]+)?(?:, quarantine: [^ ,:]+(?:, [^ ,:]+(?=,))*)?"
                          r"(?:, Queue-ID: ([0-9A-Za-z]+))?(?:, Message-ID: <([^>]*|(?:(?!, ).)*)>)?"
                          r"(?:, Resent-Message-ID: <(?:[^>]*|(?:(?!, ).)*)>)?(?:, mail_id: [^ ,]+)?"
                          r"(?:, b: [^ ,]+)?, Hits: (-?[0-9.]+|-)(?:, size: [0-9]+)?(?:, pt: [^ ,]*)?"
@@ -1658,6 +1692,7 @@ RSPAMD = re.compile(RSPAMD_OPENING + r"([^>]*|[^ ]*)>(?:, qid: <([^>]*)>)?(?:, i
                     r"(?:, user: [^,]*)?(?:, from: " + ADDRESS + r")?,? \(default: ([TFS]) \(([a-z ]+)\): \[(-?[0-9.]+)/(-?[0-9.]+)\] "
                     r"\[((?:(?!\(default: ).)*)\]\)", re.S)
 RSPAMD_ID = re.compile(RSPAMD_OPENING)
+RSPAMD_NO_VERDICT = frozenset(("no action", "greylist", "soft reject"))
 RSPAMD_SYMBOL = re.compile(r"(?:^|,)([A-Z][A-Z0-9_]*)\(")
 SRS_PAIR = re.compile(r"[^>]*> (?!reversed to )[a-z ]+ <[^>]*>$")
 SRS_OPENING = re.compile(r"(?:[0-9A-Za-z]+: )?(?:srs_forward: )?<")
@@ -1749,12 +1784,13 @@ def parse_rspamd(text: str) -> Event:
     found = RSPAMD.match(text)
     if not found:
         return None if RSPAMD_ID.match(text) else unless_repeated(text)
-    if found.group(4) == "S":
+    mid, queue_id, _, flag, action, score, required, symbols = found.groups()
+    told = action not in RSPAMD_NO_VERDICT      # T (greylist) is but the first try of a mail; S skips the scan, but for GTUBE
+    if flag == "S" and not told:
         return IGNORED
-    mid, queue_id, _, flag, _, score, required, symbols = found.groups()
     tests = ",".join(RSPAMD_SYMBOL.findall(symbols))
     known = queue_id if queue_id and is_queue_id(queue_id) else None
-    return Spam(known, mid.partition(">")[0], "Yes" if flag == "T" else "No", number(score), number(required), tests)
+    return Spam(known, mid.partition(">")[0], "Yes" if flag != "F" and told else "No", number(score), number(required), tests)
 
 
 def parse_postsrsd(text: str) -> Event:
@@ -2059,7 +2095,6 @@ REMOTE_REPLY = re.compile(
     r"(?:Protocol error: )?(?:host [^ ]+ (?:said|refused to talk to me): "
     r"|SASL (?:\[CACHED\] )?authentication failed; server [^ ]+ said: |TLS is required, but host [^ ]+ refused to start TLS: )?"
     r"([2-5][0-9]{2})(?=[ -]|$)")
-AMAVIS_DROPPED = re.compile(r"250 2\.7\.[01] Ok, discarded, id=")
 DMARC_REJECT = re.compile(r"5\.7\.1 rejected by DMARC policy for ([^ ;]+)")
 SPAM_REJECTS = ("5.7.1 Blocked by SpamAssassin", "5.7.1 Spam message rejected")     # spamass-milter, rspamd
 OWN_NETWORK = re.compile(r"127\.|::1$|10\.|192\.168\.|172\.(?:1[6-9]|2[0-9]|3[01])\.|169\.254\.|f[cd][0-9a-f]{2}:|fe80:", re.I)
@@ -2067,7 +2102,7 @@ CLIENT_FACTS = frozenset(("client_hostname", "client_ip", "client_tls", "sasl_us
 SCORE = ("spam_status", "spam_score", "exact_score", "spam_required", "spam_tests")
 MID_PLAIN = re.compile(r"[!-+\--;=@-\[\]^`-~]*$")
 MID_NOISE = re.compile(r"(?:\\x\{[0-9A-Fa-f]+\}|\\\\|[^!-+\--;=@-\[\]^`-~])+")
-SWEPT = {"hold": HELD, "discard": DISCARDED, "reject": REJECTED}
+SWEPT = {"hold": HELD, "discard": DISCARDED, "reject": REJECTED, "bounce": BOUNCED}
 
 
 class Pile:
@@ -2352,6 +2387,11 @@ class Link(NamedTuple):
     forwarded: bool = False
 
 
+def comes_from(message: Message, queue_id: Optional[str]) -> bool:
+    """Whether a message was made of another one, by its ID."""
+    return queue_id is not None and message.parent_queue_id == queue_id
+
+
 def birth_during(delay: Optional[float], time: int) -> Tuple[int, int]:
     """When a message may have come into being that was made by a delivery told of at `time`, `delay` seconds after the mail's arrival."""
     return time - int((delay or 0) * SECOND) - BIRTH_SLACK, time + BIRTH_SLACK
@@ -2551,13 +2591,6 @@ def is_near(address: Optional[str]) -> bool:
     (True, False, False)
     """
     return OWN_NETWORK.match(address or "") is not None
-
-
-def is_dropped(daemon: str, reason: str, near: bool) -> bool:
-    """Whether `sent` reached nobody: local(8) threw the mail away, or a content filter told so."""
-    if daemon == "local" and reason == "discarded":
-        return True
-    return AMAVIS_DROPPED.match(reason) is not None or near and FILTER_DROPPED.match(reason) is not None
 
 
 def may_scan(recipient: Recipient) -> bool:
@@ -3312,8 +3345,8 @@ class Correlator:
         child = forwarded.group(1) if forwarded else queued_as(reason)
         recipient.next_queue_id = child
         if child is None:
-            if "discarded" in reason and is_dropped(origin.daemon, reason, is_near(handed_to(recipient))):
-                recipient.relay_status = DISCARDED
+            dropped = "discard" if origin.daemon == "local" and reason == "discarded" else dropped_as(reason, is_near(handed_to(recipient)))
+            recipient.relay_status = SWEPT[dropped] if dropped else recipient.relay_status
             return
         near = is_near(handed_to(recipient))
         if forwarded:
@@ -3415,7 +3448,8 @@ class Correlator:
         if message is None or message.queue_id == child:
             key = origin.host, message_id_forms(message_id)[1]
             gone = [one for one in self.gone.get(key, ()) if self.now - one.time <= DISORDER]
-            ended = [one for one in self.by_message_id.get(key, ()) if one.ended and one.spam_status is None and one.queue_id != child]
+            ended = [one for one in self.by_message_id.get(key, ()) if one.ended and one.spam_status is None and not comes_from(one, child)]
+            ended.sort(key=lambda one: one.queue_id == child)       # the one that the filter made stands before the queue
             if gone:
                 message = self._find(origin, gone[0].value)
                 message.keep(gone[0].low)
@@ -3434,9 +3468,9 @@ class Correlator:
             for twins in self.by_message_id.values():
                 self._gather(twins)
         found = self.by_message_id.get((origin.host, message_id_forms(message_id)[1]), ())
-        if len(found) == 1 and found[0].spam_status is None and not found[0].ended:
+        if len(found) == 1 and found[0].spam_status is None and not found[0].ended and child is None:
             return found[0]
-        unscanned = [message for message in found if message.spam_status is None and not message.ended]
+        unscanned = [message for message in found if message.spam_status is None and not message.ended and not comes_from(message, child)]
         return min(unscanned, key=lambda message: (message.queue_id == child, message.queued), default=None)
 
     def _keep_gone(self, key: Tuple[str, str], gone: List[Context]) -> None:
@@ -3841,6 +3875,17 @@ def inherit(message: Message) -> None:
             recipient.orig_to = same.get(recipient.upstream_to) or named.get(recipient.orig_to or "", recipient.orig_to)
 
 
+def number_heirs(message: Message, parent: Message, tracks: DomainFilter) -> None:
+    """Number the recipients of which only what they inherited shows that they are tracked: by the address they had on the first leg; or
+    because local(8) made them of a tracked one, whose name it keeps to itself when there is an `owner-` alias (alias.c).
+    """
+    made = any(one.recipient_no is not None and one.relay_host == "local" and goes_on(one) and one.next_queue_id == message.queue_id
+               for one in parent.recipients)
+    for recipient in message.recipients:
+        if recipient.recipient_no is None and (made or tracks.tracks(recipient.orig_to, recipient.upstream_to)):
+            recipient.recipient_no, message.next_no = message.next_no, message.next_no + 1
+
+
 def fill_in(message: Message) -> None:
     """Fill what stands in for something never logged."""
     if message.spf is not None and message.spf.contended and message.envelope_from is None:
@@ -3881,9 +3926,14 @@ def stand_in_for(message: Message) -> Optional[Recipient]:
 
 
 def comes_again(message: Message) -> bool:
-    """Whether nothing was refused: pickup keeps what cleanup cannot take for now, and tries again under another ID (pickup.c)."""
+    """Whether nothing was refused: of mail that no client brought, what cleanup cannot take for now is kept by the one that brought it,
+    who tries again under another ID: pickup (pickup.c), local, bounce.
+    """
     state = message.state
-    return message.pickup_sender is not None and state is not None and state.status == REJECTED and (state.text or "").endswith(TRY_AGAIN)
+    if state is None or state.status != REJECTED or message.peer_ip is not None or message.stored \
+            or not is_loopback(message.client_ip or "::1"):       # of local mail a milter's refusal names this host as its client
+        return False
+    return TRY_AGAIN.match(state.text or "") is not None or (state.dsn or "").startswith("4.")
 
 
 def rows_of(message: Message, tracks: DomainFilter) -> List[Row]:
@@ -3900,6 +3950,7 @@ def rows_of(message: Message, tracks: DomainFilter) -> List[Row]:
         message.recipients += [stand_in] if stand_in else []
     if message.parent is not None:
         inherit(message)
+        number_heirs(message, message.parent, tracks)
     fill_in(message)
     facts = _message_values(message)
     rows = [make_row(facts + _recipient_values(recipient)) for recipient in message.recipients if recipient.recipient_no is not None]
@@ -3957,15 +4008,13 @@ def absorb(message: Message, stored: Iterable[Row]) -> List[Link]:
     replaces an older one, never the other way round. Returns the links to the messages that inherit from what was unknown until now.
     """
     rows = continued_rows(message, stored) if message.continued else born_rows(message, stored)
-    same_birth = bool(rows) and not message.continued and rows[0].first_seen == message.first_seen
+    same_birth = bool(rows) and not message.continued and rows[0].first_seen <= message.first_seen
     if not rows or not same_birth and contradicts(message, rows[0]):
         return []
     message.stored, message.first_seen = {row.recipient_no: row for row in rows}, rows[0].first_seen
-    own = {"envelope_from", "original_envelope_from"}
-    if is_loopback(rows[0].client_ip or "") and not is_loopback(message.client_ip or "127.0.0.1"):
-        own |= {"client_hostname", "client_ip"}     # stored before the filter in front told whom it speaks for
-    if message.fronted:
-        own |= CLIENT_FACTS
+    if same_birth and not message.fronted:
+        forget_hop(message, rows[0])
+    own = own_facts(message, rows[0])
     for name in FACTS:
         known = getattr(rows[0], name)
         if known is not None and name not in own and not (name == "spf_result" and known == message.called_in):
@@ -3976,6 +4025,23 @@ def absorb(message: Message, stored: Iterable[Row]) -> List[Link]:
         recipient.last_seen = max(recipient.last_seen, message.first_seen)
     unite(message, [recipient_from(row) for row in rows])
     return [] if message.continued or same_birth else heirs_of(message)
+
+
+def own_facts(message: Message, row: Row) -> Set[str]:
+    """The columns that a message knows better than its row."""
+    own = {"envelope_from", "original_envelope_from"}
+    if is_loopback(row.client_ip or "") and not is_loopback(message.client_ip or "127.0.0.1"):
+        own |= {"client_hostname", "client_ip"}     # stored before the filter in front told whom it speaks for
+    if message.fronted:                 # read again from its midst, that session may tell less: nothing is erased
+        own |= {name for name in CLIENT_FACTS if getattr(message, name) is not None or row.client_ip != message.client_ip}
+    return own
+
+
+def forget_hop(message: Message, row: Row) -> None:
+    """Let a message that is read again without the session in front of its filter take the client from its row: its own is the filter."""
+    if message.peer_ip is not None and row.client_ip not in (None, message.client_ip) and not is_loopback(row.client_ip or ""):
+        for name in CLIENT_FACTS:
+            setattr(message, name, getattr(row, name))
 
 
 def heirs_of(message: Message) -> List[Link]:
@@ -4008,14 +4074,19 @@ def latest(rows: Iterable[Row], moment: int) -> List[Row]:
 
 
 def born_rows(message: Message, stored: Iterable[Row]) -> List[Row]:
-    """The rows of a birth: of its very moment; else those that began without one, for the older log is read after the newer one.
+    """The rows of a birth: of its very moment; else those that began without one, for the older log is read after the newer one; else
+    those that began with what another process said a moment before, where reading began anew between the two.
 
     Their first_seen, by which they are found, stays.
     """
     rows = [row for row in stored if message.first_seen <= row.first_seen <= message.first_seen + ROWS_LIFE]
     first = min((row.first_seen for row in rows), default=0)
     rows = [row for row in rows if row.first_seen == first]
-    return rows if first == message.first_seen or rows and is_rest(rows[0], message) else []
+    if first == message.first_seen or rows and is_rest(rows[0], message):
+        return rows
+    early = [row for row in stored if message.first_seen - BIRTH_DISORDER <= row.first_seen < message.first_seen < row.last_seen]
+    first = max((row.first_seen for row in early), default=0)
+    return [row for row in early if row.first_seen == first]
 
 
 def is_rest(row: Row, message: Message) -> bool:
@@ -4174,13 +4245,14 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
     """Turn what is ready into rows, after asking the store what it knows of it.
 
     `recall` takes (server_hostname, queue_id) pairs and returns the rows it has of each. It is asked for continuations, those from which
-    others came included, for messages not newer than what the store may hold (`known_until`), for parents and children out of
+    others came included, for messages hardly newer than what the store may hold (`known_until`), for parents and children out of
     memory.
     """
     messages, links = harvest.messages, harvest.links       # what is learnt of links stays for a second try
-    names = {name_of(message) for message in messages if message.continued or message.first_seen <= known_until}
+    names = {name_of(message) for message in messages if message.continued or message.first_seen <= known_until + BIRTH_DISORDER}
     names |= {parent_name(message) for message in messages if lost_parent(message)}
     parents = [parent for message in messages if message.parent is not None for parent in lineage(message) if is_apart(parent)]
+    parents += [link.parent for link in links if is_apart(link.parent)]
     names |= {name_of(parent) for parent in parents}
     names |= {child_name(link) for link in links}
     stored = recall(names) if names else {}

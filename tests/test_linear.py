@@ -153,7 +153,7 @@ def attacks_on_pattern(pattern):
 
 SOURCE = ast.parse(inspect.getsource(tracker))
 METHODS = ("match", "fullmatch", "search", "finditer", "findall", "sub", "split")
-HANDED_ON = {"SMTPD_TRAILER": "search", "POSTSCREEN_TRAILER": "search", "CHECK_TRAILERS": "finditer", "PLAIN": "match",
+HANDED_ON = {"SMTPD_TRAILERS": "search", "POSTSCREEN_TRAILERS": "search", "CHECK_TRAILERS": "finditer", "PLAIN": "match",
              "STAMP_FORMS": "match"}                # patterns that are used under another name
 
 
