@@ -313,7 +313,9 @@ class Connect(NamedTuple):
 
 
 class Disconnect(NamedTuple):
-    """smtpd: the client is gone (smtpd.c:smtpd_service)."""
+    """smtpd: the client is gone (smtpd.c:smtpd_service). `took_all`: it was this host itself, and each mail that it began was taken."""
+
+    took_all: Optional[bool] = None
 
 
 class Broken(NamedTuple):
@@ -999,7 +1001,9 @@ def parse_connect(text: str) -> Event:
 
 def parse_disconnect(text: str) -> Event:
     """`disconnect from name[address] ehlo=1 …`."""
-    return DISCONNECT if text.startswith("disconnect from ") else parse_session(text)
+    if not text.startswith("disconnect from "):
+        return parse_session(text)
+    return Disconnect(True) if TOOK_ALL.match(text) else DISCONNECT
 
 
 def parse_noqueue(text: str) -> Event:
@@ -1063,6 +1067,8 @@ SMTPD_OPENINGS = {                  # the first seven letters of a line; no queu
     "Trusted": parse_session, "Verifie": parse_session, "warning": parse_session, "lost co": parse_session,
 }
 DISCONNECT = Disconnect()
+TOOK_ALL = re.compile(r"disconnect from localhost\[127\.0\.0\.1\] (?:(?!mail=)[a-z]+=[0-9/]+ )*mail=([0-9]+)(?:/[0-9]+)? "
+                      r"(?:(?!data=)[a-z]+=[0-9/]+ )*data=\1(?:/[0-9]+)? ")
 PROXY_REFUSAL = re.compile(
     r'warning: proxy [^ ]+ rejected "(rcpt to|data)(?:: *' + ADDRESS + r'[^"]*)?": "([45][0-9]{2}[ -].*)"$', re.I)
 FILTER_DROPPED = re.compile(r"250[ -].*\bdiscarded\b")
@@ -1946,7 +1952,7 @@ def usual_spamd(groups: Groups, text: str) -> Event:
 
 USUAL = {
     parse_smtpd: (usual_smtpd, shapes(
-        "connect from " + USUAL_CLIENT, "(disconnect from ).*",
+        "connect from " + USUAL_CLIENT, r"(disconnect from )(?!localhost\[).*",
         USUAL_ID + "client=" + USUAL_CLIENT + r"(?:, sasl_method=[^, \n]*, sasl_username=([^, =\n]+))?",
         "Anonymous TLS connection established from " + USUAL_CLIENT + ": " + USUAL_TLS,
         # Of the texts that fit, the longest: no address behind it can hold the beginning of another trailer.
@@ -2261,7 +2267,7 @@ class Session:
     """An smtpd process while it serves one client. `low`: position of the first line that told something worth keeping."""
 
     __slots__ = ("client_hostname", "client_ip", "client_tls", "helo", "protocol", "sasl_username", "started", "low", "pending", "spf",
-                 "message", "live")
+                 "message", "live", "took_all")
 
     def __init__(self, client_hostname: Optional[str], client_ip: Optional[str], started: int) -> None:
         self.client_hostname, self.client_ip, self.started = client_hostname, client_ip, started
@@ -2270,7 +2276,7 @@ class Session:
         self.pending: Tuple[Verdict, ...] = ()
         self.spf: Optional[Waiting] = None
         self.message: Optional[Message] = None
-        self.live = True
+        self.live, self.took_all = True, False
 
     def keep(self, low: int) -> None:
         """What a line at `low` told is worth keeping."""
@@ -2604,13 +2610,14 @@ def handed_to(recipient: Recipient) -> Optional[str]:
 
 
 def is_own(relay_ip: Optional[str], peer_ip: Optional[str]) -> bool:
-    """Whether a message that came from `peer_ip` can be the one handed to `relay_ip`: a filter on this host or its own network.
+    """Whether a message that came from `peer_ip` can be the one handed to `relay_ip`: a filter on this host, by whatever address of it, or
+    on its own network.
 
     A server out in the world may say `queued as` what it likes.
     """
     if not relay_ip or not peer_ip or not is_near(relay_ip):
         return False
-    return peer_ip == relay_ip or (is_loopback(relay_ip) and is_loopback(peer_ip))
+    return peer_ip == relay_ip or is_loopback(peer_ip)
 
 
 def is_loopback(address: str) -> bool:
@@ -2793,7 +2800,8 @@ class Correlator:
     def _may_be_tracked(self, message: Message) -> bool:
         """Whether a domain filter is set, and a message that began here was not delivered yet to anybody: to whom it goes decides."""
         return bool(self.filter.domains) and (not message.continued or message.message_id is not None) \
-            and all(one.recipient_no is None and one.upstream_to is None for one in message.recipients)
+            and all(one.recipient_no is None and one.upstream_to is None for one in message.recipients) \
+            and not any(self.filter.tracks(one.recipient, None) for one in message.pending)
 
     @staticmethod
     def _is_guessed(message: Message) -> bool:
@@ -2814,8 +2822,11 @@ class Correlator:
 
     @staticmethod
     def _is_coming_in(message: Message) -> bool:
+        """Whether its client is still sending it; or, when that is this host itself, has yet to tell by its leave whether it did."""
         session = message.session
-        return session is not None and session.live and session.message is message and not message.queued
+        if session is None or not session.live or message.queued:
+            return False
+        return session.message is message or message.message_id is None and message.peer_ip == "127.0.0.1"
 
     def harvest(self) -> Harvest:
         """Hand out what is finished, and forget it: the caller writes it before it saves a position."""
@@ -2925,6 +2936,9 @@ class Correlator:
 
     def fold_disconnect(self, origin: Origin, event: Disconnect) -> None:
         """The client is gone, and with it a message that it never sent."""
+        session = self.sessions.get(origin.prefix)
+        if session is not None and event.took_all:
+            session.took_all = True
         self._end_session(origin)
 
     def fold_broken(self, origin: Origin, event: Broken) -> None:
@@ -3908,12 +3922,20 @@ def is_double_bounce(message: Message) -> bool:
     return message.client_ip is None and (message.envelope_from or "").startswith("double-bounce@")
 
 
+def is_in_maildrop(message: Message) -> bool:
+    """Whether `sendmail -bs` took it in: its smtpd lays each mail into the maildrop, and pickup brings that under another ID (smtpd(8)).
+
+    Each mail of the session was taken, but cleanup, which logs the Message-ID of all that it takes, never spoke of this one.
+    """
+    return message.session is not None and message.session.took_all and message.message_id is None and not message.queued
+
+
 def stand_in_for(message: Message) -> Optional[Recipient]:
     """The recipient of a message that named none, when there is enough to tell of it to make a row.
 
     Postfix's own address probes (verify.c) name none until they are answered, and make no row then: only their sender tells.
     """
-    if is_double_bounce(message):
+    if is_double_bounce(message) or is_in_maildrop(message) and message.state is None:
         return None
     told = message.client_ip or message.envelope_from is not None or message.state or message.pickup_sender is not None
     if not told and (message.message_id is None or message.generated):

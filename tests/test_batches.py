@@ -134,6 +134,27 @@ def test_a_result_called_in_from_a_written_message_stays_so_when_that_goes_on_in
     assert Reader().read(SHOWN, CALLED_IN + GOES_ON) == rows
 
 
+SLOW_FILTER = """
+00:00 postfix/smtpd[11]: 3A1B2172385: client=mail.good.test[192.0.2.10]
+00:00 postfix/cleanup[12]: 3A1B2172385: message-id=<f@good.test>
+00:00 postfix/qmgr[13]: 3A1B2172385: from=<a@good.test>, size=1365, nrcpt=1 (queue active)
+00:00 postfix/smtpd[11]: disconnect from mail.good.test[192.0.2.10]
+00:45 postfix/smtpd[17]: 3A1C3172386: client=localhost[127.0.0.1]
+00:45 postfix/cleanup[12]: 3A1C3172386: message-id=<f@good.test>
+00:45 postfix/qmgr[13]: 3A1C3172386: from=<a@good.test>, size=1365, nrcpt=1 (queue active)
+00:45 postfix/lmtp[40]: 3A1C3172386: to=<b@ok.test>, relay=mx[lmtp], delay=0, delays=0/0/0/0, dsn=2.0.0, status=sent (250 Saved)
+00:45 postfix/qmgr[13]: 3A1C3172386: removed
+00:45 postfix/smtp[41]: 3A1B2172385: to=<b@ok.test>, relay=127.0.0.1[127.0.0.1]:10024, delay=45, delays=0/0/0/45, dsn=2.0.0, \
+status=sent (250 Ok: queued as 3A1C3172386)
+00:45 postfix/qmgr[13]: 3A1B2172385: removed"""
+
+
+def test_what_a_slow_filter_hands_back_inherits_of_a_message_that_was_written_meanwhile():
+    rows = Reader().read(*one_by_one(SLOW_FILTER))
+    assert [(row.client_ip, row.relay_status) for row in rows] == [("192.0.2.10", "requeued"), ("192.0.2.10", "sent")]
+    assert Reader().read(SLOW_FILTER) == rows
+
+
 NEWER = """
 00:59 postfix/smtpd[5]: 4F00061BBB: client=localhost[127.0.0.1]
 00:59 postfix/cleanup[2]: 4F00061BBB: message-id=<a@a.example>
