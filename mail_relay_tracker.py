@@ -1072,8 +1072,8 @@ TOOK_ALL = re.compile(r"disconnect from localhost\[127\.0\.0\.1\] (?:(?!mail=)[a
 PROXY_REFUSAL = re.compile(
     r'warning: proxy [^ ]+ rejected "(rcpt to|data)(?:: *' + ADDRESS + r'[^"]*)?": "([45][0-9]{2}[ -].*)"$', re.I)
 FILTER_DROPPED = re.compile(r"250[ -].*\bdiscarded\b")
-AMAVIS_DROPPED = re.compile(r"250 2\.7\.[01] Ok, discarded, id=|250 2\.5\.0 Ok(?:, id=[^ ,]*, | <[^>]*>, DSN )")
-AMAVIS_BOUNCED = re.compile(r"250 2\.5\.0 .*(?:\bBOUNCE\b|\bREJECT\b|>, DSN was sent )")
+AMAVIS_DROPPED = re.compile(r"250 2\.7\.[01] Ok, discarded, id=|250 2\.5\.0 Ok(?:, id=[^ ,]*, | <.*>, DSN (?:was sent|suppressed))")
+AMAVIS_BOUNCED = re.compile(r"250 2\.5\.0 Ok(?:, id=.*\b(?:BOUNCE|REJECT)\b| <.*>, DSN was sent \()")
 CONNECT = re.compile("connect from " + CLIENT)
 PEER = re.compile(CLIENT + ": ")
 BROKEN = re.compile(r"(?:lost connection|timeout|too many errors) after .*? from [^ \[\]]*\[([^ \[\]]*)\](?::[0-9]+)?$")
