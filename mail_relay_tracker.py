@@ -5551,8 +5551,20 @@ def siblings(path: str) -> List[str]:
                 continue                    # gone in this moment: compressed, or deleted
             if stat.S_ISREG(status.st_mode):
                 found[full] = status.st_mtime_ns
-    whole = [full for full in found if not (full.endswith(PACKED) and full.rpartition(".")[0] in found)]
+    whole = [full for full in found if not (full.endswith(PACKED) and full.rpartition(".")[0] in found and is_being_packed(full))]
     return sorted(whole, key=lambda full: (found[full], -rotations(full), full))
+
+
+def is_being_packed(path: str) -> bool:
+    """Whether a packed file is made of the plain one beside it, as far as can be seen: that may also be an older one that was left over."""
+    heads: List[bytes] = []
+    for name in (path.rpartition(".")[0], path):
+        try:
+            with contextlib.closing(LogFile(name, 0)) as file:
+                heads.append(file.peek(0, WITNESS))
+        except BAD_FILE:
+            return True                     # there is nothing in the packed one yet, or the plain one just gave way to it
+    return not heads[1] or is_akin(*heads)
 
 
 def sealed_siblings(path: str, since: int) -> List[str]:

@@ -2100,6 +2100,31 @@ def test_T5_an_archive_packed_later_than_the_next_file_was_written_hides_nothing
     assert letters_of(follower) == "aBC"
 
 
+@pytest.mark.parametrize("kind", PACKERS)
+@pytest.mark.parametrize("left", ["", lines_of("Z")], ids=["empty", "of other lines"])
+def test_T5_an_older_plain_file_hides_no_archive_of_its_name(tmp_path, kind, left):
+    """It was left over when packing was switched on, or by somebody who unpacked to look."""
+    path = tmp_path / "mail.log"
+    place = missed_rotations(path, ".2", ".1", "")
+    plain = tmp_path / "mail.log.2"
+    pathlib.Path("%s.%s" % (plain, kind)).write_bytes(PACKERS[kind](plain.read_bytes()))
+    plain.write_text(left)
+    os.utime(str(plain), (EPOCH - 10 ** 6,) * 2)
+    follower = tracker.Follower(str(path), 0.0)
+    follower.begin(place, False)
+    assert letters_of(follower) == "aBC"
+
+
+def test_T5_archives_beside_their_plain_files_are_not_opened_at_every_look(tmp_path, monkeypatch):
+    path = tmp_path / "mail.log"
+    follower = who_has_read_a(path)
+    for name, pack in (("mail.log.1", bytes), ("mail.log.1.gz", gzip.compress)):
+        (tmp_path / name).write_bytes(pack(lines_of("Z").encode("ascii")))
+    opened = []
+    monkeypatch.setattr(tracker, "is_being_packed", opened.append)
+    assert letters_of(follower) == "" and not opened
+
+
 def test_T5_two_rotations_between_two_looks_with_equal_mtimes(tmp_path):
     path = tmp_path / "mail.log"
     follower = who_has_read_a(path)
