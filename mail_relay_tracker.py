@@ -5267,12 +5267,12 @@ def witness(data: bytes) -> Tuple[int, str]:
 
 
 def is_ordinary(data: bytes) -> bool:
-    """Whether no line is longer than MAX_LINE, begins with what a truncated file may begin with, or ends as lines do on Windows.
+    """Whether no line is longer than MAX_LINE, or ends as lines do on Windows, or with the NUL bytes that a power cut leaves.
 
-    >>> [is_ordinary(data) for data in (b"a\\nb", b"a\\n\\0b", b"a\\r\\nb", b"a" * (MAX_LINE + 1))]
+    >>> [is_ordinary(data) for data in (b"a\\nb", b"a\\0b", b"a\\r\\nb", b"a" * (MAX_LINE + 1))]
     [True, False, False, False]
     """
-    if b"\0" in data and (data[:1] == b"\0" or b"\n\0" in data) or b"\r\n" in data:
+    if b"\0" in data or b"\r\n" in data:
         return False
     place = 0
     while len(data) - place > MAX_LINE:     # from a line's beginning to the last that is within reach
@@ -5360,7 +5360,7 @@ class LogFile:
     def line_before(self) -> str:
         """The line that ends where the reading stands; empty at the file's beginning."""
         data = self.peek(max(self.offset - MAX_LINE, 0), min(self.offset, MAX_LINE))
-        return data[:-1].rpartition(b"\n")[2].decode("latin-1") if data.endswith(b"\n") else ""
+        return re.split("[\n\0]", data[:-1].decode("latin-1").rstrip("\0"))[-1] if data.endswith((b"\n", b"\0")) else ""
 
     def place(self, offset: int) -> Place:
         """This file and this offset, to be found again."""
@@ -5468,15 +5468,17 @@ class LogFile:
         return [batch]
 
     def _split(self, data: bytes) -> List[Batch]:
-        """Cut data into lines, each at its place; what comes behind the last newline waits."""
+        """Cut data into lines, each at its place; what comes behind the last one's end waits. A run of NUL bytes ends a line as a newline
+        does: a power cut leaves them where the end of a line and its newline were to be, a truncation before the first one.
+        """
         if self.skipping:
-            end = data.find(b"\n") + 1
-            self.offset += end or len(data)
-            self.skipping, data = not end, data[end:] if end else b""
+            end = re.search(b"[\n\0]", data)
+            self.offset += end.end() if end else len(data)
+            self.skipping, data = not end, data[end.end():] if end else b""
         lines = data.decode("latin-1").split("\n")
         self.rest = data[len(data) - len(lines.pop()):]
         batches = self._batches(lines, data) if lines else []
-        if len(self.rest) > MAX_LINE or self.rest[:1] == b"\0":
+        if len(self.rest) > MAX_LINE or b"\0" in self.rest:
             batches += self._cut_rest()
         return batches
 
@@ -5487,20 +5489,25 @@ class LogFile:
             return [Batch(lines, position, self.start)]
         batches: List[Batch] = []
         for line in lines:
-            told = line.lstrip("\0")
-            batches.append(Batch([told[:MAX_LINE].rstrip("\r")], position + len(line) - len(told), self.start))
+            ended, _, last = line.rpartition("\0")
+            batches += [self._batch(found.group(), position + found.start()) for found in re.finditer("[^\0]+", ended)]
+            batches.append(self._batch(last, position + len(line) - len(last)))     # the newline ends it, though it be empty
             position += len(line) + 1
         return batches
 
+    def _batch(self, line: str, position: int) -> Batch:
+        return Batch([line[:MAX_LINE].rstrip("\r")], position, self.start)
+
     def _cut_rest(self) -> List[Batch]:
-        """Bounded memory: of a line without end the first part counts; NUL bytes are what a truncated file may begin with."""
-        zeros = len(self.rest) - len(self.rest.lstrip(b"\0"))
-        self.offset, self.rest = self.offset + zeros, self.rest[zeros:]
-        if len(self.rest) <= MAX_LINE:
-            return []
-        batch = Batch([self.rest[:MAX_LINE].decode("latin-1")], self.start + self.offset, self.start)
-        self.offset, self.rest, self.skipping = self.offset + len(self.rest), b"", True
-        return [batch]
+        """What NUL bytes have ended is complete; and memory is bounded: of a line without end the first part counts."""
+        here = self.start + self.offset
+        ended, zero, self.rest = self.rest.rpartition(b"\0")
+        batches = [self._batch(found.group(), here + found.start()) for found in re.finditer("[^\0]+", ended.decode("latin-1"))]
+        self.offset += len(ended + zero)
+        if len(self.rest) > MAX_LINE:
+            batches.append(self._batch(self.rest[:MAX_LINE].decode("latin-1"), self.start + self.offset))
+            self.offset, self.rest, self.skipping = self.offset + len(self.rest), b"", True
+        return batches
 
     def close(self) -> None:
         """Let go of the descriptor, stale or not."""

@@ -749,6 +749,54 @@ def test_T10_a_place_behind_zeros(tmp_path):
     follower.close()
 
 
+POWER_CUTS = (      # what the file holds, and its lines
+    (b"half a li\0\0\0first\nsecond\n", ["half a li", "first", "second"]),
+    (b"one\nhalf\0\0\0\0", ["one", "half"]),
+    (b"one\n\0\0first\n\n\0\0\nlast", ["one", "first", "", "", "last"]),
+    (b"a\0b\0\0c\0\nd\r\0e\r\n\0", ["a", "b", "c", "", "d", "e"]),
+    (b"x" * (tracker.MAX_LINE + 9) + b"\0\0first\n", ["x" * tracker.MAX_LINE, "first"]),
+    (b"\0" * 70000 + b"one\ntwo" + b"\0" * 70000 + b"three\n", ["one", "two", "three"]),
+)
+
+
+@pytest.mark.parametrize("data, lines", POWER_CUTS, ids=range(len(POWER_CUTS)))
+@pytest.mark.parametrize("piece", [1, 2, 3, 5, 4096, 1 << 20])
+def test_T10_zeros_that_a_power_cut_left_end_a_line(tmp_path, data, lines, piece):
+    """Each line stands at its place, however the reading is cut."""
+    path = tmp_path / "mail.log"
+    path.write_bytes(data)
+    if piece < 100 < len(data) / piece:
+        piece *= 1000
+    with contextlib.closing(tracker.LogFile(str(path), 0)) as file:
+        batches = [batch for start in range(0, len(data), piece) for batch in file.take(data[start:start + piece])]
+        batches += file.last_line()
+    found = [line for batch in batches for line in batch.lines]
+    assert found == lines
+    for batch in batches:
+        place = batch.position
+        for line in batch.lines:
+            assert data[place:place + len(line)].decode("latin-1") == line and data[place - 1:place] in (b"", b"\0", b"\n")
+            place += len(line) + 1
+
+
+def test_T10_restarted_behind_zeros_in_the_midst_of_a_line(tmp_path):
+    path = tmp_path / "mail.log"
+    path.write_bytes(b"one\nhalf a li" + b"\0" * 600)
+    follower = tracker.Follower(str(path), 1.0)
+    follower.begin(None, False)
+    assert [batch.lines for batch in iter(lambda: follower.read(0.0), None)] == [["one"], ["half a li"]]
+    place = follower.place(follower.position)
+    follower.close()
+    assert place.position == 613
+    with open(str(path), "ab") as log:
+        log.write(b"first\n")
+    follower = tracker.Follower(str(path), 1.0)
+    follower.begin(place, False)
+    assert follower.line_before() == "half a li" and follower.read(0.0) == (["first"], 613, 0)
+    assert follower.line_before() == "first"
+    follower.close()
+
+
 # ---------------------------------------------------------------------------- the promises T4 to T10
 
 @pytest.fixture
