@@ -4599,6 +4599,7 @@ MEANINGS = {number: (kind, remedy) for kind, remedy, numbers in (
     (StoreGone, "raise the server's max_statement_time or max_execution_time", (1969, 3024)),
 ) for number in numbers}   # type: Dict[Optional[int], Tuple[Type[TrackerError], str]]
 DRIVER_ERRORS = range(2000, 3000)
+SILENCE = "the server does not answer: check [database] host and port, its load and the network between"
 WORDED = (                          # the driver's own errors, with numbers that differ by its version, or none
     ("Invalid Certificate/Key", ConfigError, TLS_REMEDY), ("Invalid CA Certificate", ConfigError, TLS_REMEDY),
     ("CERTIFICATE", StoreGone, TLS_REMEDY), ("Authentication plugin", StoreRefused, PLUGIN_REMEDY),
@@ -5179,6 +5180,8 @@ class MysqlStore(Store):
         text = "%s: %s" % (self.name, " ".join(str(error).split()))
         if code in ROW_ERRORS or str(getattr(error, "sqlstate", None))[:2] in ROW_STATES:
             return RowRefused(text)
+        if code == 3024 and getattr(error, "sqlstate", None) is None:       # the driver's own number for its patience at an end
+            return StoreGone("%s: %s" % (text, SILENCE))
         by_number = MEANINGS.get(code, (StoreGone, ""))
         worded = ((kind, remedy) for words, kind, remedy in WORDED if words in text)
         kind, remedy = by_number if code in MEANINGS and code not in DRIVER_ERRORS else next(worded, by_number)

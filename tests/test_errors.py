@@ -13,7 +13,7 @@ import sys
 import time
 
 import mariadb as mariadb_server
-from mysql.connector import connect
+from mysql.connector import connect, errors
 import pytest
 from conftest import ROOT, Worn
 
@@ -330,6 +330,16 @@ def test_limits_of_a_server_are_told_with_their_remedy(command, mysql, server_wi
         assert all(": %d (" % number in line and remedy in line for line in done.stderr.splitlines()), done.stderr
     finally:
         other.disconnect()
+
+
+@pytest.mark.parametrize("kind", ["ReadTimeoutError", "WriteTimeoutError"])
+def test_a_server_that_does_not_answer_is_told_from_one_that_ends_statements(kind):
+    """The driver gives the end of its own patience the number of the server's limit, without an SQLSTATE."""
+    store = tracker.MysqlStore([("db", 3306)], {"database": "errors"})
+    silent = store._meaning(getattr(errors, kind, errors.OperationalError)(errno=3024))
+    assert isinstance(silent, tracker.StoreGone) and "check [database] host and port" in str(silent) and "statement_time" not in str(silent)
+    ended = store._meaning(errors.DatabaseError("maximum statement execution time exceeded", 3024, sqlstate="HY000"))
+    assert isinstance(ended, tracker.StoreGone) and "max_statement_time" in str(ended)
 
 
 def test_a_server_without_the_tls_that_is_asked_for(command, mysql, server_with):
