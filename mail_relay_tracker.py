@@ -5815,11 +5815,12 @@ class Follower:
             self.queue = self._newer(live)
         else:
             truncated = live is not None and live.inode == place.inode and live.size() < place.position
-            if place.position:              # of an empty file nothing can be missed, and nothing tells it from another
-                LOG.warning("%s; reading %s from its beginning", "the log was truncated" if truncated
-                            else "the file that the saved position belongs to is gone", self.path)
-                self._name_sealed(place)
             self.queue = self._unknown(self._by_age(place.mtime), place.mtime, live) if place.mtime else []
+            if place.position or place.head and place.head[0]:      # of an empty file nothing is missed, and nothing tells it from another
+                LOG.warning("%s; lines not read yet may stand where logs are rotated to: --import them; reading %s from its beginning",
+                            "the log was truncated" if truncated else "the file that the saved position belongs to is gone",
+                            self.queue[0].path if self.queue else self.path)
+                self._name_sealed(place)
         if not self.files:
             self._go_live(live)
         elif live is not None:

@@ -1225,6 +1225,42 @@ def test_T5_archives_that_nobody_here_can_unpack_are_named(here, caplog):
     assert here.lines() == [len(here.written) - 1]
 
 
+@pytest.mark.parametrize("position", ["at its beginning", "behind its lines"])
+@pytest.mark.parametrize("rotated", [0, 1])
+def test_T5_the_file_of_the_saved_place_is_gone_and_that_is_said(here, caplog, position, rotated):
+    """With the file that is read next, and what can be done; also when nothing of the file had been finished yet."""
+    tracker.LOG.disabled = False
+    here.append(3)
+    with contextlib.closing(tracker.LogFile(here.path, 0)) as file:
+        place = file.place(0 if position == "at its beginning" else file.size())
+    here.rotate()
+    os.rename(here.rotated.pop(0).path, str(here.folder / "elsewhere"))
+    for _ in range(rotated):
+        here.append(1)
+        here.rotate()
+    here.append(1)
+    with caplog.at_level(logging.WARNING):
+        follower = tracker.Follower(here.path, 1.0)
+        follower.begin(place, False)
+        follower.close()
+    said, = [record.getMessage() for record in caplog.records]
+    assert "saved position belongs to is gone" in said and "--import them" in said
+    assert said.endswith("reading %s from its beginning" % (here.rotated[0].path if rotated else here.path))
+
+
+def test_T5_of_an_empty_file_that_is_gone_nothing_is_missed(here, caplog):
+    tracker.LOG.disabled = False
+    with contextlib.closing(tracker.LogFile(here.path, 0)) as file:
+        place = file.place(0)
+    os.unlink(here.path)
+    pathlib.Path(here.path).write_text("one\n")
+    with caplog.at_level(logging.WARNING):
+        follower = tracker.Follower(here.path, 1.0)
+        follower.begin(place, False)
+        follower.close()
+    assert not caplog.records
+
+
 def test_T5_a_log_replaced_by_a_copy_of_itself_is_no_rotation_elsewhere(here):
     """As an editor does that saves it: the reading goes on where it was."""
     here.begin(10)
