@@ -5784,7 +5784,7 @@ class Follower:
     def _live(self) -> Optional[LogFile]:
         """The live log, open. It may be missing for a moment."""
         try:
-            if stat.S_ISFIFO(os.stat(self.path).st_mode):
+            if not stat.S_ISREG(os.stat(self.path).st_mode):
                 raise OSError(errno.ESPIPE, "is no regular file")
             return LogFile(self.path, 0, self.opener)
         except FileNotFoundError:
@@ -6038,9 +6038,10 @@ class Follower:
             if not self.current.is_ailing:
                 self.idle_at = now
             return False
-        if self._has_time(now, once) or not status.st_size:
+        is_empty = not status.st_size and stat.S_ISREG(status.st_mode)      # of a pipe or a socket the size tells nothing
+        if self._has_time(now, once) or is_empty:
             self._open_anew()
-            if not status.st_size:
+            if is_empty:
                 self.idle_at = now
             return False
         if self.current.has_grown():        # between its end and this look its writer may have come to an end

@@ -22,6 +22,7 @@ import pathlib
 import random
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
@@ -896,6 +897,26 @@ def test_T4_rotated_while_the_lost_place_is_looked_for(here):
     here.reader.begin(here.saved, False)
     here.pass_time(20)
     assert opened and here.lines() == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("made", [os.mkfifo, lambda path: os.mknod(path, stat.S_IFSOCK | 0o600),
+                                  lambda path: os.symlink("/dev/null", path), os.mkdir], ids=["pipe", "socket", "device", "folder"])
+def test_T4_a_log_that_gives_way_to_what_is_no_file_is_a_trouble_until_that_is_over(here, made):
+    here.begin()
+    os.rename(here.path, here.path + ".1")
+    made(here.path)
+    with pytest.raises(tracker.LogError, match="is no regular file: check .logging. log_file"):
+        for _ in range(20):
+            here.now += 1
+            here.reader.read(here.now)
+    assert here.reader.blocked
+    os.rename(here.path, here.path + "-away")
+    pathlib.Path(here.path).write_text("one\n")
+    batches = []
+    for _ in range(20):
+        here.now += 1
+        batches.append(here.reader.read(here.now))
+    assert [batch.lines for batch in batches if batch] == [["one"]] and not here.reader.blocked
 
 
 def open_and_then(here, path, happens):
