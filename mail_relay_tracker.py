@@ -5578,8 +5578,8 @@ def is_being_packed(path: str) -> bool:
 
 
 def sealed_siblings(path: str, since: int) -> List[str]:
-    """The rotated files of a log that are packed in a way that is not understood, written to since a time in microseconds, oldest first."""
-    sealed = {full for full, name in beside(path) if full.endswith(PACKED_OTHERWISE) and is_rotated(os.path.splitext(full)[0], name)}
+    """The rotated files of a log with an ending that is not understood, written to since a time in microseconds, oldest first."""
+    sealed = {full for full, name in beside(path) if is_rotated(os.path.splitext(full)[0], name) and not is_rotated(full, name)}
     return sorted((full for full in sealed if mtime_of(full) >= since), key=mtime_of)
 
 
@@ -5831,7 +5831,7 @@ class Follower:
         names = sealed_siblings(self.path, place.mtime - SECOND)
         if names:
             LOG.warning("packed in a way that is not understood, and lines not read yet may stand there: %s; unpack and --import them, and "
-                        "have logs packed by gzip, bzip2 or xz", ", ".join(names))
+                        "have logs packed by gzip, bzip2 or xz, with their usual endings", ", ".join(names))
 
     def _left_off(self, place: Place) -> Optional[LogFile]:
         """The rotated file that a place speaks of, to be read from there on; None when it is gone."""

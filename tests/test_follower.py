@@ -1182,9 +1182,9 @@ def test_T5_dates_as_logrotates_dateformat_gives_them(log, form):
         assert here.lines() == list(range(3, 10))
 
 
-def sealed(here):
+def sealed(here, ending=".zst"):
     """Pack the youngest rotated file by a program that Python knows nothing of; its mtime stays."""
-    path, packed = here.rotated[0].path, here.rotated[0].path + ".zst"
+    path, packed = here.rotated[0].path, here.rotated[0].path + ending
     pathlib.Path(packed).write_bytes(b"\x28\xb5\x2f\xfd" + b"zstd" * 20)
     os.utime(packed, ns=(os.stat(path).st_mtime_ns,) * 2)
     os.unlink(path)
@@ -1224,18 +1224,19 @@ def test_T5_rotated_to_where_nobody_looks_is_told_once(here, caplog, where):
     assert len(said) == 1 and here.path + " was rotated to where it is not looked for" in said[0] and "olddir" in said[0]
 
 
-def test_T5_archives_that_nobody_here_can_unpack_are_named(here, caplog):
+@pytest.mark.parametrize("ending", [".zst", ".z", ".gz.gpg"])
+def test_T5_archives_that_nobody_here_can_unpack_are_named(here, caplog, ending):
     """When the saved position may be in one of them. What is older than that was read long ago."""
     tracker.LOG.disabled = False
     here.append(3)
     here.rotate()
-    sealed(here)
+    sealed(here, ending)
     here.begin()
     here.stop()
     for _ in range(2):
         here.append(3)
         here.rotate()
-        sealed(here)
+        sealed(here, ending)
     here.append(1)
     here.lossy = True
     with caplog.at_level(logging.WARNING):
