@@ -6267,7 +6267,9 @@ def place_from(state: Any, version: int) -> Place:
     """
     if not isinstance(state, dict):
         raise ValueError("not a JSON object")
-    if not isinstance(state.get("version", version), int) or state.get("version", version) > version:
+    if not isinstance(state.get("version", version), int):
+        raise ValueError("version is to be a number")
+    if state.get("version", version) > version:
         raise ValueError("written by a newer version")
     position, inode, device = state["position"], state.get("inode"), state.get("device")
     mtime, repeated = state.get("mtime", 0), bool(state.get("repeated"))

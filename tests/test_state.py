@@ -243,6 +243,13 @@ def test_T12_a_state_of_other_making(halfway, caplog, contents, expected):
     assert halfway.live(data).rows == halfway.undisturbed
 
 
+@pytest.mark.parametrize("version, why", [(2, "written by a newer version"), ("x", "version is to be a number"),
+                                          (None, "version is to be a number")])
+def test_T12_why_a_version_is_not_taken(version, why):
+    with pytest.raises(ValueError, match=why):
+        tracker.place_from({"version": version, "position": 7, "inode": 5}, tracker.StateFile.FORMAT)
+
+
 def test_a_position_in_the_middle_of_a_line_begins_behind_that_line(halfway):
     begin = halfway.size - sum(map(len, AFTER))
     for distance, skipped in ((-1, 0), (0, 0), (1, 1), (len(AFTER[0]) - 1, 1), (len(AFTER[0]), 1), (len(AFTER[0]) + 1, 2)):
