@@ -7089,7 +7089,13 @@ def open_import(path: str) -> LogFile:
 
 def unreadable(path: str, error: Exception) -> LogError:
     """What is told of a file that cannot be imported."""
-    return LogError("cannot read %s: %s: name log files, plain, .gz, .bz2 or .xz" % (path, reason_of(error)))
+    number = getattr(error, "errno", None)
+    remedy = "name log files, plain, .gz, .bz2 or .xz"
+    if number in (errno.EACCES, errno.EPERM):
+        remedy = "make it readable for user %s" % user_name()
+    elif number in (errno.EIO, errno.ESTALE):
+        remedy = "check its disk, or the server where it is"
+    return LogError("cannot read %s: %s: %s" % (path, reason_of(error), remedy))
 
 
 @functools.lru_cache(maxsize=None)

@@ -1,5 +1,6 @@
 """What people get wrong: one clear line that names the file, the key and the remedy, and the right exit code."""
 import contextlib
+import errno
 import functools
 import gzip
 import lzma
@@ -666,6 +667,23 @@ def test_control_c_stops_the_daemon(command, settings):
 @pytest.mark.parametrize("name", ["nofile.log", "."])
 def test_import_of_what_cannot_be_read(command, name):
     told(command.run("--import", LOG, name), 74, name)
+
+
+@as_root
+def test_import_of_a_file_that_the_user_may_not_read(command):
+    log = command.folder / "mail.log"
+    log.write_bytes(b"")
+    log.chmod(0o600)
+    open_to_all(command)
+    done = run_as_nobody(command, "--import", "mail.log")
+    told(done, 74, "mail.log: Permission denied: make it readable for user nobody")
+
+
+@pytest.mark.parametrize("error, remedy", [
+    (FileNotFoundError(errno.ENOENT, "none"), "name log files"), (EOFError("cut off"), "name log files"),
+    (OSError(errno.EIO, "Input/output error"), "check its disk")])
+def test_import_of_what_cannot_be_read_is_told_with_what_fits(error, remedy):
+    assert remedy in str(tracker.unreadable("mail.log", error))
 
 
 def test_check_tells_each_thing_in_a_line(command, settings, mysql, mariadb):
