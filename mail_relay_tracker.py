@@ -4574,6 +4574,13 @@ INDEXES = (                          # (name, columns): one for every way that t
     ("spf", "spf_result, first_seen"),
     ("spam", "spam_status, first_seen"),
 )
+SQLITE_WORDED = (
+    ("not a database", ConfigError, "check [database] database, it is somebody else's file"),
+    ("malformed", ConfigError, "move the file away, and --import the logs that are left into a new one"),
+    ("unable to open", ConfigError, "check [database] database, the file and the rights on its directory"),
+    ("is locked", StoreGone, "end the program that holds it open for writing"),
+    ("disk is full", StoreGone, "make room on its disk, or set [database] database"),
+)   # type: Tuple[Tuple[str, Type[TrackerError], str], ...]
 SQLITE_TYPES = {"VARCHAR": "TEXT", "TEXT": "TEXT", "TIMESTAMP": "TEXT", "DECIMAL": "REAL"}
 TIMES = frozenset(column.name for column in COLUMNS if column.type.startswith("TIMESTAMP"))
 DECIMALS = frozenset(column.name for column in COLUMNS if column.type.startswith("DECIMAL"))
@@ -4900,9 +4907,18 @@ class SqliteStore(Store):
         text = str(error)
         if isinstance(error, (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)):
             return RowRefused(text)
-        if any(word in text for word in ("not a database", "malformed", "unable to open", "readonly")):
-            return ConfigError("%s: %s: check [database] database, the file and the rights on its directory" % (self.name, text))
-        return StoreGone("%s: %s" % (self.name, text))
+        if "readonly" in text or "unable to open" in text and self._is_denied():
+            return StoreRefused("%s: %s: make it and its directory writable for user %s, or set [database] database"
+                                % (self.name, text, user_name()))
+        kind, remedy = next(((kind, remedy) for words, kind, remedy in SQLITE_WORDED if words in text), (StoreGone, ""))
+        return kind("%s: %s: %s" % (self.name, text, remedy) if remedy else "%s: %s" % (self.name, text))
+
+    def _is_denied(self) -> bool:
+        """Whether there is a file, or a folder for one, that this user may not open."""
+        folder = os.path.dirname(self.path) or "."
+        there = [path for path, needed in ((self.path, os.R_OK | os.W_OK), (folder, os.W_OK | os.X_OK))
+                 if os.path.exists(path) and not os.access(path, needed)]
+        return bool(there) and not os.path.isdir(self.path)
 
 
 RECALL = ("SELECT " + ", ".join(ROW_COLUMNS) + " FROM mail_relay_log WHERE server_hostname = %s AND queue_id IN (%s) "

@@ -490,6 +490,40 @@ def test_sqlite_table_of_somebody_else(command, settings):
     assert command.run("-c", path, "--check").returncode == 0
 
 
+@as_root
+@pytest.mark.parametrize("mode, folder", [(0o600, 0o777), (0o644, 0o777), (0o644, 0o755)])
+def test_sqlite_file_that_the_user_may_not_open(command, settings, mode, folder):
+    """It is refused as a database server refuses a user."""
+    place = command.folder / "place"
+    place.mkdir()
+    path = open_to_all(command, **dict(settings, database__database=place / "t.db"))
+    tracker.SqliteStore(str(place / "t.db")).connect()
+    for one in place.glob("*"):
+        one.chmod(mode)
+    place.chmod(folder)
+    done = run_as_nobody(command, "-c", path, "--once")
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 77 and "SQLite file %s" % (place / "t.db") in last and "writable for user nobody" in last, done.stderr
+
+
+def test_sqlite_file_that_another_program_holds(command, settings):
+    store = tracker.SqliteStore(str(settings["database__database"]))
+    store.connect()
+    store.connection.execute("BEGIN IMMEDIATE")
+    done = command.run("-c", command.configure(**settings), "--check")
+    store.connection.execute("ROLLBACK")
+    assert done.returncode == 1 and "database is locked: end the program that holds it open for writing" in done.stdout
+
+
+def test_sqlite_file_without_room(command, settings):
+    store = tracker.SqliteStore(str(settings["database__database"]))
+    store.connect()
+    store.connection.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(tracker.StoreGone, match="disk is full: make room on its disk, or set .database. database"):
+        store._execute("CREATE TABLE more (a)")
+        store._execute("INSERT INTO more VALUES (zeroblob(1000000))")
+
+
 def test_certificate_without_its_key(command, mysql):
     certificate = command.folder / "client.pem"
     certificate.write_text("")
