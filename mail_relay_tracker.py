@@ -6129,10 +6129,12 @@ class Follower:
 
 # ============================================================================ state file
 
-def remedy_of(error: OSError) -> str:
+def remedy_of(error: OSError, path: str) -> str:
     """What helps when a file cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "make room (`df -h`, `df -i`)"
+    if error.errno in (errno.EACCES, errno.EPERM) and os.path.exists(path):
+        return "make it writable for user %s, as by `chown %s %s`" % (user_name(), user_name(), path)
     return "create its directory, with all in it writable for user %s" % user_name()
 
 
@@ -6157,7 +6159,7 @@ class StateFile:
         try:
             lock = open(os.open(self.path + ".lock", os.O_RDONLY | os.O_CREAT, 0o644), encoding="ascii")
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._unwritable(error, self.path + ".lock") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -6165,7 +6167,7 @@ class StateFile:
             if isinstance(error, BlockingIOError):
                 raise StateTaken("state file %s: another tracker is using it: stop that one, or set [state] state_file"
                                  % self.path) from error
-            raise self._unwritable(error) from error
+            raise self._unwritable(error, self.path + ".lock") from error
         self.lock = lock
         self.rehearse()
 
@@ -6175,14 +6177,15 @@ class StateFile:
         try:
             with open(temporary, "w", encoding="ascii"):
                 os.unlink(temporary)
-            if os.path.exists(self.path) and not os.access(self.path, os.W_OK):
-                raise PermissionError(errno.EACCES, "is not writable", self.path)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._unwritable(error, temporary) from error
+        if os.path.exists(self.path) and not os.access(self.path, os.W_OK):
+            raise self._unwritable(PermissionError(errno.EACCES, "is not writable"), self.path)
 
-    def _unwritable(self, error: OSError) -> OutputError:
-        return OutputError("state file %s: %s: %s: %s, or set [state] state_file" % (
-            self.path, error.filename or self.path + ".lock", error.strerror, remedy_of(error)))
+    def _unwritable(self, error: OSError, path: str) -> OutputError:
+        """What it means that a file, be it one beside the state file, cannot be written."""
+        told = "state file %s" % self.path if path == self.path else "state file %s: %s" % (self.path, path)
+        return OutputError("%s: %s: %s, or set [state] state_file" % (told, error.strerror, remedy_of(error, path)))
 
     def load(self) -> Optional[Place]:
         """The saved place; None when there is none. A damaged file is moved aside and named in the log."""
@@ -6232,7 +6235,7 @@ class StateFile:
             os.rename(temporary, self.path)
             self._sync_folder()
         except OSError as error:
-            raise OutputError("state file %s: %s: %s, or set [state] state_file" % (self.path, error.strerror, remedy_of(error))) from error
+            raise self._unwritable(error, error.filename or self.path) from error
         self.saved = place
 
     def _sync_folder(self) -> None:
@@ -6250,7 +6253,7 @@ class StateFile:
         except FileNotFoundError:
             held = False
         except OSError as error:            # its folder cannot be looked into: the lock is held still
-            raise self._unwritable(error) from error
+            raise self._unwritable(error, self.path + ".lock") from error
         if not held:
             self.release()
             self.acquire()

@@ -474,6 +474,19 @@ def test_T12_files_of_another_user_are_refused_before_reading(tell_all, name):
 
 
 @as_root
+@pytest.mark.parametrize("name", ["state.json", "state.json.lock", "state.json.tmp"])
+def test_T12_a_file_of_another_user_is_told_once_with_how_to_give_it(tell_all, name):
+    """As after `sudo mail_relay_tracker.py --once`."""
+    tell_all.write(message(1))
+    (tell_all.folder / name).write_text("")
+    (tell_all.folder / name).chmod(0o644 if name == "state.json" else 0o600)
+    said = as_nobody(tell_all, "--once").stderr.splitlines()[-1]
+    file = str(tell_all.folder / name)
+    assert "make it writable for user nobody, as by `chown nobody %s`" % file in said and "create its directory" not in said
+    assert said.count(file + ":") == 1
+
+
+@as_root
 def test_T18_a_lock_left_by_another_user_neither_stops_a_tracker_nor_lets_two_in(tell_all):
     """As after a first try as root."""
     tell_all.start()
