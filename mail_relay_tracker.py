@@ -6138,6 +6138,9 @@ def remedy_of(error: OSError, path: str) -> str:
     return "create its directory, with all in it writable for user %s" % user_name()
 
 
+STATE_BYTES = 4096                  # what a state needs on a disk: less than a block
+
+
 class StateFile:
     """Where the reading stands, in a small JSON file: written beside, synced, renamed, so it is always whole.
 
@@ -6171,12 +6174,13 @@ class StateFile:
         self.lock = lock
         self.rehearse()
 
-    def rehearse(self) -> None:
-        """Make sure that it can be written; nothing is changed."""
-        temporary = self.path + ".tmp"
+    def rehearse(self, ending: str = ".tmp", size: int = 0) -> None:
+        """Make sure that it can be written; nothing is changed. `size`: with room for so many bytes."""
+        temporary = self.path + ending
         try:
-            with open(temporary, "w", encoding="ascii"):
+            with open(temporary, "w", encoding="ascii") as handle:
                 os.unlink(temporary)
+                handle.write(" " * size)
         except OSError as error:
             raise self._unwritable(error, temporary) from error
         if os.path.exists(self.path) and not os.access(self.path, os.W_OK):
@@ -7270,9 +7274,10 @@ def check_log(config: Config) -> str:
 def check_state(config: Config) -> str:
     """The state file can be written, and what it says."""
     state = StateFile(config["state_file"])
-    if is_locked(state.path + ".lock"):
+    if is_locked(state.path + ".lock"):     # whose temporary file is not to be touched
+        state.rehearse(".check-%d" % os.getpid(), STATE_BYTES)
         return "%s, in use by a running tracker" % state.path
-    state.rehearse()
+    state.rehearse(size=STATE_BYTES)
     try:
         place = state.look()
     except ValueError as error:

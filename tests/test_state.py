@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import resource
 import signal
 import socket
@@ -698,6 +699,40 @@ def test_T12_a_one_shot_command_on_a_full_disk_says_so_and_the_next_run_loses_no
         (disk / "filler").unlink()
         assert tell.once().returncode == 0
         assert tell.saved() == tell.log.stat().st_size and tell.rows_are_right()
+
+
+@as_root
+@pytest.mark.parametrize("running", [False, True])
+def test_T12_check_finds_a_disk_without_room_for_the_state(command, running):
+    """Also while a tracker runs that cannot save."""
+    with small_disk(command.folder / "disk", 3 * 4096) as disk:
+        tell = Told(command, state__state_file=disk / "state.json")
+        try:
+            tell.follow()
+            tell.wait(tell.state.exists)
+            if not running:
+                tell.stop()
+            assert "ok    state" in tell.once("--check").stdout
+            fill(disk / "filler")
+            assert re.search("FAULT state .*No space left on device: make room", tell.once("--check").stdout)
+            assert not list(disk.glob("*check*"))
+        finally:
+            tell.stop(signal.SIGKILL)
+
+
+@as_root
+def test_T12_check_finds_a_folder_in_which_a_running_tracker_cannot_save(tell_all):
+    folder = tell_all.folder / "state"
+    folder.mkdir()
+    tell_all.settings["state__state_file"] = folder / "state.json"
+    tell_all.command.configure(**tell_all.settings)
+    tell_all.daemon = tell_all.command.start("-c", str(tell_all.folder / "tracker.conf"))
+    tell_all.wait((folder / "state.json").exists)
+    (folder / "state.json").chmod(0o666)
+    assert re.search("FAULT state .*Permission denied: create its directory, with all in it writable for user nobody",
+                     as_nobody(tell_all, "--check").stdout)
+    folder.chmod(0o777)
+    assert "in use by a running tracker" in as_nobody(tell_all, "--check").stdout
 
 
 @as_root
