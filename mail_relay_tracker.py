@@ -7211,20 +7211,21 @@ def finish(recorder: Recorder, dry_run: bool) -> None:
     """Print the rows of a dry run, then the summary."""
     if dry_run:
         show(map(row_json, cast(SqliteStore, recorder.store).all_rows()), sys.stdout)
-        show(summary(recorder), sys.stderr, "standard error")
+        show(summary(recorder, dry_run), sys.stderr, "standard error")
     else:
-        show(summary(recorder), sys.stdout)
+        show(summary(recorder, dry_run), sys.stdout)
     recorder.store.close()
 
 
-def summary(recorder: Recorder) -> List[str]:
+def summary(recorder: Recorder, dry_run: bool) -> List[str]:
     """What a one-shot command did, at a glance."""
     totals = recorder.tracker.totals()
     outcomes = recorder.store.outcomes(recorder.first, recorder.last, sorted(recorder.hosts)) if recorder.hosts else []
     lines = ["lines     %9d read: %s" % (sum(totals), ", ".join("%d %s" % pair for pair in zip(totals, CLASSES)))]
     lines += ["  " + line for line in class_lines(recorder.tracker)[1:]]
     lines.append("messages  %9d" % sum(messages for _, _, messages in outcomes))
-    lines.append("rows      %9d in %s (%d written now)" % (sum(rows for _, rows, _ in outcomes), recorder.store.name, recorder.rows))
+    where = "shown, none written: a dry run" if dry_run else "in %s (%d written now)" % (recorder.store.name, recorder.rows)
+    lines.append("rows      %9d %s" % (sum(rows for _, rows, _ in outcomes), where))
     lines += ["  %-12s%5d" % (status, rows) for status, rows, _ in outcomes]
     refused = recorder.rejects.count
     return lines + ["refused   %9d by the database, kept in %s" % (refused, recorder.rejects.path)] if refused else lines

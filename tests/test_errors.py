@@ -626,6 +626,12 @@ def test_driver_not_installed(command, mysql):
     told(done, 78, "mysql-connector-python", "pip3 install -r requirements.txt", "engine = sqlite")
 
 
+def test_summary_of_a_dry_run_claims_no_written_row(command):
+    said = command.run("--import", LOG, "--dry-run").stderr
+    assert "347 shown, none written: a dry run\n" in said and "written now" not in said
+    assert not list(command.folder.glob("*"))
+
+
 def test_reader_of_a_dry_run_goes_away(command):
     line = "%s %s --import %s --dry-run | head -1; exit ${PIPESTATUS[0]}" % (sys.executable, ROOT / "mail_relay_tracker.py", LOG)
     done = subprocess.run(["/bin/bash", "-c", line], cwd=str(command.folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
