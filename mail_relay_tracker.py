@@ -6993,6 +6993,9 @@ def report(lines: Iterable[str]) -> None:
 GARBAGE = (50000, 20, 50)           # when to look for circles of objects (gc): there are few, and looking as often as usual costs a sixth
 
 
+EARLIEST = epoch(1999, 1, 1, 0)     # no Postfix has written a log before
+
+
 class Progress:
     """A line on a terminal that tells how far a one-shot command is; silent where nobody looks."""
 
@@ -7149,9 +7152,11 @@ def chunks_of(path: str) -> Iterator[bytes]:
 def span_of(file: LogFile) -> Tuple[int, int]:
     """The first time stamp of a file, for putting files in order, and its present, for years; the file is closed.
 
-    Its present is when it was last written to. A copy may have lost that: what its last line says, read as of then, is nearer.
+    Its present is when it was last written to. A copy may have lost that: what its last line says, read as of then, is nearer. Where
+    archives set all to 0, or to a day before any Postfix, it is now.
     """
     first, present = 0, file.mtime()
+    present = present if present >= EARLIEST else int(clock.time()) * SECOND
     try:
         head = file.peek(0, MAX_LINE).decode("latin-1").split("\n")
         if any(map(YEARLESS.match, head)):

@@ -333,6 +333,15 @@ def test_a_file_that_lost_its_mtime_is_of_one_year_when_its_last_lines_can_only_
     assert seen(archive.rows(path)) == {1: first, 2: last}
 
 
+@pytest.mark.parametrize("mtime", [0, 1, at("1980-01-01 00:00:00")])
+@pytest.mark.parametrize("name", ["mail.log", "mail.log.gz"])
+def test_a_file_whose_mtime_is_set_to_nothing_is_of_the_last_year_up_to_now(archive, name, mtime):
+    """As in archives that are to be reproducible."""
+    now = int(time.time())
+    first, last = now - 86400 * 40, now - 86400
+    assert seen(archive.rows(archive.file(name, log(rfc3164, (first, 1), (last, 2)), mtime))) == {1: first, 2: last}
+
+
 # -- summer time
 
 CHANGES = (    # zone, the moment its clocks are put back, by how much, and the moment they are put forward
