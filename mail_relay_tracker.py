@@ -4795,6 +4795,14 @@ def sqlite_table() -> str:
     return "CREATE TABLE IF NOT EXISTS mail_relay_log (\n  %s\n)" % ",\n  ".join(lines)
 
 
+def user_name() -> str:
+    """Who this process is, for a remedy: in a container often but a number."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
 def identity_of(path: str) -> Optional[Tuple[int, int]]:
     """Which file a path leads to, (device, inode); None when there is none."""
     try:
@@ -5532,14 +5540,6 @@ class LogFile:
         """Let go of the descriptor, stale or not."""
         with contextlib.suppress(OSError):
             self.handle.close()
-
-
-def user_name() -> str:
-    """Who this process is, for a remedy: in a container often but a number."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())
 
 
 def reason_of(error: Exception) -> str:
