@@ -5242,6 +5242,9 @@ CHUNK = 1 << 17                     # bytes: what is made of so many lines at on
 ROTATION_GRACE = 2.0                # seconds for which a renamed file may still be written to: rsyslog goes on until it gets its signal
 WITNESS = 256                       # bytes at a file's head, and before a position, that tell it from any other
 BEGINNING = 4096                    # bytes in which a rotated file's first stamp is looked for
+_STAMP = r"(?:<[0-9]{1,3}>)?(?:[A-Z][a-z]{2} |[0-9]{4})"       # as far as it takes to tell a line's beginning
+TORN = re.compile(r"(?<!\0)\0+(?=%s)" % _STAMP)
+SKIPPED = re.compile((r"\n|(?<!\0)\0+(?=\Z|%s)" % _STAMP).encode("ascii"))
 MAGICS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 PACKED = (".gz", ".bz2", ".xz")
 _PACKED = "(?:%s)?$" % "|".join(map(re.escape, PACKED))
@@ -5294,7 +5297,7 @@ def witness(data: bytes) -> Tuple[int, str]:
 
 
 def is_ordinary(data: bytes) -> bool:
-    """Whether no line is longer than MAX_LINE, or ends as lines do on Windows, or with the NUL bytes that a power cut leaves.
+    """Whether no line is longer than MAX_LINE, holds NUL bytes, or ends as lines do on Windows.
 
     >>> [is_ordinary(data) for data in (b"a\\nb", b"a\\0b", b"a\\r\\nb", b"a" * (MAX_LINE + 1))]
     [True, False, False, False]
@@ -5307,6 +5310,20 @@ def is_ordinary(data: bytes) -> bool:
         if not place:
             return False
     return True
+
+
+def torn(line: str) -> List[Tuple[int, str]]:
+    """The lines in what stands before a newline, each with its offset, mostly one. NUL bytes at the head are those of a truncation; those
+    before what begins like a line a power cut left, where the end of another line and its newline were to be.
+
+    >>> torn("\\0\\0half a l\\0\\0\\0Nov 29 08:00:01 mx x"), torn("a\\0b")
+    ([(2, 'half a l'), (13, 'Nov 29 08:00:01 mx x')], [(0, 'a\\x00b')])
+    """
+    start, pieces = len(line) - len(line.lstrip("\0")), []
+    for found in TORN.finditer(line, start):
+        pieces.append((start, line[start:found.start()]))
+        start = found.end()
+    return pieces + [(start, line[start:])]
 
 
 class LogFile:
@@ -5387,7 +5404,8 @@ class LogFile:
     def line_before(self) -> str:
         """The line that ends where the reading stands; empty at the file's beginning."""
         data = self.peek(max(self.offset - MAX_LINE, 0), min(self.offset, MAX_LINE))
-        return re.split("[\n\0]", data[:-1].decode("latin-1").rstrip("\0"))[-1] if data.endswith((b"\n", b"\0")) else ""
+        line = data[:-1].rpartition(b"\n")[2] if data.endswith((b"\n", b"\0")) else b""
+        return torn(line.decode("latin-1").rstrip("\0"))[-1][1]
 
     def place(self, offset: int) -> Place:
         """This file and this offset, to be found again."""
@@ -5490,35 +5508,30 @@ class LogFile:
         """The unterminated last line of a file to which nobody writes any more."""
         if not self.rest:
             return []
-        batch = Batch([self.rest.decode("latin-1")], self.start + self.offset, self.start)
+        batches = self._batches([self.rest.decode("latin-1").rstrip("\0")])
         self.offset, self.rest = self.offset + len(self.rest), b""
-        return [batch]
+        return batches
 
     def _split(self, data: bytes) -> List[Batch]:
-        """Cut data into lines, each at its place; what comes behind the last one's end waits. A run of NUL bytes ends a line as a newline
-        does: a power cut leaves them where the end of a line and its newline were to be, a truncation before the first one.
-        """
+        """Cut data into lines, each at its place; what comes behind the last newline waits."""
         if self.skipping:
-            end = re.search(b"[\n\0]", data)
+            end = SKIPPED.search(data)
             self.offset += end.end() if end else len(data)
             self.skipping, data = not end, data[end.end():] if end else b""
         lines = data.decode("latin-1").split("\n")
         self.rest = data[len(data) - len(lines.pop()):]
-        batches = self._batches(lines, data) if lines else []
-        if len(self.rest) > MAX_LINE or b"\0" in self.rest:
+        ordinary = is_ordinary(data)
+        batches = self._batches(lines) if lines and not ordinary else [Batch(lines, self.start + self.offset, self.start)] if lines else []
+        self.offset += len(data) - len(self.rest)
+        if len(self.rest) > MAX_LINE or self.rest[:1] == b"\0":
             batches += self._cut_rest()
         return batches
 
-    def _batches(self, lines: List[str], data: bytes) -> List[Batch]:
-        position = self.start + self.offset
-        self.offset += len(data) - len(self.rest)
-        if is_ordinary(data):
-            return [Batch(lines, position, self.start)]
-        batches: List[Batch] = []
+    def _batches(self, lines: List[str]) -> List[Batch]:
+        """Each line by itself, from the offset on."""
+        batches, position = [], self.start + self.offset
         for line in lines:
-            ended, _, last = line.rpartition("\0")
-            batches += [self._batch(found.group(), position + found.start()) for found in re.finditer("[^\0]+", ended)]
-            batches.append(self._batch(last, position + len(line) - len(last)))     # the newline ends it, though it be empty
+            batches += [self._batch(piece, position + place) for place, piece in torn(line)]
             position += len(line) + 1
         return batches
 
@@ -5526,14 +5539,14 @@ class LogFile:
         return Batch([line[:MAX_LINE].rstrip("\r")], position, self.start)
 
     def _cut_rest(self) -> List[Batch]:
-        """What NUL bytes have ended is complete; and memory is bounded: of a line without end the first part counts."""
-        here = self.start + self.offset
-        ended, zero, self.rest = self.rest.rpartition(b"\0")
-        batches = [self._batch(found.group(), here + found.start()) for found in re.finditer("[^\0]+", ended.decode("latin-1"))]
-        self.offset += len(ended + zero)
+        """Bounded memory: of a line without end the first part counts; NUL bytes are no part of it."""
+        *whole, (place, line) = torn(self.rest.decode("latin-1"))
+        batches = [self._batch(piece, self.start + self.offset + at) for at, piece in whole]
+        self.offset, self.rest = self.offset + place, self.rest[place:]
         if len(self.rest) > MAX_LINE:
-            batches.append(self._batch(self.rest[:MAX_LINE].decode("latin-1"), self.start + self.offset))
-            self.offset, self.rest, self.skipping = self.offset + len(self.rest), b"", True
+            told = line.rstrip("\0")
+            batches.append(self._batch(told, self.start + self.offset))
+            self.offset, self.rest, self.skipping = self.offset + len(self.rest), b"", told == line
         return batches
 
     def close(self) -> None:

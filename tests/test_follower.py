@@ -750,14 +750,16 @@ def test_T10_a_place_behind_zeros(tmp_path):
     follower.close()
 
 
+FIRST = "Nov 29 08:00:01 mx postfix/qmgr[1]: first"       # what stands behind the zeros begins as lines do
 POWER_CUTS = (      # what the file holds, and its lines
-    (b"half a li\0\0\0first\nsecond\n", ["half a li", "first", "second"]),
+    (b"half a li\0\0\0%s\nsecond\n", ["half a li", FIRST, "second"]),
     (b"one\nhalf\0\0\0\0", ["one", "half"]),
-    (b"one\n\0\0first\n\n\0\0\nlast", ["one", "first", "", "", "last"]),
-    (b"a\0b\0\0c\0\nd\r\0e\r\n\0", ["a", "b", "c", "", "d", "e"]),
-    (b"x" * (tracker.MAX_LINE + 9) + b"\0\0first\n", ["x" * tracker.MAX_LINE, "first"]),
-    (b"\0" * 70000 + b"one\ntwo" + b"\0" * 70000 + b"three\n", ["one", "two", "three"]),
+    (b"one\n\0\0%s\n\n\0\0\nlast", ["one", FIRST, "", "", "last"]),
+    (b"a\0b\0\0c\nd\r\n\0", ["a\0b\0\0c", "d"]),
+    (b"x" * (tracker.MAX_LINE + 9) + b"\0\0%s\n", ["x" * tracker.MAX_LINE, FIRST]),
+    (b"\0" * 70000 + b"one\ntwo" + b"\0" * 70000 + b"%s\n", ["one", "two", FIRST]),
 )
+POWER_CUTS = [(data.replace(b"%s", FIRST.encode()), lines) for data, lines in POWER_CUTS]
 
 
 @pytest.mark.parametrize("data, lines", POWER_CUTS, ids=range(len(POWER_CUTS)))
@@ -780,22 +782,25 @@ def test_T10_zeros_that_a_power_cut_left_end_a_line(tmp_path, data, lines, piece
             place += len(line) + 1
 
 
-def test_T10_restarted_behind_zeros_in_the_midst_of_a_line(tmp_path):
-    path = tmp_path / "mail.log"
-    path.write_bytes(b"one\nhalf a li" + b"\0" * 600)
-    follower = tracker.Follower(str(path), 1.0)
-    follower.begin(None, False)
-    assert [batch.lines for batch in iter(lambda: follower.read(0.0), None)] == [["one"], ["half a li"]]
-    place = follower.place(follower.position)
-    follower.close()
-    assert place.position == 613
-    with open(str(path), "ab") as log:
-        log.write(b"first\n")
+def read_from(path, place):
+    """(line before, batches, place of FIRST) of a follower that begins there."""
     follower = tracker.Follower(str(path), 1.0)
     follower.begin(place, False)
-    assert follower.line_before() == "half a li" and follower.read(0.0) == (["first"], 613, 0)
-    assert follower.line_before() == "first"
+    before, batches = follower.line_before(), [tuple(batch) for batch in iter(lambda: follower.read(0.0), None)]
+    place = follower.place(613)
     follower.close()
+    return before, batches, place
+
+
+def test_T10_restarted_before_and_behind_zeros_in_the_midst_of_a_line(tmp_path):
+    path = tmp_path / "mail.log"
+    path.write_bytes(b"one\nhalf a li" + b"\0" * 600)
+    assert read_from(path, None)[1] == [(["one"], 0, 0)]
+    with open(str(path), "ab") as log:
+        log.write(FIRST.encode() + b"\n")
+    before, batches, place = read_from(path, None)
+    assert (before, batches) == ("", [(["one"], 0, 0), (["half a li"], 4, 0), ([FIRST], 613, 0)])
+    assert read_from(path, place)[:2] == ("half a li", [([FIRST], 613, 0)])
 
 
 # ---------------------------------------------------------------------------- the promises T4 to T10
