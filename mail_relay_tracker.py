@@ -546,6 +546,7 @@ class Spam(NamedTuple):
     """A spam verdict that names its message by queue ID (milter header, amavis, rspamd), or by Message-ID.
 
     `child`: under which ID the filter gave the message on. `status` is None where it did not scan, but checked or made signatures.
+    `kept_back`: those of its recipients to whom the filter did not give it on, though to others it did, as they stand in the line.
     """
 
     queue_id: Optional[str]
@@ -558,6 +559,7 @@ class Spam(NamedTuple):
     dkim_result: Optional[str] = None
     dkim_domain: Optional[str] = None
     dkim_selector: Optional[str] = None
+    kept_back: Optional[str] = None
 
 
 class Rewritten(NamedTuple):
@@ -1083,6 +1085,9 @@ def parse_broken(text: str) -> Event:
     """`lost connection after DATA (24 bytes) from …`, with the ID in front from 3.10 on (smtpd.c:smtpd_proto)."""
     found = BROKEN.match(text)
     return Broken(found.group(1)) if found else None
+
+
+AMAVIS_REST = re.compile(r", but (?:[0-9]+ )?(DISCARD|BOUNCE|REJECT)\b")
 
 
 def dropped_as(reply: str, near: bool) -> Optional[str]:
@@ -1680,10 +1685,11 @@ SPAMD_USER = re.compile(r"[^ ]*:[0-9]+$")
 SPAMD_RESULT = re.compile(r"result: ([Y.]) +(-?[0-9]{1,9}) - ([^ ]*) ")
 SPAMD_MID = re.compile(r",mid=([^,]*)(?=,|$)")
 SPAMD_REQUIRED = re.compile(r"[, ]required_score=(-?[0-9.]+)")
-AMAVIS = re.compile(r"\([^ )]*\) (?:Passed|Blocked) ([A-Z-]+)")
+AMAVIS = re.compile(r"\([^ )]*\) (Passed|Blocked) ([A-Z-]+)")
 AMAVIS_ACTIONS = re.compile(r"\) \{[A-Za-z,]*\}, ")
 AMAVIS_ADDRESS = r'<(?:"(?:[^"\\]|\\.)*"@[^"<>]*|[^"<>]*)>'
-AMAVIS_MAIL = re.compile(AMAVIS_ADDRESS + " -> " + AMAVIS_ADDRESS + "(?:," + AMAVIS_ADDRESS + r")*"
+AMAVIS_RECIPIENT = re.compile(AMAVIS_ADDRESS)
+AMAVIS_MAIL = re.compile(AMAVIS_ADDRESS + " -> (" + AMAVIS_ADDRESS + "(?:," + AMAVIS_ADDRESS + r")*)"
                          r"(?:, \([][0-9A-Za-z.:+/_< -]*\))?(?:, tls: [^ ,]+)?(?:, quarantine: [^ ,:]+(?:, [^ ,:]+(?=,))*)?"
                          r"(?:, Queue-ID: ([0-9A-Za-z]+))?(?:, Message-ID: <([^>]*|(?:(?!, ).)*)>)?"
                          r"(?:, Resent-Message-ID: <(?:[^>]*|(?:(?!, ).)*)>)?(?:, mail_id: [^ ,]+)?"
@@ -1747,16 +1753,20 @@ def parse_amavis(text: str) -> Event:
     chain = AMAVIS_MAIL.match(text, text.find("<", ends[0])) if len(ends) == 1 and "<" in text else None
     if chain is None:
         return IGNORED if len(ends) != 1 or AMAVIS_MORE.search(text) else None
-    queue_id, mid, hits, child = chain.groups()
+    recipients, queue_id, mid, hits, child = chain.groups()
     if not (queue_id or mid) or text.endswith("..."):
         return IGNORED
     mid = mid and mid.partition(">")[0]     # of several the first, as Postfix has it
     signed = amavis_dkim(text, chain.end())
+    in_part = found.group(1) == "Blocked" and "Relayed" in text[text.rfind("{", 0, chain.start()):chain.start()]
+    kept_back = recipients if in_part else None
     if hits == "-":
-        return Spam(queue_id, mid, None, None, None, None, child, *signed) if queue_id and signed else IGNORED
+        told = queue_id and (signed[0] or kept_back)
+        return Spam(queue_id, mid, None, None, None, None, child, *signed, kept_back) if told else IGNORED
     tests = AMAVIS_TESTS.findall(text, chain.end())[-1:]       # the last: a subject, which stands before it, may imitate it
     names = ",".join(one.partition("=")[0].strip(" ") for one in tests[0].split(",")) if tests else None
-    return Spam(queue_id, mid, "Yes" if found.group(1).startswith("SPAM") else "No", number(hits), None, names, child, *signed)
+    status = "Yes" if found.group(2).startswith("SPAM") else "No"
+    return Spam(queue_id, mid, status, number(hits), None, names, child, *signed, kept_back)
 
 
 def amavis_names(text: str, place: int) -> List[int]:
@@ -1770,7 +1780,7 @@ def amavis_names(text: str, place: int) -> List[int]:
     return [one.end() for one in AMAVIS_ACTIONS.finditer(text, place)]
 
 
-def amavis_dkim(text: str, place: int) -> Tuple[str, ...]:
+def amavis_dkim(text: str, place: int) -> Tuple[Optional[str], Optional[str], Optional[str]]:
     """Result, domain and selector of a signature that amavis found valid, else of one that it made; nothing of others is logged.
 
     Only directly behind the chain of fields, where at most the next hop's reply stands: one with a comma in it may imitate them.
@@ -1782,7 +1792,7 @@ def amavis_dkim(text: str, place: int) -> Tuple[str, ...]:
     selector, domain, new_selector, new_domain = found.groups() if found else (None,) * 4
     if selector and domain:
         return "pass", domain, selector
-    return ("signed", new_domain, new_selector) if new_selector and new_domain else ()
+    return ("signed", new_domain, new_selector) if new_selector and new_domain else (None, None, None)
 
 
 def parse_rspamd(text: str) -> Event:
@@ -2201,14 +2211,15 @@ class Message:
     `low` is the position of the first line it was made from; `opened` and `heard` tell by the log's clock when it came into memory
     and when it was spoken of last. `continued`: it was not born here, the store may know its rows. `by_address` and `named` find
     recipients again: those of delivery lines, and those only named so far. `called_in`: the SPF result that was shown, and is another's.
-    `past`: what the store has of a continuation, for those that come from it and are written before.
+    `past`: what the store has of a continuation, for those that come from it and are written before. `kept_back`: its recipients to
+    whom a filter does not give it on, though to others it does.
     """
 
     __slots__ = MESSAGE_COLUMNS + (
         "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "state", "sweeps", "continued", "queued", "ended",
         "removed", "finished", "probe", "generated", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender",
         "peer_ip", "orig_queue_id", "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending",
-        "front", "fronted", "scored", "scanned_until", "called_in", "past")
+        "front", "fronted", "scored", "scanned_until", "called_in", "past", "kept_back")
 
     def __init__(self, host: str, server_hostname: str, queue_id: str, time: int, low: int, continued: bool, now: int = 0) -> None:
         self.host, self.server_hostname, self.queue_id = host, server_hostname, queue_id
@@ -2227,6 +2238,7 @@ class Message:
         self.by_address: Dict[Tuple[Optional[str], Optional[str]], Recipient] = {}
         self.named: Tuple[Recipient, ...] = ()
         self.pending: Tuple[Verdict, ...] = ()
+        self.kept_back: Tuple[str, ...] = ()
         self.next_no = 0
         self.state: Optional[Sweep] = None
         self.sweeps: Tuple[Sweep, ...] = ()
@@ -3362,6 +3374,10 @@ class Correlator:
             dropped = "discard" if origin.daemon == "local" and reason == "discarded" else dropped_as(reason, is_near(handed_to(recipient)))
             recipient.relay_status = SWEPT[dropped] if dropped else recipient.relay_status
             return
+        kept_back = AMAVIS_REST.search(reason) if "<%s>" % recipient.upstream_to in message.kept_back else None
+        if kept_back:                       # the ID is that of the others' mail
+            recipient.relay_status, recipient.next_queue_id = DISCARDED if kept_back.group(1) == "DISCARD" else BOUNCED, None
+            return
         near = is_near(handed_to(recipient))
         if forwarded:
             hand_on(recipient)
@@ -3548,6 +3564,7 @@ class Correlator:
             message.dkim_result = event.dkim_result or message.dkim_result
             message.dkim_domain = event.dkim_domain or message.dkim_domain
             message.dkim_selector = event.dkim_selector or message.dkim_selector
+        message.kept_back += tuple(AMAVIS_RECIPIENT.findall(event.kept_back or ""))
 
     # -- SPF: results wait by client address for the message they belong to
 
