@@ -2510,7 +2510,7 @@ def digits_of(second: int) -> str:
 
 
 def bare(address: str) -> str:
-    """An address for comparing: policy servers see it in lower case and without the quotes that Postfix logs.
+    """An address for comparing: others see it in lower case, or without the quotes that Postfix logs.
 
     >>> bare('"John Doe"@Example.org')
     'john doe@example.org'
@@ -3374,7 +3374,7 @@ class Correlator:
             dropped = "discard" if origin.daemon == "local" and reason == "discarded" else dropped_as(reason, is_near(handed_to(recipient)))
             recipient.relay_status = SWEPT[dropped] if dropped else recipient.relay_status
             return
-        kept_back = AMAVIS_REST.search(reason) if "<%s>" % recipient.upstream_to in message.kept_back else None
+        kept_back = AMAVIS_REST.search(reason) if message.kept_back and bare(recipient.upstream_to or "") in message.kept_back else None
         if kept_back:                       # the ID is that of the others' mail
             recipient.relay_status, recipient.next_queue_id = DISCARDED if kept_back.group(1) == "DISCARD" else BOUNCED, None
             return
@@ -3564,7 +3564,7 @@ class Correlator:
             message.dkim_result = event.dkim_result or message.dkim_result
             message.dkim_domain = event.dkim_domain or message.dkim_domain
             message.dkim_selector = event.dkim_selector or message.dkim_selector
-        message.kept_back += tuple(AMAVIS_RECIPIENT.findall(event.kept_back or ""))
+        message.kept_back += tuple(bare(one[1:-1]) for one in AMAVIS_RECIPIENT.findall(event.kept_back or ""))
 
     # -- SPF: results wait by client address for the message they belong to
 
