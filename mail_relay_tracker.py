@@ -5261,7 +5261,7 @@ WITNESS = 256                       # bytes at a file's head, and before a posit
 BEGINNING = 4096                    # bytes in which a rotated file's first stamp is looked for
 _STAMP = r"(?:<[0-9]{1,3}>)?(?:[A-Z][a-z]{2} |[0-9]{4})"       # as far as it takes to tell a line's beginning
 TORN = re.compile(r"(?<!\0)\0+(?=%s)" % _STAMP)
-SKIPPED = re.compile((r"\n|(?<!\0)\0+(?=\Z|%s)" % _STAMP).encode("ascii"))
+SKIPPED = re.compile(r"\n|(?<!\0)\0+(?=\Z|%s)" % _STAMP)
 MAGICS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 PACKED = (".gz", ".bz2", ".xz")
 _PACKED = "(?:%s)?$" % "|".join(map(re.escape, PACKED))
@@ -5532,7 +5532,7 @@ class LogFile:
     def _split(self, data: bytes) -> List[Batch]:
         """Cut data into lines, each at its place; what comes behind the last newline waits."""
         if self.skipping:
-            end = SKIPPED.search(data)
+            end = SKIPPED.search(data.decode("latin-1"))
             self.offset += end.end() if end else len(data)
             self.skipping, data = not end, data[end.end():] if end else b""
         lines = data.decode("latin-1").split("\n")
