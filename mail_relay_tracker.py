@@ -5865,7 +5865,7 @@ class Follower:
             if place.position or place.head and place.head[0]:      # of an empty file nothing is missed, and nothing tells it from another
                 LOG.warning("%s; lines not read yet may stand where logs are rotated to: --import them; reading %s from its beginning",
                             "the log was truncated" if truncated else "the file that the saved position belongs to is gone",
-                            self.queue[0].path if self.queue else self.path)
+                            ", then ".join([one.path for one in self.queue[:1]] + [self.path]))
                 self._name_sealed(place)
         if not self.files:
             self._go_live(live)

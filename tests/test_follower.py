@@ -1272,7 +1272,7 @@ def test_T5_the_file_of_the_saved_place_is_gone_and_that_is_said(here, caplog, p
         follower.close()
     said, = [record.getMessage() for record in caplog.records]
     assert "saved position belongs to is gone" in said and "--import them" in said
-    assert said.endswith("reading %s from its beginning" % (here.rotated[0].path if rotated else here.path))
+    assert said.endswith("reading %s from its beginning" % ", then ".join([one.path for one in here.rotated] + [here.path]))
 
 
 def test_T5_of_an_empty_file_that_is_gone_nothing_is_missed(here, caplog):
