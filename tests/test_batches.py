@@ -210,3 +210,23 @@ def test_a_failure_within_repeated_lines_leaves_the_next_ones_their_numbers(monk
     line = "postfix/smtpd[1]: %sNOQUEUE: reject: RCPT from a[192.0.2.1]: 554 5.7.1 no; from=<x@b> to=<y@z> proto=ESMTP helo=<%s>%s"
     rows = reader.read("00:00 " + line % ("message repeated 5000 times: [ ", "bad", "]") + "\n00:00 " + line % ("", "good", ""))
     assert [row.recipient_no for row in rows] == [0]
+
+
+FORWARDED = """
+00:22 postfix/smtpd[182]: connect from c40.good.test[192.0.2.40]
+00:22 postfix/smtpd[182]: NOQUEUE: client=c40.good.test[192.0.2.40]
+00:23 postfix/smtpd[188]: ABA50218633: client=localhost[127.0.0.1]
+00:23 postfix/cleanup[174]: ABA50218633: message-id=<m28@good.test>
+00:23 postfix/qmgr[154]: ABA50218633: from=<a@good.test>, size=987, nrcpt=1 (queue active)
+00:23 postfix/cleanup[174]: AC940218635: message-id=<m28@good.test>
+00:23 postfix/local[190]: ABA50218633: to=<fwd@ok.test>, relay=local, delay=0, delays=0/0/0/0, dsn=2.0.0, \
+status=sent (forwarded as AC940218635)
+00:23 postfix/qmgr[154]: ABA50218633: removed
+00:23 postfix/qmgr[154]: AC940218635: from=<a@good.test>, size=1187, nrcpt=1 (queue active)
+00:23 amavis[185]: (00185-10) Passed SPAMMY {RelayedTaggedInbound}, PRE [192.0.2.40]:51925 <a@good.test> -> <fwd@ok.test>, \
+Message-ID: <m28@good.test>, mail_id: vpY-UT77_1FT, Hits: 6.5, size: 438, queued_as: ABA50218633, 122 ms"""
+
+
+def test_a_verdict_is_of_the_mail_that_it_names_not_of_one_that_was_made_of_it():
+    rows = Reader().read(FORWARDED)
+    assert [(row.queue_id, row.spam_status) for row in rows] == [("ABA50218633", "Yes"), ("AC940218635", "Yes")]
