@@ -2948,9 +2948,8 @@ class Correlator:
 
     def fold_disconnect(self, origin: Origin, event: Disconnect) -> None:
         """The client is gone, and with it a message that it never sent."""
-        session = self.sessions.get(origin.prefix)
-        if session is not None and event.took_all:
-            session.took_all = True
+        if event.took_all and origin.prefix in self.sessions:
+            self.sessions[origin.prefix].took_all = True
         self._end_session(origin)
 
     def fold_broken(self, origin: Origin, event: Broken) -> None:
@@ -3370,15 +3369,15 @@ class Correlator:
         forwarded = FORWARDED_AS.match(reason) if origin.daemon == "local" else None
         child = forwarded.group(1) if forwarded else queued_as(reason)
         recipient.next_queue_id = child
+        near = is_near(handed_to(recipient))
         if child is None:
-            dropped = "discard" if origin.daemon == "local" and reason == "discarded" else dropped_as(reason, is_near(handed_to(recipient)))
+            dropped = "discard" if origin.daemon == "local" and reason == "discarded" else dropped_as(reason, near)
             recipient.relay_status = SWEPT[dropped] if dropped else recipient.relay_status
             return
         kept_back = AMAVIS_REST.search(reason) if message.kept_back and bare(recipient.upstream_to or "") in message.kept_back else None
         if kept_back:                       # the ID is that of the others' mail
             recipient.relay_status, recipient.next_queue_id = DISCARDED if kept_back.group(1) == "DISCARD" else BOUNCED, None
             return
-        near = is_near(handed_to(recipient))
         if forwarded:
             hand_on(recipient)
         known = origin.open.get(child)
@@ -3564,7 +3563,8 @@ class Correlator:
             message.dkim_result = event.dkim_result or message.dkim_result
             message.dkim_domain = event.dkim_domain or message.dkim_domain
             message.dkim_selector = event.dkim_selector or message.dkim_selector
-        message.kept_back += tuple(bare(one[1:-1]) for one in AMAVIS_RECIPIENT.findall(event.kept_back or ""))
+        if event.kept_back is not None:
+            message.kept_back += tuple(bare(one[1:-1]) for one in AMAVIS_RECIPIENT.findall(event.kept_back))
 
     # -- SPF: results wait by client address for the message they belong to
 
@@ -5537,8 +5537,9 @@ class LogFile:
             self.skipping, data = not end, data[end.end():] if end else b""
         lines = data.decode("latin-1").split("\n")
         self.rest = data[len(data) - len(lines.pop()):]
-        ordinary = is_ordinary(data)
-        batches = self._batches(lines) if lines and not ordinary else [Batch(lines, self.start + self.offset, self.start)] if lines else []
+        batches: List[Batch] = []
+        if lines:
+            batches += [Batch(lines, self.start + self.offset, self.start)] if is_ordinary(data) else self._batches(lines)
         self.offset += len(data) - len(self.rest)
         if len(self.rest) > MAX_LINE or self.rest[:1] == b"\0":
             batches += self._cut_rest()
