@@ -2750,7 +2750,7 @@ class Correlator:
             del table[message.queue_id]
             self.open_count -= 1
         if message.mid_key is not None:
-            if self.by_scanner and message.spam_status is None:
+            if (self.by_scanner or message.fronted) and message.spam_status is None:    # a before-queue filter may tell late
                 self.gone.setdefault((message.host, message.mid_key), []).append(Context(message.queue_id, message.heard, message.low))
                 self._limit(self.gone)
             self._drop_message_id(message)

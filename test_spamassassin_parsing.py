@@ -57,14 +57,14 @@ def told(status, score, required=None, tests=None):
     return Checked(QID, "joe@a.net", "ESMTP", "mx.a.net", Spam(QID, None, status, score, required, tests))
 
 
-def found(status, score, required=None, tests=None, queue_id=QID, child=None):
+def found(status, score, required=None, tests=None, queue_id=QID, child=None, **more):
     """What amavis or rspamd found."""
-    return Spam(queue_id, "1@a.net", status, score, required, tests, child)
+    return Spam(queue_id, "1@a.net", status, score, required, tests, child, **more)
 
 
-def passed_on(status, score, tests=None, queue_id=QID):
-    """What amavis found of a message that it gave on."""
-    return found(status, score, None, tests, queue_id, "4A1B2C3D4E")
+def passed_on(status, score, tests=None, queue_id=QID, kept_back=None):
+    """What amavis found of a message that it gave on, to all or, where some are `kept_back`, to others."""
+    return found(status, score, None, tests, queue_id, "4A1B2C3D4E", kept_back=kept_back)
 
 
 # name, line, what it says
@@ -109,7 +109,7 @@ TEXTS = (
     ("amavis: clean", amavis("Passed CLEAN", "-1.9"), passed_on("No", -1.9)),
     ("amavis: score zero", amavis("Passed CLEAN", "0"), passed_on("No", 0.0)),
     ("amavis: spammy, passed with a tag", amavis("Passed SPAMMY", "6.312"), passed_on("Yes", 6.312)),
-    ("amavis: spam, blocked", amavis("Blocked SPAM", "21.5"), passed_on("Yes", 21.5)),
+    ("amavis: spam, blocked", amavis("Blocked SPAM", "21.5"), passed_on("Yes", 21.5, kept_back="<ann@b.org>")),
     ("amavis: names of tests", amavis("Passed SPAMMY", "6.3", tests=", Tests: [BAYES_99=3.5,X=0.001,Y_2=2.8]"),
      passed_on("Yes", 6.3, "BAYES_99,X,Y_2")),
     ("amavis: no queue ID", amavis("Passed CLEAN", "1.4", ""), passed_on("No", 1.4, queue_id=None)),
