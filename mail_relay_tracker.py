@@ -2107,6 +2107,7 @@ class DomainFilter:
 REMOTE_AGENTS = frozenset(("smtp", "lmtp"))    # what other agents tell is no server's reply
 RELAY = re.compile(r"([^\[\]]*)\[([^\[\]]*)\]:([0-9]{1,5})$")
 FORWARDED_AS = re.compile(r"forwarded as ([0-9A-Za-z]+)$")
+ALIASES_AWAY = "alias database unavailable"
 REMOTE_REPLY = re.compile(
     r"(?:Protocol error: )?(?:host [^ ]+ (?:said|refused to talk to me): "
     r"|SASL (?:\[CACHED\] )?authentication failed; server [^ ]+ said: |TLS is required, but host [^ ]+ refused to start TLS: )?"
@@ -2466,6 +2467,11 @@ def outranks(status: Optional[str], time: int, known: Recipient) -> bool:
 def stays_held(recipient: Recipient, status: Optional[str]) -> bool:
     """Whether a recipient on hold is but deferred now, by an attempt that was under way when it was put there."""
     return recipient.relay_status == HELD and status == DEFERRED
+
+
+def awaits_alias(recipient: Recipient) -> bool:
+    """Whether local(8) could not look up whom an alias means: the next attempt may name that one instead (alias.c:deliver_alias)."""
+    return recipient.relay_message == ALIASES_AWAY and recipient.relay_host == "local" and recipient.relay_status in UNDECIDED
 
 
 def goes_on(recipient: Recipient) -> bool:
@@ -3244,7 +3250,8 @@ class Correlator:
 
     @staticmethod
     def _named(message: Message, orig_to: str) -> Optional[Recipient]:
-        return next((one for one in message.named if (one.orig_to or "").lower() == orig_to.lower()), None)
+        return next((one for one in message.named if (one.orig_to or "").lower() == orig_to.lower()
+                     and (one.upstream_to is None or awaits_alias(one))), None)
 
     def fold_checked(self, origin: Origin, event: Checked) -> None:
         """A header check that changed nothing, but told HELO and protocol."""
@@ -3304,7 +3311,7 @@ class Correlator:
             message.next_no += 1
 
     def _recipient(self, message: Message, orig_to: str, upstream_to: str) -> Recipient:
-        """The recipient of a delivery line: by both addresses; else one that was named, by `orig_to` alone, before any hop."""
+        """The recipient of a delivery line: by both addresses; else one that was named, by `orig_to` alone, before any hop; or an alias."""
         recipient = message.by_address.get((orig_to, upstream_to))
         if recipient is None:
             recipient = self._named(message, orig_to) if message.named else None
@@ -3312,6 +3319,7 @@ class Correlator:
                 recipient = self._add(message, orig_to, upstream_to, self.time)
             else:
                 message.named = tuple(one for one in message.named if one is not recipient)
+                message.by_address.pop((recipient.orig_to, recipient.upstream_to), None)
                 recipient.orig_to, recipient.upstream_to = orig_to, upstream_to
                 self._number(message, recipient)
             message.by_address[orig_to, upstream_to] = recipient
@@ -3343,6 +3351,8 @@ class Correlator:
             self._claim_score(message, lambda twin: not twin.by_address)
         if status == SENT:
             self._fold_sent(origin, message, recipient, reason)
+        elif awaits_alias(recipient) and recipient not in message.named:
+            message.named += (recipient,)
 
     def _relay_tls(self, origin: Origin, event: Delivery) -> Optional[str]:
         """TLS of the connection used: Postfix 3.11 says it in the line, before that the same process said it when connecting."""
@@ -4202,7 +4212,7 @@ class Unmatched:
         self.inherited = inherited
         self.known = {id(one): one for one in known}
         delivered = [one for one in known if one.upstream_to is not None]
-        self.loose = [one for one in known if one.upstream_to is None]
+        self.loose = [one for one in known if one.upstream_to is None or awaits_alias(one)]
         self.by_address = {(one.orig_to, one.upstream_to): one for one in delivered}
         self.by_upstream = {one.upstream_to: one for one in delivered}
         self.by_orig = {(one.orig_to or "").lower(): one for one in delivered}
@@ -4228,6 +4238,9 @@ class Unmatched:
         same = self.by_address.get((new.orig_to, new.upstream_to))
         if same is None and self.inherited:
             same = self.by_upstream.get(new.upstream_to)
+        if same is None and awaits_alias(new):      # read again: by now it has the name that the alias stands for
+            meant = self.by_orig.get((new.orig_to or "").lower())
+            same = meant if meant is not None and not is_older(meant.last_seen, new.last_seen) else None
         return same
 
     def left(self) -> List[Recipient]:
@@ -4256,8 +4269,8 @@ def take_outcome(known: Recipient, new: Recipient, released: bool) -> None:
         return
     later = outranks(new.relay_status, new.last_seen, known) \
         or known.upstream_to is None and new.upstream_to is not None and not is_older(new.last_seen, known.last_seen)
-    if known.upstream_to is None:
-        known.orig_to, known.upstream_to = new.orig_to or known.orig_to, new.upstream_to
+    if known.upstream_to is None or awaits_alias(known):
+        known.orig_to, known.upstream_to = new.orig_to or known.orig_to, new.upstream_to or known.upstream_to
     if new.relay_status not in (None, INCOMPLETE) and later:
         if known.relay_status == REQUEUED and new.relay_status == SENT:
             return
@@ -5319,7 +5332,7 @@ def is_ordinary(data: bytes) -> bool:
     >>> [is_ordinary(data) for data in (b"a\\nb", b"a\\0b", b"a\\r\\nb", b"a" * (MAX_LINE + 1))]
     [True, False, False, False]
     """
-    if b"\0" in data or b"\r\n" in data:
+    if b"\0" in data or b"\r" in data and b"\r\n" in data:       # one byte is looked for far sooner than two
         return False
     place = 0
     while len(data) - place > MAX_LINE:     # from a line's beginning to the last that is within reach
