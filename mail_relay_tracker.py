@@ -828,7 +828,8 @@ FIELD_ADDRESS = ADDRESS.replace("[^:]*", "(?:(?! (?:from|to|proto|helo)=)[^:])*"
 SAFE_ADDRESS = r'<((?:@[^:;]*:)?"(?:[^"\\;]|\\.|;(?! (?:from|to)=<))*"(?:@[^">]*)?|[^">]*)>'
 # One in no need of quotes: nothing can be imitated in it.
 USUAL_ADDRESS = r"<([^][\0-\x20\x7f-\xa0<>(),;:\\\"@]+@[^][\0-\x20\x7f-\xa0<>(),;:\\\"@]+)>"
-CLIENT = r"([^ \[\]]*)\[([^ \[\]]*)\](?::[0-9]+)?"
+PORT = "(?::(?:[0-9]+|unknown))?"            # smtpd_client_port_logging; unknown when a filter did not tell it (smtpd_xforward.c)
+CLIENT = r"([^ \[\]]*)\[([^ \[\]]*)\]" + PORT
 
 
 @functools.lru_cache(maxsize=16384)
@@ -888,7 +889,7 @@ def unless_repeated(text: str) -> Event:
 # -- smtpd and postscreen
 
 CLIENT_LINE = re.compile(CLIENT + r"(?:, sasl_method=([^,]*))?(?:, sasl_username=(.*?))?(?:, sasl_sender=.*)?"
-                         r"(?:, orig_queue_id=([0-9A-Za-z]+))?(?:, orig_client=([^ ,\[\]]*)(?:\[([^ \]]*)\])?(?::[0-9]+)?)?$")
+                         r"(?:, orig_queue_id=([0-9A-Za-z]+))?(?:, orig_client=([^ ,\[\]]*)(?:\[([^ \]]*)\])?" + PORT + ")?$")
 DECISION = re.compile(r"((?:milter-)?[a-z_]+): ([A-Za-z-]+(?: content)?) from " + CLIENT + r": (.*)$", re.S)
 SMTPD_TRAILERS = [re.compile(                       # sasl_… stand only behind helo=: nobody logs in without EHLO
     r"; (?:from=" + address + r" ?)?(?:to=" + address + r" ?)?(?:proto=([A-Z]+) ?)?(?:helo=<([^<>]*)>(?: sasl_method=[^ ]*)?"
@@ -1078,7 +1079,7 @@ AMAVIS_DROPPED = re.compile(r"250 2\.7\.[01] Ok, discarded, id=|250 2\.5\.0 Ok(?
 AMAVIS_BOUNCED = re.compile(r"250 2\.5\.0 Ok(?:, id=.*\b(?:BOUNCE|REJECT)\b| <.*>, DSN was sent \()")
 CONNECT = re.compile("connect from " + CLIENT)
 PEER = re.compile(CLIENT + ": ")
-BROKEN = re.compile(r"(?:lost connection|timeout|too many errors) after .*? from [^ \[\]]*\[([^ \[\]]*)\](?::[0-9]+)?$")
+BROKEN = re.compile(r"(?:lost connection|timeout|too many errors) after .*? from [^ \[\]]*\[([^ \[\]]*)\]" + PORT + "$")
 
 
 def parse_broken(text: str) -> Event:
@@ -1699,7 +1700,8 @@ AMAVIS_MORE = re.compile(r"\.\.\.$|, Hits: (?:-,|[^ ,]*, tag=)")      # a long l
 AMAVIS_SIGNATURE = r"=([^ ,:=]+):([^ ,:=]+)(?:,[^ ,:=]+:[^ ,:=]+)*"       # selector and domain of the first
 AMAVIS_DKIM = re.compile("(?:, queued_as: [^,]*)?(?:, dkim_sd" + AMAVIS_SIGNATURE + ")?(?:, dkim_new" + AMAVIS_SIGNATURE + ")?, [0-9]+ ms$")
 AMAVIS_TESTS = re.compile(r", Tests: \[([^\[\]]*)\]")
-RSPAMD_OPENING = r"(?:\([a-z_]+\) )?(?:<[^>]*>; [a-z_]+; )?(?:rspamd_task_write_log: )?id: <"     # its module is `proxy` as a milter
+RSPAMD_OPENING = (r"(?:(?:[0-9-]{10} [0-9:.]{8,15} #[0-9]{1,10})?\([a-z_]+\) )?(?:<[^>]*>; [a-z_]+; )?"  # its module is `proxy` as a milter
+                  "(?:rspamd_task_write_log: )?id: <")
 RSPAMD = re.compile(RSPAMD_OPENING + r"([^>]*|[^ ]*)>(?:, qid: <([^>]*)>)?(?:, ip: [^,]*)?"
                     r"(?:, user: [^,]*)?(?:, from: " + ADDRESS + r")?,? \(default: ([TFS]) \(([a-z ]+)\): \[(-?[0-9.]+)/(-?[0-9.]+)\] "
                     r"\[((?:(?!\(default: ).)*)\]\)", re.S)
