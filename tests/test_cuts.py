@@ -656,7 +656,7 @@ class Fed(Live):
         self.rng = rng
         self.path = command.configure(**self.settings)
         self.writer = open(str(self.log), "ab", buffering=0)
-        self.startup = 0.3
+        self.startup = self.at_first = 0.3
         self.kills = self.stops = self.rotations = 0
         self.places = set()
 
@@ -666,7 +666,7 @@ class Fed(Live):
     def first_life(self):
         """Start for the first time, and see how long that takes on this machine."""
         self.start()
-        self.startup = self.wait((self.folder / "state.json").exists, 60)
+        self.startup = self.at_first = self.wait((self.folder / "state.json").exists, 60)
 
     def life(self, lines, long=False):
         """Start, feed lines, and end it: at any moment from before it is awake until well in its work, in the middle of a line, too."""
@@ -688,7 +688,10 @@ class Fed(Live):
         else:
             self.stop(signal.SIGKILL)
             self.kills += 1
-        self.places.add((self.folder / "state.json").read_text())
+        place = (self.folder / "state.json").read_text()
+        # One that did not come so far as to save anything new gives the next more time: the machine may be busier by now.
+        self.startup = min(self.startup * 1.1, 3) if place in self.places else self.at_first
+        self.places.add(place)
 
     def rotate(self, pack):
         """Rename all the logs, as logrotate does; the writer turns to the new one after a while."""
