@@ -4641,9 +4641,11 @@ DRIVER_ERRORS = range(2000, 3000)
 SILENCE = "the server does not answer: check [database] host and port, its load and the network between"
 WORDED = (                          # the driver's own errors, with numbers that differ by its version, or none
     ("Invalid Certificate/Key", ConfigError, TLS_REMEDY), ("Invalid CA Certificate", ConfigError, TLS_REMEDY),
-    ("CERTIFICATE", StoreGone, TLS_REMEDY), ("Authentication plugin", StoreRefused, PLUGIN_REMEDY),
+    ("CERTIFICATE", StoreGone, TLS_REMEDY), ("Unable to verify server identity", StoreGone, TLS_REMEDY),
+    ("requires SSL", StoreRefused, TLS_REMEDY), ("Authentication plugin", StoreRefused, PLUGIN_REMEDY),
 )   # type: Tuple[Tuple[str, Type[TrackerError], str], ...]
 CONFLICTS = frozenset((1205, 1213))             # of two transactions: the host is sound
+CUT = frozenset((-1, 2006, 2013, 2055))         # the connection is gone, in the words of several versions of the driver
 ROW_ERRORS = frozenset((1048, 1264, 1265, 1292, 1300, 1366, 1367, 1406, 1411, 3140, 3819, 3988, 4025))
 ROW_STATES = frozenset(("22", "23", "45"))      # classes of SQLSTATE: wrong data, violated constraint, a trigger's SIGNAL
 
@@ -5030,7 +5032,7 @@ class MysqlStore(Store):
         self.cursor: Any = None
         self.batch_bytes = BATCH_BYTES
         self.driver: Any = None
-        self.idle = False
+        self.idle = self.served = False
         self.session = ("", 0.0, 0)
 
     def connect(self) -> None:
@@ -5191,7 +5193,7 @@ class MysqlStore(Store):
         Where that is no danger the farewell is said: the server would count an aborted client, and log it.
         """
         inner, is_polite = self._socket(), self.idle
-        connection, self.connection, self.cursor, self.idle = self.connection, None, None, False
+        connection, self.connection, self.cursor, self.idle, self.served = self.connection, None, None, False, False
         if connection is not None:
             try:
                 if is_polite:
@@ -5218,14 +5220,17 @@ class MysqlStore(Store):
         self.idle = False
         try:
             self.connection.cmd_query(statement)
-            self.idle = True
+            self.idle = self.served = True
         except Exception as error:
             raise self._blame(error) from error
 
     def _blame(self, error: Exception) -> Exception:
-        """What a failed statement means. A host that takes connections but no statements is left for the next one."""
-        meaning = self._meaning(error)
-        self.turn += isinstance(meaning, StoreGone) and getattr(error, "errno", None) not in CONFLICTS
+        """What a failed statement means. A host that takes connections but no statements is left for the next one; one that served is asked
+        anew first: its wait_timeout, or a firewall, may have ended a connection on which little was said.
+        """
+        meaning, number = self._meaning(error), getattr(error, "errno", None)
+        was_cut = self.served and number in CUT and "timed out" not in str(error)
+        self.turn += isinstance(meaning, StoreGone) and number not in CONFLICTS and not was_cut
         return meaning
 
     def _meaning(self, error: Exception) -> Exception:
@@ -5497,6 +5502,14 @@ class LogFile:
         """Whether it could not be read when that was last tried, and that may pass."""
         return self.failing and not self.damaged
 
+    def can_be_read(self) -> bool:
+        """Whether it can be read just now; a damaged archive, as far as ever."""
+        try:
+            self.peek(0, 1)
+        except BAD_FILE as error:
+            return getattr(error, "errno", None) is None
+        return True
+
     def has_grown(self) -> bool:
         """Whether more was written than was read, or that cannot be told: the next read will tell."""
         try:
@@ -5703,7 +5716,8 @@ def begun(file: Rotated, present: int) -> int:
 
 
 BAD_FILE = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
-MENDABLE = frozenset((errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+MENDABLE = frozenset((errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT,
+                      errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED, errno.ECONNRESET))
 MAX_QUEUE = 100                     # rotated files that are held open, to be read in turn; the rest is looked for when they are read
 
 
@@ -5941,7 +5955,7 @@ class Follower:
         read yet may stand in it. It is passed over when it is too old for that, or is an archive that will never be any better.
         """
         if getattr(error, "errno", None) in MENDABLE and mtime_of(name) >= since:
-            return LogError("rotated log %s: %s: lines not read yet may stand in it: make it readable for user %s"
+            return LogError("rotated log %s: %s: lines not read yet may stand in it: make it readable for user %s, or move it away"
                             % (name, reason_of(error), user_name()))
         LOG.warning("cannot read rotated log %s: %s; passed over", name, error)
         return None
@@ -6065,11 +6079,8 @@ class Follower:
 
     def _move_on(self, now: float, once: bool) -> bool:
         """At the end of a file: whether to read on, in the next or in this one, because somebody still wrote to it."""
-        if self.queue and self.current.is_ailing and self._has_time(now, once):
-            self._open_anew()
-            return False
         if self.queue:
-            return self._open_next()
+            return self._open_next() if self._is_done_with(now, once) else False
         if not once and now < self.next_check:
             return False
         self.next_check = now + self.check_interval
@@ -6077,6 +6088,21 @@ class Follower:
         moved = self._follow_rotation(now, once)
         self.blocked = False
         return moved
+
+    def _is_done_with(self, now: float, once: bool) -> bool:
+        """Whether nothing more is awaited of the file at hand, for there are others. One that cannot be read, but may be some day, is
+        passed over after a while, if the next one can be read meanwhile: else it is not the file that ails. Who reads `once` is told.
+        """
+        if not self.current.is_ailing:
+            return True
+        if once:
+            self.insist()
+        if not self.queue[0].can_be_read():
+            self.rotated_at = None
+        if not self._has_time(now, once):
+            return True
+        self._open_anew()
+        return False
 
     def _has_time(self, now: float, once: bool) -> bool:
         """Whether a rotated file is still waited for."""
@@ -6184,6 +6210,16 @@ def remedy_of(error: OSError, path: str) -> str:
     return "create its directory, with all in it writable for user %s" % user_name()
 
 
+def open_lock(path: str, flags: int = 0) -> IO[bytes]:
+    """A lock file, open for writing where that is allowed: on NFS only such a one can be locked (flock(2))."""
+    try:
+        return open(os.open(path, os.O_RDWR | flags, 0o644), "r+b", buffering=0)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return open(os.open(path, os.O_RDONLY | flags, 0o644), "rb", buffering=0)
+
+
 STATE_BYTES = 4096                  # what a state needs on a disk: less than a block
 
 
@@ -6200,13 +6236,13 @@ class StateFile:
             self.path = os.path.realpath(path)
         except OSError as error:            # a relative path, and the current directory is gone
             raise OutputError("state file %s: %s: set [state] state_file to a path from the root" % (path, error.strerror)) from error
-        self.lock: Optional[IO[str]] = None
+        self.lock: Optional[IO[bytes]] = None
         self.saved: Optional[Place] = None
 
     def acquire(self) -> None:
         """Lock the state, and make sure that it can be written, before anything is read."""
         try:
-            lock = open(os.open(self.path + ".lock", os.O_RDONLY | os.O_CREAT, 0o644), encoding="ascii")
+            lock = open_lock(self.path + ".lock", os.O_CREAT)
         except OSError as error:
             raise self._unwritable(error, self.path + ".lock") from error
         try:
@@ -6293,6 +6329,9 @@ class StateFile:
         folder = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY)
         try:
             os.fsync(folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):    # of a file system that knows no such thing
+                raise
         finally:
             os.close(folder)
 
@@ -6532,6 +6571,8 @@ def odd_database(config: Config) -> str:
         return "[database] database = :memory:: name a file, for rows in memory end with the tracker" if in_memory else ""
     if config["password"] and config["password_file"]:
         return "[database] password_file = %s: there is a password, too: remove one of the two" % config["password_file"]
+    if config["unix_socket"] and config["ssl_verify"]:
+        return "[database] ssl_verify = yes: over unix_socket = %s nothing is encrypted: unset one of the two" % config["unix_socket"]
     for key in ("ssl_ca", "ssl_cert", "ssl_key"):
         if config[key] and not os.path.isfile(config[key]):
             return "[database] %s = %s: no such file" % (key, config[key])
@@ -6560,10 +6601,11 @@ def check_value(option: Option, text: str, path: str) -> Any:
     """A setting as its kind asks for."""
     text = text.strip()
     where = "configuration %s: [%s] %s = %s" % (path, option.section, option.key, "…" if option.key == "password" else text)
+    first_line = where.partition("\n")[0]       # in the others may stand a password
     if "\0" in text:
-        raise ConfigError("%s: holds a NUL byte: remove it" % where.replace("\0", "\\0"))
+        raise ConfigError("%s: holds a NUL byte: remove it" % first_line.replace("\0", "\\0"))
     if "\n" in text and option.kind != "domains":
-        raise ConfigError("%s: goes over several lines: an indented line continues the one before" % where.replace("\n", " / "))
+        raise ConfigError("%s: goes over several lines: an indented line continues the one before" % first_line)
     if not text and option.default and option.kind in ("text", "path"):
         raise ConfigError("%s: is not to be empty: remove the line for the default, %s" % (where.rstrip(), option.default))
     if "|" in option.kind:
@@ -7126,15 +7168,15 @@ def run_import(config: Config, paths: List[str], dry_run: bool) -> int:
     store = SqliteStore("") if dry_run else make_store(config)
     store.bulk = True
     tracker = make_tracker(config)
-    files = sorted(span_of(open_import(path)) + (path,) for path in paths)
+    files = sorted(span_of(file) + (file.path, file.identity) for file in map(open_import, paths))
     recorder = Recorder(store, tracker, RejectFile("./mail_relay_tracker.rejected.jsonl"), pause, ONE_SHOT_TRIES)
     recorder.begin()
     progress, position, broken = Progress(), 0, 0
-    for first, present, path in files:
-        if first <= recorder.last:          # a stretch that was read already: what it made is to be asked for
+    for first, present, path, identity in files:
+        if first <= tracker.correlator.now:     # a stretch that was read already: what it made is to be asked for
             recorder.flush()
             recorder.known_until = max(recorder.known_until, recorder.last)
-        file = open_import(path)
+        file = open_again(path, identity, recorder)
         file.start = position
         tracker.calendar.newest = present
         broken += not import_file(file, recorder, progress)
@@ -7157,6 +7199,19 @@ def open_import(path: str) -> LogFile:
         return LogFile(path, 0)
     except BAD_FILE as error:
         raise unreadable(path, error) from error
+
+
+def open_again(path: str, identity: Tuple[int, int], recorder: Recorder) -> LogFile:
+    """A file that was put in order among others; raises LogError, with all written that was read, when it is another one by now."""
+    try:
+        file = open_import(path)
+        if file.identity != identity:
+            file.close()
+            raise LogError("%s is another file by now, as after a rotation: import once more, what was read changes nothing" % path)
+        return file
+    except LogError:
+        recorder.flush()
+        raise
 
 
 def unreadable(path: str, error: Exception) -> LogError:
@@ -7219,8 +7274,9 @@ def end_of(file: LogFile) -> List[str]:
     if not file.packed:
         file.handle.seek(max(file.size() - MAX_LINE, 0))
     data = b""
-    for more in iter(lambda: file.handle.read(CHUNK), b""):
-        data = (data + more)[-MAX_LINE:]
+    with contextlib.suppress(*BAD_FILE):    # of a damaged one the last that can be read
+        for more in iter(file.fetch, b""):
+            data = (data + more)[-MAX_LINE:]
     return data.decode("latin-1").split("\n")[-100:]
 
 
@@ -7341,7 +7397,7 @@ def check_state(config: Config) -> str:
 def is_locked(path: str) -> bool:
     """Whether a tracker holds this lock file."""
     try:
-        with open(path, encoding="ascii") as lock:
+        with open_lock(path) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -7383,7 +7439,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument("-v", "--verbose", action="count", default=0, help="tell what is done; -vv: in detail")
     command = parser.add_mutually_exclusive_group()
     command.add_argument("--once", action="store_true", help="read to the end of the log, write what is known, exit")
-    command.add_argument("--import", dest="imported", metavar="FILE", nargs="+",
+    command.add_argument("--import", dest="imported", metavar="FILE", nargs="+", action="append",
                          help="historical logs: plain, .gz, .bz2, .xz or - for standard input, in any order")
     command.add_argument("--check", action="store_true", help="check configuration, log, state, database and schema, exit")
     command.add_argument("--version", action="version", version="mail_relay_tracker " + VERSION)
@@ -7401,7 +7457,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.check:
         return run_check(config)
     if arguments.imported:
-        return run_import(config, arguments.imported, arguments.dry_run)
+        return run_import(config, list(itertools.chain(*arguments.imported)), arguments.dry_run)
     return run_once(config, arguments.dry_run) if arguments.once else run_daemon(config)
 
 
