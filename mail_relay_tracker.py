@@ -2215,14 +2215,14 @@ class Message:
     and when it was spoken of last. `continued`: it was not born here, the store may know its rows. `by_address` and `named` find
     recipients again: those of delivery lines, and those only named so far. `called_in`: the SPF result that was shown, and is another's.
     `past`: what the store has of a continuation, for those that come from it and are written before. `kept_back`: its recipients to
-    whom a filter does not give it on, though to others it does.
+    whom a filter does not give it on, though to others it does. `put_off`: a milter refused what it cannot refuse.
     """
 
     __slots__ = MESSAGE_COLUMNS + (
         "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "state", "sweeps", "continued", "queued", "ended",
         "removed", "finished", "probe", "generated", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender",
         "peer_ip", "orig_queue_id", "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending",
-        "front", "fronted", "scored", "scanned_until", "called_in", "past", "kept_back")
+        "front", "fronted", "scored", "scanned_until", "called_in", "past", "kept_back", "put_off")
 
     def __init__(self, host: str, server_hostname: str, queue_id: str, time: int, low: int, continued: bool, now: int = 0) -> None:
         self.host, self.server_hostname, self.queue_id = host, server_hostname, queue_id
@@ -2250,7 +2250,7 @@ class Message:
         self.spf: Optional[Waiting] = None
         self.milter_spf = self.pickup_sender = self.peer_ip = self.orig_queue_id = None  # type: Optional[str]
         self.dkim_weight, self.scanned_until = -1, 0
-        self.exact_score = self.scored = self.fronted = False
+        self.exact_score = self.scored = self.fronted = self.put_off = False
         self.requeued_as = self.mid_key = None      # type: Optional[str]
         self.spf_key: Optional[Tuple[str, str]] = None
         self.parent: Optional[Message] = None
@@ -2456,14 +2456,15 @@ def outranks(status: Optional[str], time: int, known: Recipient) -> bool:
     """Whether an outcome replaces the one known of a recipient: the newer stamp does, and of equal ones what is heard last, unless that is
     only waiting and the other a decision.
 
-    What was only waiting gives way to a decision whatever their stamps: between the two a clock may have been set back.
+    What was only waiting gives way to a decision whatever their stamps: between the two a clock may have been set back. Of equal ones of
+    local(8) what is heard last counts: one process tells in turn of all that an alias or a .forward means.
     """
     if bounce_stands(known, status):
         return False
     if known.relay_status in (None, INCOMPLETE) or is_older(known.last_seen, time):
         return True
     waited, decides = known.relay_status in UNDECIDED, status not in UNDECIDED
-    return waited and decides if is_older(time, known.last_seen) else waited or decides
+    return waited and decides if is_older(time, known.last_seen) else waited or decides or known.relay_host == "local"
 
 
 def stays_held(recipient: Recipient, status: Optional[str]) -> bool:
@@ -3175,6 +3176,7 @@ class Correlator:
             self._refuse(message, event)
         else:
             self._judge(message, event, self.time)
+            message.put_off = message.put_off or event.stage == "RCPT" and event.judge == "milter" and event.action == "reject"
             if event.action == "reject" or (event.action == "discard" and origin.daemon == "cleanup"):
                 self._end(message)
 
@@ -3905,27 +3907,53 @@ INHERITED = tuple("client_hostname client_ip helo protocol sasl_username client_
 
 
 def inherit(message: Message) -> None:
-    """What only the first leg of a mail knows, its later legs show as well."""
-    for parent in lineage(message):
+    """What only the first leg of a mail knows, its later legs show as well.
+
+    Where reading began anew behind the birth of that one, and it has no row, as when it is not tracked, it tells nothing: then what the
+    store has stays, for of the legs between it nobody else knows it.
+    """
+    leg = below = message.queue_id
+    parents = lineage(message)
+    is_lost = bool(parents and message.stored) and is_apart(parents[-1])
+    for parent in parents:
+        if parent.queue_id != leg:          # else it is the past of the one before
+            leg, below = parent.queue_id, leg
         for name in INHERITED:
             value = getattr(parent, name)
-            if value is not None:
+            if value is not None and not (is_lost and getattr(message, name) is not None):
                 setattr(message, name, value)
-        gone_on = [one for one in parent.recipients if goes_on(one) and one.upstream_to]
-        named = {one.upstream_to: one.orig_to for one in gone_on}
-        same = {one.upstream_to: one.orig_to for one in gone_on if message.queue_id in (one.next_queue_id, parent.requeued_as)}
-        for recipient in message.recipients:
-            recipient.orig_to = same.get(recipient.upstream_to) or named.get(recipient.orig_to or "", recipient.orig_to)
+        inherit_names(message, parent, below)
+
+
+def inherit_names(message: Message, parent: Message, leg: str) -> None:
+    """Let recipients show the names that a parent of theirs, whose mail went on as `leg`, knew them by.
+
+    One keeps its own if the parent gave it on by the very same two. Where its lines tell a name, as an alias has one, that is the parent's
+    `to`; where they do not, its own `to` is, if it went on so at once.
+    """
+    gone_on = [one for one in parent.recipients if goes_on(one) and one.upstream_to]
+    into = [one for one in gone_on if leg in (one.next_queue_id, parent.requeued_as)]
+    named = {one.upstream_to or "": one.orig_to for one in gone_on + into}
+    same = {one.upstream_to: one.orig_to for one in into if leg == message.queue_id}
+    kept = {(one.orig_to, one.upstream_to) for one in into}
+    for recipient in message.recipients:
+        own, to = recipient.orig_to or "", recipient.upstream_to
+        if (own, to) not in kept:
+            first_name = same.get(to) if own in ("", to) else None
+            recipient.orig_to = first_name or named.get(own, recipient.orig_to)
 
 
 def number_heirs(message: Message, parent: Message, tracks: DomainFilter) -> None:
     """Number the recipients of which only what they inherited shows that they are tracked: by the address they had on the first leg; or
-    because local(8) made them of a tracked one, whose name it keeps to itself when there is an `owner-` alias (alias.c).
+    because local(8) made them of a tracked one, whose name it keeps to itself when there is an `owner-` alias (alias.c); or because they
+    were tracked before the mail was requeued.
     """
-    made = any(one.recipient_no is not None and one.relay_host == "local" and goes_on(one) and one.next_queue_id == message.queue_id
-               for one in parent.recipients)
+    known = [one for one in parent.recipients if one.recipient_no is not None and goes_on(one)]
+    made = any(one.relay_host == "local" and one.next_queue_id == message.queue_id for one in known)
+    same = {one.upstream_to for one in known if one.upstream_to and message.queue_id in (one.next_queue_id, parent.requeued_as)}
     for recipient in message.recipients:
-        if recipient.recipient_no is None and (made or tracks.tracks(recipient.orig_to, recipient.upstream_to)):
+        if recipient.recipient_no is None and (
+                made or recipient.upstream_to in same or tracks.tracks(recipient.orig_to, recipient.upstream_to)):
             recipient.recipient_no, message.next_no = message.next_no, message.next_no + 1
 
 
@@ -3978,13 +4006,14 @@ def stand_in_for(message: Message) -> Optional[Recipient]:
 
 def comes_again(message: Message) -> bool:
     """Whether nothing was refused: of mail that no client brought, what cleanup cannot take for now is kept by the one that brought it,
-    who tries again under another ID: pickup (pickup.c), local, bounce.
+    who tries again under another ID: pickup (pickup.c), local, bounce. So is a mail one recipient of which a milter refuses: there is no
+    client to hear it (cleanup_milter.c:cleanup_milter_eval).
     """
     state = message.state
     if state is None or state.status != REJECTED or message.peer_ip is not None or message.stored \
             or not is_loopback(message.client_ip or "::1"):       # of local mail a milter's refusal names this host as its client
         return False
-    return TRY_AGAIN.match(state.text or "") is not None or (state.dsn or "").startswith("4.")
+    return message.put_off or TRY_AGAIN.match(state.text or "") is not None or (state.dsn or "").startswith("4.")
 
 
 def rows_of(message: Message, tracks: DomainFilter) -> List[Row]:
