@@ -4551,9 +4551,10 @@ class Tracker:
         if repeated:
             return self._repeat_last(repeated, previous)
         split = split_line(line[start:]) if start >= 0 else None
-        if split is not None:
+        of_postfix = OF_POSTFIX.match(line)
+        if split is not None and (not of_postfix or parser_of(split[0].program)):
             return self._origin(split[0]), split[1]
-        if OF_POSTFIX.match(line):          # behind a stamp that nobody knows, or without a host
+        if of_postfix:                      # behind a stamp that nobody knows, or without a host; or a container's line within another one
             self.on_unsupported(line)
             return self._pass(UNSUPPORTED)
         return self._pass(IGNORED_LINES if line.startswith("-- ") else FOREIGN)

@@ -207,6 +207,16 @@ class Counters(unittest.TestCase):
         self.assertEqual(sum(reader.totals()), len(lines))
         self.assertEqual(reader.totals()[tracker.FAILED], 0)
 
+    def test_the_line_of_a_container_within_one_of_the_host_is_shown(self):
+        lines = ["Nov 22 10:00:00 mx docker[7]: Nov 22 09:00:00 mail dovecot: x",
+                 "Nov 22 10:00:00 mx 3f2b6a1c9d01[7]: Nov 22 09:00:00 mail postfix/smtpd[1]: connect from localhost[::1]",
+                 "Nov 22 10:00:00 mx kernel: hello"]
+        shown = []
+        reader = tracker.Tracker(tracker.Calendar(PRESENT), tracker.Correlator(30 * tracker.SECOND), shown.append, self.fail)
+        reader.feed(lines, 0, 0)
+        self.assertEqual(shown, lines[1:2])
+        self.assertEqual((reader.totals()[tracker.UNSUPPORTED], reader.totals()[tracker.FOREIGN]), (1, 2))
+
     def test_an_exception_costs_one_line(self):
         reader = tracker.Tracker(tracker.Calendar(PRESENT), tracker.Correlator(30 * tracker.SECOND), self.fail, lambda line: None)
         before = tracker.FOLDS[tracker.Removed]
