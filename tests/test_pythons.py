@@ -1,4 +1,5 @@
 """The same under every Python from 3.6 on that this machine has: the standalone scripts, the unit tests, the recorded log, the driver."""
+import concurrent.futures
 import os
 import pathlib
 import re
@@ -47,6 +48,14 @@ def run(python, *arguments, **environment):
                           env=dict(os.environ, TZ="UTC", PYTHONDONTWRITEBYTECODE="1", **environment))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def unit_runs(request):
+    """The unit tests under the interpreters that are asked for: the longest of all here, so they run beside the rest, two at a time."""
+    asked = [item.callspec.params["python"] for item in request.session.items if item.name.startswith("test_unit_tests[")]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        yield {one: pool.submit(run, one, "-m", "unittest", *UNITS) for one in asked}
+
+
 @python
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_standalone_script(python, script):
@@ -57,8 +66,9 @@ def test_standalone_script(python, script):
 
 
 @python
-def test_unit_tests(python):
-    done = run(python, "-m", "unittest", *UNITS)
+@pytest.mark.timeout(3600)
+def test_unit_tests(unit_runs, python):
+    done = unit_runs[python].result()
     assert done.returncode == 0, done.stdout.decode()[-3000:]
 
 
