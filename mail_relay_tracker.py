@@ -5532,14 +5532,6 @@ class LogFile:
         """Whether it could not be read when that was last tried, and that may pass."""
         return self.failing and not self.damaged
 
-    def can_be_read(self) -> bool:
-        """Whether it can be read just now; a damaged archive, as far as ever."""
-        try:
-            self.peek(0, 1)
-        except BAD_FILE as error:
-            return getattr(error, "errno", None) is None
-        return True
-
     def has_grown(self) -> bool:
         """Whether more was written than was read, or that cannot be told: the next read will tell."""
         try:
@@ -5833,8 +5825,8 @@ class Follower:
         file = self.current
         file.damaged = file.packed and getattr(error, "errno", None) is None
         if not file.told:
-            end = "passed over" if self.queue else "rotated"
-            consequence = "passed over" if file.damaged or once else "trying again until it is %s" % end
+            waiting = "reading ends here" if once else "trying again until it is %s" % ("passed over" if self.queue else "rotated")
+            consequence = "passed over" if file.damaged else waiting
             LOG.warning("cannot read on in %s: %s; %s", file.path, error, consequence)
             self.rotated_at = None          # it gets all the time of a renamed file
         file.at_end = file.failing = file.told = True
@@ -6127,12 +6119,25 @@ class Follower:
             return True
         if once:
             self.insist()
-        if not self.queue[0].can_be_read():
+        if not self._can_be_read(self.queue[0]):
             self.rotated_at = None
         if not self._has_time(now, once):
             return True
         self._open_anew()
         return False
+
+    def _can_be_read(self, file: LogFile) -> bool:
+        """Whether a queued file can be read just now, a damaged archive as far as ever. Should its handle be stale, and its name gone to
+        another one, its disk is seen to answer.
+        """
+        try:
+            file.peek(0, 1)
+        except BAD_FILE:
+            try:
+                LogFile(file.path, 0, self.opener).close()
+            except BAD_FILE as error:
+                return getattr(error, "errno", None) in (None, errno.ENOENT)
+        return True
 
     def _has_time(self, now: float, once: bool) -> bool:
         """Whether a rotated file is still waited for."""

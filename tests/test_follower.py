@@ -2386,6 +2386,101 @@ def test_T5_a_rotated_file_that_stays_unreadable_is_passed_over(here, monkeypatc
     assert here.lines() == [*range(22), *range(30, 71)]
 
 
+@pytest.fixture
+def amid_rotated(remote, monkeypatch):
+    """A reader in the middle of the second of four files on an NFS server, the others queued."""
+    monkeypatch.setattr(tracker, "CHUNK", 200)
+    for _ in range(3):
+        remote.rotate()
+        remote.append(5, 300)
+    while not remote.reader.queue:
+        remote.time(3)
+        remote.read(1)
+    assert len(remote.lines()) < 15
+    return remote
+
+
+def test_T5_while_no_file_can_be_read_none_is_passed_over(amid_rotated, monkeypatch):
+    """As when their server is away for longer than a rotated file is waited for: it is not the file at hand that ails."""
+    here = amid_rotated
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as away:
+        away.setattr(Remote, "check", fail)
+        away.setattr(here.reader, "opener", fail)
+        read = here.lines()
+        here.pass_time(60)
+        assert here.lines() == read
+    here.pass_time(60)
+    assert here.lines() == list(range(25))
+
+
+def test_T5_a_deleted_file_whose_handle_is_stale_does_not_hold_up_those_queued_with_stale_handles(amid_rotated):
+    here = amid_rotated
+    os.unlink(here.reader.current.path)
+    here.restart_server()
+    here.lossy = True
+    here.pass_time(60)
+    assert here.lines()[-10:] == list(range(15, 25))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_T5_trouble_with_a_disk_or_its_server_where_reading_begins_is_waited_for(here, number, place):
+    here.begin()
+    here.stop()
+    for _ in range(3):
+        here.append()
+        here.rotate()
+    here.append()
+    ails = here.rotated[-1 - place].path
+
+    def opener(path):
+        if path == ails:
+            raise OSError(number, os.strerror(number))
+        return tracker.open_log(path)
+
+    with pytest.raises(tracker.LogError, match="%s: %s: lines not read yet may stand in it" % (ails, os.strerror(number))):
+        tracker.Follower(here.path, 1.0, opener).begin(here.saved, False)
+    here.start()
+    here.pass_time()
+    assert here.next == len(here.written)
+
+
+def all_at_once(follower):
+    """The letters of all lines that are read without giving anybody time, in order."""
+    batches = iter(lambda: follower.read(0.0, True), None)
+    return "".join(line.split()[3][0] for batch in batches for line in batch.lines)
+
+
+def test_T5_who_reads_once_is_told_of_a_rotated_file_that_cannot_be_read_to_its_end(tmp_path, caplog):
+    """What stands behind it is not read either: the position would pass it."""
+    path = tmp_path / "mail.log"
+    place = missed_rotations(path, ".2", ".1", "")
+    follower = tracker.Follower(str(path), 0.0, lambda name: Worn(name, 0, 10000) if name.endswith(".2") else tracker.open_log(name))
+    follower.begin(place, False)
+    with pytest.raises(tracker.LogError, match=r"mail\.log\.2: cannot be read to its end"):
+        all_at_once(follower)
+    assert follower.position == place.position and "Input/output error; reading ends here" in caplog.text
+    follower = tracker.Follower(str(path), 0.0)
+    follower.begin(place, False)
+    assert all_at_once(follower) == "aaaaaBBBBBCCCCC"
+
+
+def test_T5_who_reads_once_reads_on_behind_a_damaged_archive(tmp_path):
+    """It will never be any better."""
+    path = tmp_path / "mail.log"
+    place = missed_rotations(path, ".2", ".1", "")
+    archive = tmp_path / "mail.log.1.gz"
+    archive.write_bytes(gzip.compress((tmp_path / "mail.log.1").read_bytes())[:-12])
+    (tmp_path / "mail.log.1").unlink()
+    follower = tracker.Follower(str(path), 0.0)
+    follower.begin(place, False)
+    assert all_at_once(follower).endswith("CCCCC")
+
+
 # -- what cannot be read may hold lines
 
 def forbid(*names):
