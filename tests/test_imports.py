@@ -1,9 +1,13 @@
 """Historical logs in any order, read more than once, in parts that overlap: the rows are those of the whole log."""
 import collections
+import gzip
+import os
 import sqlite3
 
 import pytest
 from conftest import ROOT
+
+import mail_relay_tracker as tracker
 
 SAMPLE = (ROOT / "samples" / "mail.log").read_bytes().splitlines(keepends=True)
 HEARD_LATER = {"id", "first_seen", "last_seen", "recipient_no"}    # of a message under way at the cut: as the newer log began with it
@@ -28,7 +32,7 @@ def imported(command, *runs):
     for number, parts in enumerate(runs):
         names = []
         for first, last in parts:
-            names.append("part.%d.%d" % (number, first))
+            names.append("part.%d.%d.%d" % (number, first, last))
             (command.folder / names[-1]).write_bytes(b"".join(SAMPLE[len(SAMPLE) * first // 1000:len(SAMPLE) * last // 1000]))
         done = command.run("--import", *names)
         assert done.returncode == 0, done.stderr
@@ -46,6 +50,73 @@ def test_parts_imported_newest_first_make_the_rows_of_the_whole(command, cuts):
 
 def test_parts_that_overlap_make_the_rows_of_the_whole(command):
     assert imported(command, [(0, 600), (300, 1000)]) == imported(command, [(0, 1000)])
+
+
+@pytest.mark.parametrize("again", [(0, 1000), (700, 1000), (0, 400)])
+def test_what_is_named_twice_in_one_import_makes_the_rows_of_once(command, again):
+    """Nothing was written yet when the second one begins: a short log is written in the end."""
+    assert imported(command, [(0, 1000), again]) == imported(command, [(0, 1000)])
+
+
+def test_import_given_twice_reads_what_both_name(command):
+    expected = imported(command, [(0, 1000)])
+    (command.folder / "mail_relay_tracker.db").unlink()
+    for name, lines in (("one", SAMPLE[:1000]), ("two", SAMPLE[1000:2000]), ("three", SAMPLE[2000:])):
+        (command.folder / name).write_bytes(b"".join(lines))
+    done = command.run("--import", "three", "--import", "two", "one")
+    assert done.returncode == 0 and done.stdout.startswith("lines          3000 read")
+    assert table(command) == expected
+
+
+HALVES = ["""\
+Nov 20 10:00:00 mx postfix/smtpd[1]: 4fGx3b2JzYz1bcd: client=c.test[192.0.2.1]
+Nov 20 10:00:00 mx postfix/qmgr[2]: 4fGx3b2JzYz1bcd: from=<a@b.test>, size=7, nrcpt=1 (queue active)
+""", """\
+Nov 20 10:00:09 mx postfix/smtp[3]: 4fGx3b2JzYz1bcd: to=<e@d.test>, relay=r[192.0.2.2]:25, delay=9, dsn=2.0.0, status=sent (250 ok)
+Nov 20 10:00:09 mx postfix/qmgr[2]: 4fGx3b2JzYz1bcd: removed
+"""]
+
+
+def test_an_archive_that_is_cut_off_is_put_in_order_by_its_own_time(command):
+    """Its stamps have no year, which is found by its end, or what is left of that."""
+    (command.folder / "older").write_text(HALVES[0])
+    more = "".join("Nov 20 11:%02d:%02d mx postfix/qmgr[2]: %X: removed\n" % (number // 60, number % 60, number * 7919 ** 3)
+                   for number in range(3000))
+    data = gzip.compress((HALVES[1] + more).encode())
+    (command.folder / "newer.gz").write_bytes(data[:len(data) * 3 // 4])
+    shown = command.run("--import", "newer.gz", "older", "--dry-run")
+    assert shown.returncode == 74
+    rows = [line for line in shown.stdout.splitlines() if "4fGx3b2JzYz1bcd" in line]
+    assert len(rows) == 1 and '"client_ip": "192.0.2.1"' in rows[0] and '"relay_status": "sent"' in rows[0]
+    spans = [tracker.span_of(tracker.open_import(str(command.folder / name))) for name in ("older", "newer.gz")]
+    assert spans[1][0] - spans[0][0] == 9 * tracker.SECOND
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_log_that_is_rotated_during_its_import_is_told_and_what_was_read_is_written(command, monkeypatch, left):
+    """Of its name is another one by then, or none for a moment."""
+    monkeypatch.chdir(str(command.folder))
+    for name, lines in (("mail.log.1", SAMPLE[:1500]), ("mail.log", SAMPLE[1500:])):
+        (command.folder / name).write_bytes(b"".join(lines))
+    read = tracker.import_file
+
+    def rotate_and_read(file, recorder, progress):
+        if file.path == "mail.log.1":
+            os.rename("mail.log.1", "mail.log.2")
+            os.rename("mail.log", "mail.log.1")
+            if left:
+                (command.folder / "mail.log").write_bytes(b"")
+        return read(file, recorder, progress)
+
+    monkeypatch.setattr(tracker, "import_file", rotate_and_read)
+    config = tracker.load_config(command.configure(database__engine="sqlite", database__database="mail_relay_tracker.db"))
+    with pytest.raises(tracker.LogError, match="mail.log") as error:
+        tracker.run_import(config, ["mail.log", "mail.log.1"], False)
+    assert error.value.exit_code == 74 and ("is another file by now" if left else "cannot read mail.log") in str(error.value)
+    assert len(table(command)) > 50
+    assert command.run("--import", "mail.log.1", "mail.log.2").returncode == 0
+    again = table(command)
+    assert again == imported(command, [(0, 1000)])
 
 
 def test_a_log_that_went_through_windows_makes_the_same_rows(command):
