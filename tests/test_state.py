@@ -5,6 +5,7 @@ Whatever stands there, the rows in the end are those of an undisturbed life, or 
     STATE_SEED=7 STATE_EXAMPLES=5000 pytest tests/test_state.py -k random       other, and more, random contents
 """
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -15,6 +16,7 @@ import resource
 import signal
 import socket
 import sqlite3
+import stat
 import string
 import subprocess
 import sys
@@ -500,6 +502,27 @@ def test_T18_a_lock_left_by_another_user_neither_stops_a_tracker_nor_lets_two_in
     assert as_nobody(tell_all, "--once").returncode == 0
 
 
+def test_T18_the_lock_is_taken_as_NFS_asks_for_it(tmp_path, monkeypatch):
+    """flock(2): an exclusive lock is for who may write to the file."""
+    lock = fcntl.flock
+
+    def flock(file, operation):
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    path = str(tmp_path / "state.json")
+    state = tracker.StateFile(path)
+    for _ in range(2):
+        state.acquire()
+        assert tracker.is_locked(path + ".lock")
+        with pytest.raises(tracker.StateTaken):
+            tracker.StateFile(path).acquire()
+        state.release()
+        assert not tracker.is_locked(path + ".lock")
+
+
 def test_T12_a_link_to_the_state_is_as_good_as_the_state(tell):
     (tell.folder / "elsewhere").mkdir()
     (tell.folder / "link.json").symlink_to(tell.folder / "elsewhere" / "state.json")
@@ -650,6 +673,22 @@ def test_T12_a_state_is_synced_before_it_gets_its_name_and_its_folder_after(half
     path = str(halfway.folder / "order.json")
     tracker.StateFile(path).save(place)
     assert calls == [("fsync", path + ".tmp"), ("rename", path + ".tmp", path), ("fsync", str(halfway.folder))]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_T12_a_file_system_that_syncs_no_folders_keeps_the_state_all_the_same(tmp_path, monkeypatch, number):
+    """Some of those on a network, or in user space."""
+    sync = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    state, place = tracker.StateFile(str(tmp_path / "state.json")), tracker.Place(7, 5)
+    state.save(place)
+    assert state.look().position == 7 and state.saved == place
 
 
 @as_root
