@@ -4675,7 +4675,7 @@ WORDED = (                          # the driver's own errors, with numbers that
     ("requires SSL", StoreRefused, TLS_REMEDY), ("Authentication plugin", StoreRefused, PLUGIN_REMEDY),
 )   # type: Tuple[Tuple[str, Type[TrackerError], str], ...]
 CONFLICTS = frozenset((1205, 1213))             # of two transactions: the host is sound
-CUT = frozenset((-1, 2006, 2013, 2055))         # the connection is gone, in the words of several versions of the driver
+CUT = frozenset((-1, 2006, 2013, 2055, 4031))   # the connection is gone, in the words of several versions of driver and server
 ROW_ERRORS = frozenset((1048, 1264, 1265, 1292, 1300, 1366, 1367, 1406, 1411, 3140, 3819, 3988, 4025))
 ROW_STATES = frozenset(("22", "23", "45"))      # classes of SQLSTATE: wrong data, violated constraint, a trigger's SIGNAL
 
@@ -6635,12 +6635,12 @@ def advice(key: str) -> str:
 def check_value(option: Option, text: str, path: str) -> Any:
     """A setting as its kind asks for."""
     text = text.strip()
-    where = "configuration %s: [%s] %s = %s" % (path, option.section, option.key, "…" if option.key == "password" else text)
-    first_line = where.partition("\n")[0]       # in the others may stand a password
+    first_line = text.partition("\n")[0]        # in the others may stand a password
+    where = "configuration %s: [%s] %s = %s" % (path, option.section, option.key, "…" if option.key == "password" else first_line)
     if "\0" in text:
-        raise ConfigError("%s: holds a NUL byte: remove it" % first_line.replace("\0", "\\0"))
+        raise ConfigError("%s: holds a NUL byte: remove it" % where.replace("\0", "\\0"))
     if "\n" in text and option.kind != "domains":
-        raise ConfigError("%s: goes over several lines: an indented line continues the one before" % first_line)
+        raise ConfigError("%s: goes over several lines: an indented line continues the one before" % where)
     if not text and option.default and option.kind in ("text", "path"):
         raise ConfigError("%s: is not to be empty: remove the line for the default, %s" % (where.rstrip(), option.default))
     if "|" in option.kind:
@@ -6720,7 +6720,8 @@ def read_domains(text: str) -> List[str]:
     domains = [domain for domain in re.split(r"[,\s]+", text) if domain]
     for domain in domains:
         if not re.match(r"@?[\w.-]+$", domain) or not domain_forms(domain):
-            raise ValueError("%s is no domain: write example.com, example.net; subdomains are included" % domain)
+            told = re.sub("(?<=[=:]).+", "…", domain)       # an indented line `password=` would have the password there
+            raise ValueError("%s is no domain: write example.com, example.net; subdomains are included" % told)
     return domains
 
 

@@ -96,10 +96,26 @@ def test_missing_configuration(command):
     ({"database__engine": "mysql", "database__password_file": "/etc/passwd", "database__password": "s"},
      ("[database] password_file = /etc/passwd", "remove one of the two")),
     ({"database__engine": "mysql", "database__host": "db1 db2"}, ("[database] host = db1 db2", "db1, db2:3307")),
+    ({"database__engine": "mysql", "database__unix_socket": "/run/s", "database__ssl_verify": "yes"},
+     ("[database] ssl_verify = yes", "unix_socket = /run/s", "unset one of the two")),
 ])
 def test_wrong_settings(command, settings, setting, words):
     path = command.configure(**dict(settings, **setting))
     told(command.run("-c", path, "--once"), 78, path, *words)
+
+
+@pytest.mark.parametrize("setting, value, words", [
+    ("database__user", "mailtracker\n  password = geheim", "[database] user = mailtracker: goes over several lines"),
+    ("database__user", "mailtracker\0\n  password = geheim", "[database] user = mailtracker\\0: holds a NUL byte"),
+    ("database__password", "x\0\n  geheim", "[database] password = …: holds a NUL byte"),
+    ("filters__track_domains", "example.com,\n  password = geheim", "[filters] track_domains = example.com,: = is no domain"),
+    ("filters__track_domains", "example.com,\n  password=geheim", "[filters] track_domains = example.com,: password=… is no domain"),
+    ("filters__track_domains", "example.com,\n  password: geheim", "[filters] track_domains = example.com,: password: is no domain")])
+def test_a_password_on_an_indented_line_is_not_told(command, settings, setting, value, words):
+    """It is part of the value above then."""
+    done = command.run("-c", command.configure(**dict(settings, **{setting: value})), "--once")
+    told(done, 78, words)
+    assert "geheim" not in done.stderr
 
 
 @pytest.mark.parametrize("text, words", [
@@ -343,11 +359,53 @@ def test_a_server_that_does_not_answer_is_told_from_one_that_ends_statements(kin
     assert isinstance(ended, tracker.StoreGone) and "max_statement_time" in str(ended)
 
 
-def test_a_server_without_the_tls_that_is_asked_for(command, mysql, server_with):
-    server = server_with("--skip-ssl")
-    path = command.configure(**dict(mysql, database__unix_socket=server.socket, database__ssl_verify="yes"))
+@pytest.mark.parametrize("words, kind", [("2055: Unable to verify server identity: hostname mismatch", tracker.StoreGone),
+                                         ("mysql_clear_password requires SSL", tracker.StoreRefused)])
+def test_what_the_driver_says_of_tls_is_told_with_its_remedy(words, kind):
+    """Its numbers differ by version, or there is none."""
+    store = tracker.MysqlStore([("db", 3306)], {"database": "errors"})
+    for number in (None, 2055):
+        meaning = store._meaning(errors.InterfaceError(words, number))
+        assert type(meaning) is kind and "check [database] ssl_ca" in str(meaning)
+
+
+@pytest.fixture
+def by_tcp(mysql, server_with):
+    """A function that starts a server with these options on TCP; returns it and the settings for it."""
+    def start(*options):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        server = server_with("--skip-networking=0", "--bind-address=127.0.0.1", "--port=%d" % port, *options)
+        del mysql["database__unix_socket"]
+        return server, dict(mysql, database__host="127.0.0.1", database__port=port)
+    return start
+
+
+def test_a_server_without_the_tls_that_is_asked_for(command, by_tcp):
+    path = command.configure(**dict(by_tcp("--skip-ssl")[1], database__ssl_verify="yes"))
     done = command.run("-c", path, "--once")
     assert done.returncode == 75 and "whether the server offers TLS" in done.stderr
+
+
+def test_of_several_hosts_one_that_served_is_asked_anew_when_its_connection_was_cut(command, by_tcp):
+    """As by wait_timeout, on which nothing was said for long. One that never took a write is left for the next."""
+    server, settings = by_tcp()
+    port = settings["database__port"]
+    config = tracker.load_config(command.configure(**dict(settings, database__host="127.0.0.1:%d, localhost:%d" % (port, port))))
+    store = tracker.make_store(config)
+
+    for host, writes in [("127.0.0.1", False), ("localhost", False), ("127.0.0.1", True), ("127.0.0.1", True), ("127.0.0.1", False),
+                         ("localhost", False)]:
+        store.connect()
+        assert " on %s:" % host in store.name
+        if writes:
+            store.rehearse()
+        store.cursor.execute("SET SESSION wait_timeout = 1")
+        wait_until(lambda: "mailtracker" not in server.client("SHOW PROCESSLIST"))
+        with pytest.raises(tracker.StoreGone):
+            store.rehearse()
+    store.close()
 
 
 def certificates(folder):
@@ -361,16 +419,10 @@ def certificates(folder):
         one.chmod(one.stat().st_mode | 0o755)
 
 
-def test_certificates_that_cannot_be_used(command, mysql, server_with):
+def test_certificates_that_cannot_be_used(command, by_tcp):
     folder = command.folder
     certificates(folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server_with("--skip-networking=0", "--bind-address=127.0.0.1", "--port=%d" % port, "--ssl-cert=%s" % (folder / "a.pem"),
-                "--ssl-key=%s" % (folder / "a.key"), "--ssl-ca=%s" % (folder / "a.pem"))
-    del mysql["database__unix_socket"]
-    mysql.update(database__host="127.0.0.1", database__port=port)
+    mysql = by_tcp("--ssl-cert=%s" % (folder / "a.pem"), "--ssl-key=%s" % (folder / "a.key"), "--ssl-ca=%s" % (folder / "a.pem"))[1]
     for names in (("bad.pem", "a.key"), ("a.pem", "b.key")):
         path = command.configure(**dict(mysql, **{"database__ssl_" + key: folder / name for key, name in zip(("cert", "key"), names)}))
         told(command.run("-c", path), 78, "Invalid Certificate/Key", "[database] ssl_ca, ssl_cert and ssl_key")
