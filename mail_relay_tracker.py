@@ -5308,7 +5308,7 @@ def row_json(row: Row) -> str:
 CHUNK = 1 << 17                     # bytes: what is made of so many lines at once, a processor's cache still holds
 ROTATION_GRACE = 2.0                # seconds for which a renamed file may still be written to: rsyslog goes on until it gets its signal
 WITNESS = 256                       # bytes at a file's head, and before a position, that tell it from any other
-BEGINNING = 4096                    # bytes in which a rotated file's first stamp is looked for
+BEGINNING = 4096                    # bytes whose stamps tell when a rotated file was begun
 _STAMP = r"(?:<[0-9]{1,3}>)?(?:[A-Z][a-z]{2} |[0-9]{4})"       # as far as it takes to tell a line's beginning
 TORN = re.compile(r"(?<!\0)\0+(?=%s)" % _STAMP)
 SKIPPED = re.compile(r"\n|(?<!\0)\0+(?=\Z|%s)" % _STAMP)
@@ -5319,7 +5319,7 @@ ROTATED = re.compile(r"[._-][0-9][0-9T:._-]*" + _PACKED)
 _DATE = r"(?:[._-]?[0-9]{4}[._-]?[0-9]{2}[._-]?[0-9]{2}|[._-][0-9]{2}[._-][0-9]{2}[._-][0-9]{4})[0-9T:._-]*"
 ROTATED_LOG = re.compile(r"(?:\.[0-9]+|%s)?\.log(?:[._-][0-9][0-9T:._-]*)?%s" % (_DATE, _PACKED))
 PACKED_OTHERWISE = (".zst", ".lz4", ".lzo", ".lz", ".lzma", ".Z", ".zip", ".7z", ".br")    # nothing in the standard library unpacks these
-NUMBERED = re.compile(r"\.([0-9]{1,4})" + _PACKED)
+NUMBERED = re.compile(r"\.(0|[1-9][0-9]{0,3})" + _PACKED)
 
 
 class Batch(NamedTuple):
@@ -5456,6 +5456,21 @@ class LogFile:
         here = self.handle.tell()
         self.handle.seek(offset)
         data = self._read_up_to(length)
+        self.handle.seek(here)
+        return data
+
+    def opening(self, head: bytes) -> bytes:
+        """As many bytes as its first ones are, from the first on that is no NUL byte: a copytruncate leaves a hole before what is written
+        next by a writer that does not append.
+        """
+        if head[:1] != b"\0":
+            return head
+        here, data = self.handle.tell(), b"\0"
+        self.handle.seek(0)
+        while data and not data.strip(b"\0"):
+            data = self._read_up_to(CHUNK)
+        data = data.lstrip(b"\0")[:len(head)]
+        data += self._read_up_to(len(head) - len(data))
         self.handle.seek(here)
         return data
 
@@ -5648,7 +5663,9 @@ def is_rotated(path: str, name: str) -> bool:
 
 
 def siblings(path: str) -> List[str]:
-    """The rotated files of a log, oldest first: `.1`, `.0`, `-20261122`, `.2.gz`… One that is just being packed counts once, as it was."""
+    """The rotated files of a log, oldest mtime first: `.1`, `.0`, `-20261122`, `.2.gz`… One that is just being packed counts once,
+    as it was.
+    """
     found: Dict[str, int] = {}
     for full, name in beside(path):
         if is_rotated(full, name):
@@ -5690,6 +5707,21 @@ def rotations(name: str) -> int:
     return int(found.group(1)) if found else 0
 
 
+def are_numbered(names: Sequence[str], log: str) -> bool:
+    """Whether the rotated files of a log all have a number, each its own: then that tells their order. A date is no such number: they
+    count from 0 or 1, and from 2 while a rotation makes room.
+
+    >>> [are_numbered(names.split(), "mail.log") for names in (
+    ...     "mail.log.2.gz mail.log.1", "mail.log.1 mail.log.1.gz", "mail.log.1 mail.log-20261122", "mail.log.1130 mail.log.1201")]
+    [True, False, False, False]
+    """
+    found = [NUMBERED.search(name) for name in names]
+    stems = {name[:number.start()] if number else "" for name, number in zip(names, found)}
+    numbers = {rotations(name) for name in names}
+    return (len(stems) == 1 and os.path.basename(stems.pop()) in map(os.path.basename, (log, os.path.realpath(log)))
+            and len(numbers) == len(names) and min(numbers) <= 2)
+
+
 def names_in(folder: str) -> List[str]:
     """What a folder holds."""
     try:
@@ -5708,12 +5740,13 @@ def mtime_of(path: str) -> int:
 
 
 class Rotated(NamedTuple):
-    """A rotated file as it was looked at: what tells it from every other, and its first bytes."""
+    """A rotated file as it was looked at: what tells it from every other, its first bytes, and the first that are no NUL bytes."""
 
     path: str
     identity: Tuple[int, int]
     mtime: int
     head: bytes
+    opening: bytes
 
 
 def is_akin(head: bytes, other: bytes) -> bool:
@@ -5732,9 +5765,11 @@ def is_one(file: Rotated, known: LogFile) -> bool:
 
 
 def begun(file: Rotated, present: int) -> int:
-    """When a file was begun; one that does not tell, not after it was written to for the last time."""
-    times = times_in(file.head.decode("latin-1").split("\n"), present)
-    return times[0] if times else file.mtime
+    """When a file was begun, by the middle one of its first stamps: there may be odd ones among them, of a host whose clock is wrong, or of
+    a line that was held back on its way. One that has none, not after it was written to for the last time.
+    """
+    times = sorted(times_in(file.opening.decode("latin-1").split("\n"), present))
+    return times[len(times) // 2] if times else file.mtime
 
 
 BAD_FILE = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
@@ -6012,19 +6047,21 @@ class Follower:
                     "it is open here: lines are lost when the log is rotated twice meanwhile, or while the tracker is stopped", self.path)
 
     def _by_age(self, needed: int) -> List[Rotated]:
-        """The rotated files, oldest first: by their first stamps, and where these are equal, by their numbers, then by mtime. Those that
-        were written to since `needed` have to be readable.
+        """The rotated files, oldest first: by their numbers, which no clock makes doubtful, when all have some; else by their first stamps,
+        and where these are equal, by number, then by mtime. Those that were written to since `needed` have to be readable.
         """
-        looks = [self._look(name, needed) for name in siblings(self.path)]
+        names = siblings(self.path)
+        looks = [self._look(name, needed) for name in names]
         files = [file for file in looks if file is not None]
-        present = max((file.mtime for file in files), default=0)
-        return sorted(files, key=lambda file: (begun(file, present), -rotations(file.path), file.mtime, file.path))
+        present = 0 if are_numbered(names, self.path) else max((file.mtime for file in files), default=0)
+        return sorted(files, key=lambda file: (present and begun(file, present), -rotations(file.path), file.mtime, file.path))
 
     def _look(self, name: str, needed: int) -> Optional[Rotated]:
         try:
             file = self._open_rotated(name, 0)
             try:
-                return Rotated(name, file.identity, file.mtime(), file.peek(0, BEGINNING))
+                head = file.peek(0, BEGINNING)
+                return Rotated(name, file.identity, file.mtime(), head, file.opening(head))
             finally:
                 file.close()
         except BAD_FILE as error:
@@ -7208,7 +7245,7 @@ def run_import(config: Config, paths: List[str], dry_run: bool) -> int:
     recorder = Recorder(store, tracker, RejectFile("./mail_relay_tracker.rejected.jsonl"), pause, ONE_SHOT_TRIES)
     recorder.begin()
     progress, position, broken = Progress(), 0, 0
-    for first, present, path, identity in files:
+    for _, first, present, path, identity in files:
         if first <= tracker.correlator.now:     # a stretch that was read already: what it made is to be asked for
             recorder.flush()
             recorder.known_until = max(recorder.known_until, recorder.last)
@@ -7286,23 +7323,24 @@ def chunks_of(path: str) -> Iterator[bytes]:
         raise unreadable(path, error) from error
 
 
-def span_of(file: LogFile) -> Tuple[int, int]:
-    """The first time stamp of a file, for putting files in order, and its present, for years; the file is closed.
+def span_of(file: LogFile) -> Tuple[int, int, int]:
+    """When a file was begun, for putting files in order, the earliest of its first stamps, and its present, for years; it is closed.
 
-    Its present is when it was last written to. A copy may have lost that: what its last line says, read as of then, is nearer. Where
+    It was begun at the middle one of its first stamps, for some may be odd (begun); none of its lines is older than the earliest. Its
+    present is when it was last written to. A copy may have lost that: what its last line says, read as of then, is nearer. Where
     archives set all to 0, or to a day before any Postfix, it is now.
     """
-    first, present = 0, file.mtime()
+    times, present = [0], file.mtime()
     present = present if present >= EARLIEST else int(clock.time()) * SECOND
     try:
-        head = file.peek(0, MAX_LINE).decode("latin-1").split("\n")
+        head = file.opening(file.peek(0, MAX_LINE)).decode("latin-1").split("\n")
         if any(map(YEARLESS.match, head)):
             present = (times_in(end_of(file), present) or [present])[-1]
-        first = next(iter(times_in(head, present)), 0)
+        times = sorted(times_in(head, present)) or times
     except BAD_FILE as error:
         LOG.debug("cannot read %s: %s", file.path, error)
     file.close()
-    return first, present
+    return times[len(times) // 2], times[0], present
 
 
 def end_of(file: LogFile) -> List[str]:

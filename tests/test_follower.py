@@ -2247,6 +2247,92 @@ def test_T5_two_rotations_between_two_looks_with_equal_mtimes(tmp_path):
     assert letters_of(follower) == "BC"
 
 
+def stamped(letter, *stamps):
+    """A line of a log for every stamp."""
+    return "".join("%s mx x: %s%d this is a line of a log\n" % (stamp, letter, number) for number, stamp in enumerate(stamps))
+
+
+def letters_after(path, names, *texts):
+    """The letters that a follower gives that has read half of the first text, and was away while all were written, and rotated into files
+    of these names: the last is the live log.
+    """
+    path.write_text(texts[0][:texts[0].index("\n") + 1])
+    follower = tracker.Follower(str(path), 0.0)
+    follower.begin(None, False)
+    assert follower.read(float(next(POLLS)), True)
+    place = follower.place(follower.position)
+    follower.close()
+    with open(str(path), "a") as log:
+        log.write(texts[0][texts[0].index("\n") + 1:])
+    path.rename(str(path) + names[0])
+    for name, text_of_it in zip(names[1:], texts[1:]):
+        pathlib.Path(str(path) + name).write_text(text_of_it)
+    follower = tracker.Follower(str(path), 0.0)
+    follower.begin(place, False)
+    batches = [follower.read(float(now)) for now in itertools.islice(POLLS, 60)]
+    return [re.search("x: (.)", line).group(1) for batch in batches if batch for line in batch.lines]
+
+
+A_DAY, ODD = ["2026-11-2%d" % day + "T08:00:0%d.000000+00:00" for day in (6, 7, 8)], "2026-11-20T08:00:00.000000+00:00"
+ODD_STAMPS = {
+    "the hour that the end of summer time repeats": (["Oct 25 02:00:0%d" % second for second in (5, 7, 9)],
+                                                     ["Oct 25 02:00:0%d" % second for second in (2, 4, 6)],
+                                                     ["Oct 25 03:00:0%d" % second for second in (3, 5, 7)]),
+    "a clock set back": tuple(["2026-11-26T02:%s:0%d+00:00" % (minute, second) for second in (5, 6, 7)] for minute in ("10", "05", "10")),
+    "a late line": tuple([first] + [A_DAY[day] % second for second in (6, 7)] for day, first in enumerate(
+        (A_DAY[0] % 5, "2026-11-26T07:59:40+00:00", A_DAY[2] % 5))),
+    "a clock a week behind": tuple([first] + [A_DAY[day] % second for second in (6, 7)] for day, first in enumerate(
+        (A_DAY[0] % 5, ODD, A_DAY[2] % 5))),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_STAMPS)
+@pytest.mark.parametrize("names", [(".2", ".1", ""), (".1", ".0", ""), (".10", ".9", ".1", "")], ids=["logrotate", "savelog", "more"])
+def test_T5_numbers_tell_the_order_of_rotated_files_whatever_their_stamps(tmp_path, odd, names):
+    texts = [stamped(letter, *stamps) for letter, stamps in zip("ABC", ODD_STAMPS[odd])]
+    texts[2:2] = [texts[1].replace("x: B", "x: b")] if len(names) == 4 else []
+    letters = letters_after(tmp_path / "mail.log", names, *texts)
+    assert letters == list("AABBBbbbCCC" if len(names) == 4 else "AABBBCCC")
+
+
+@pytest.mark.parametrize("odd", ["a late line", "a clock a week behind"])
+@pytest.mark.parametrize("names", [("-20261126", "-20261127", ""), ("-20261126", ".1", "")], ids=["dates", "both"])
+def test_T5_without_numbers_one_odd_stamp_does_not_tell_when_a_file_was_begun(tmp_path, odd, names):
+    path = tmp_path / "mail.log"
+    letters = letters_after(path, names, *[stamped(letter, *stamps) for letter, stamps in zip("ABC", ODD_STAMPS[odd])])
+    assert letters == list("AABBBCCC")
+
+
+def test_T5_behind_a_hole_stands_when_a_file_was_begun(tmp_path, monkeypatch):
+    """Once truncated under a writer that does not append, and then rotated under a date; somebody has copied it without its mtime."""
+    path = tmp_path / "mail.log"
+    hole = "\0" * (tracker.BEGINNING + tracker.CHUNK)
+    look = tracker.Follower._look
+
+    def look_at(self, name, needed):
+        if name.endswith("-20261127"):
+            os.utime(name, (EPOCH - 10 ** 6,) * 2)
+        return look(self, name, needed)
+
+    monkeypatch.setattr(tracker.Follower, "_look", look_at)
+    texts = [begin + stamped(letter, *[A_DAY[day] % second for second in (5, 6, 7)])
+             for day, (begin, letter) in enumerate((("", "A"), (hole, "B"), ("", "C")))]
+    assert letters_after(path, ("-20261126", "-20261127", ""), *texts) == list("AABBBCCC")
+
+
+@pytest.mark.parametrize("names, numbered", [
+    ("mail.log.0 mail.log.1.gz mail.log.2.gz", True), ("mail.log.2.gz mail.log.3.xz", True), ("mail.log.3 mail.log.4", False),
+    ("mail.log.1 mail.log.2.gz mail.log.2", False), ("mail.log.1 mail.log-20261122", False), ("mail.log.01 mail.log.02", False),
+    ("mail.log-2026.11.1 mail.log-2026.11.2", False), ("mail.log.2026 mail.log.2027", False), ("mail.1.log mail.2.log", False),
+    ("real.log.1 real.log.2.gz", True), ("mail.log.1 real.log.2", False), ("", False)])
+def test_T5_which_rotated_files_are_numbered(tmp_path, names, numbered):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "real.log").touch()
+    (tmp_path / "mail.log").symlink_to(tmp_path / "there" / "real.log")
+    folders = {"mail": tmp_path, "real": tmp_path / "there"}
+    assert tracker.are_numbered([str(folders[name[:4]] / name) for name in names.split()], str(tmp_path / "mail.log")) is numbered
+
+
 class Moody(io.FileIO):
     """A file on a disk that fails now and then: `fails` tells of each read to come whether it does."""
 

@@ -1,5 +1,6 @@
 """Historical logs in any order, read more than once, in parts that overlap: the rows are those of the whole log."""
 import collections
+import contextlib
 import gzip
 import os
 import sqlite3
@@ -126,3 +127,24 @@ def test_a_log_that_went_through_windows_makes_the_same_rows(command):
     done = command.run("--import", "windows.log")
     assert done.returncode == 0 and " 0 unsupported" in done.stdout
     assert table(command) == expected
+
+
+def test_one_odd_stamp_at_its_head_does_not_put_a_log_before_another(command):
+    """A device whose clock is behind wrote the first line of the day on which a deferred mail was sent."""
+    lines = ["2026-11-27T08:00:01.000000+00:00 mx postfix/smtpd[10]: 9A3B21C0D5: client=mail.good.test[192.0.2.1]",
+             "2026-11-27T08:00:02.000000+00:00 mx postfix/cleanup[20]: 9A3B21C0D5: message-id=<m1@good.test>",
+             "2026-11-27T08:00:03.000000+00:00 mx postfix/qmgr[30]: 9A3B21C0D5: from=<a@good.test>, size=100, nrcpt=1 (queue active)",
+             "2026-11-27T08:00:04.000000+00:00 mx postfix/smtp[40]: 9A3B21C0D5: to=<b@ok.test>, relay=none, delay=1, "
+             "delays=1/0/0/0, dsn=4.4.1, status=deferred (connect to mx.ok.test[192.0.2.99]:25: Connection timed out)",
+             "2026-11-20T00:00:01.000000+00:00 printer7 lpd[3]: x",
+             "2026-11-28T08:00:03.000000+00:00 mx postfix/qmgr[30]: 9A3B21C0D5: from=<a@good.test>, size=100, nrcpt=1 (queue active)",
+             "2026-11-28T08:00:04.000000+00:00 mx postfix/smtp[40]: 9A3B21C0D5: to=<b@ok.test>, relay=mx.ok.test[192.0.2.99]:25, "
+             "delay=1, delays=1/0/0/0, dsn=2.0.0, status=sent (250 2.0.0 Ok: queued as 4F00061AE)",
+             "2026-11-28T08:00:05.000000+00:00 mx postfix/qmgr[30]: 9A3B21C0D5: removed"]
+    for name, part in (("mail.log.1", lines[:4]), ("mail.log", lines[4:])):
+        (command.folder / name).write_text("\n".join(part) + "\n")
+    done = command.run("--import", "mail.log", "mail.log.1")
+    assert done.returncode == 0, done.stderr
+    with contextlib.closing(sqlite3.connect(str(command.folder / "mail_relay_tracker.db"))) as connection:
+        rows = connection.execute("SELECT relay_status, client_ip, first_seen FROM mail_relay_log").fetchall()
+    assert rows == [("sent", "192.0.2.1", "2026-11-27 08:00:01.000000")]
