@@ -2900,6 +2900,10 @@ class Correlator:
                 low = one.low
         return low
 
+    def newest_birth(self) -> int:
+        """When the youngest of the open messages began."""
+        return max((message.first_seen for message in self._all_open()), default=0)
+
     def _first_needed(self, position: int) -> int:
         lows = [position]
         lows += [message.low for message in self._all_open()]
@@ -6967,6 +6971,12 @@ class Recorder:
             LOG.debug("%d rows written", written)
         return written
 
+    def expect(self, first: int) -> None:
+        """Another file comes, from the time `first` on: what was made of lines as late as that, or will be, is to be asked for."""
+        if first <= self.tracker.correlator.now:
+            self.flush()
+            self.known_until = max(self.known_until, self.last, self.tracker.correlator.newest_birth())
+
     def complete(self) -> None:
         """All is written."""
         self._try(self.store.complete, ANY_TROUBLE)
@@ -7022,7 +7032,7 @@ class Daemon:
         self.waiter = waiter
         self.trouble, self.state_trouble = Trouble(), Trouble()
         self.next_flush = self.quiet_since = clock.monotonic()
-        self.log_time = 0
+        self.log_time = self.file_start = 0
         waiter.tell = lambda: report(self.statistics())
 
     def begin(self) -> None:
@@ -7070,6 +7080,9 @@ class Daemon:
         if batch is None:
             return False
         self.tracker.calendar.newest = int(clock.time()) * SECOND
+        if batch.file_start != self.file_start:     # mostly newer lines; but a log that was cut, or restored, is read anew
+            self.file_start = batch.file_start
+            self.recorder.expect(min(times_in(batch.lines, self.tracker.calendar.newest), default=0))
         self.tracker.feed(*batch)
         self.quiet_since, self.log_time = clock.monotonic(), self.tracker.correlator.now
         return True
@@ -7246,9 +7259,7 @@ def run_import(config: Config, paths: List[str], dry_run: bool) -> int:
     recorder.begin()
     progress, position, broken = Progress(), 0, 0
     for _, first, present, path, identity in files:
-        if first <= tracker.correlator.now:     # a stretch that was read already: what it made is to be asked for
-            recorder.flush()
-            recorder.known_until = max(recorder.known_until, recorder.last)
+        recorder.expect(first)
         file = open_again(path, identity, recorder)
         file.start = position
         tracker.calendar.newest = present

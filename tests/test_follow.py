@@ -196,6 +196,32 @@ def test_copytruncate_is_noticed_and_the_copy_read(live):
     assert "truncated" in live.said
 
 
+def recipients(live):
+    """What is stored of each recipient."""
+    return {row.orig_to: (row.relay_status, row.recipient_no, row.client_ip, row.message_id, row.envelope_from, row.size)
+            for row in stored(live)}
+
+
+@pytest.mark.parametrize("timeout", ["3", "6"], ids=["written", "open"])
+def test_a_log_that_is_cut_in_place_and_read_anew_spoils_no_row(live, timeout):
+    """As by an editor, or when it was restored: the birth of a message comes again, with other results than the first time."""
+    live.settings["logging__queue_timeout"] = timeout
+    live.start()
+    born = "".join(message(1, "connect", "client", "id"))
+    live.write([born] + message(1, "active", "sent") + [line.replace("<b1@", "<c1@") for line in message(1, "deferred")])
+    if timeout == "3":
+        live.wait(lambda: len(stored(live)) == 2)
+    else:
+        time.sleep(1)
+    os.truncate(str(live.log), len(born))
+    live.wait(lambda: len(stored(live)) == 2)
+    later = stamp(time.time() + 300)
+    live.write([later + line[15:].replace("<b1@", "<c1@") for line in message(1, "sent", "removed")])
+    live.wait(lambda: recipients(live).get("c1@ok.test", [""])[0] == "sent")
+    assert recipients(live) == {"%s1@ok.test" % letter: ("sent", number, "192.0.2.1", "m1@good.test", "a1@good.test", 100)
+                                for number, letter in enumerate("bc")}
+
+
 @pytest.mark.parametrize("options", [
     "create 0644", "nocreate", "copytruncate", "dateext\n dateformat -%Y%m%d-%s\n delaycompress\n compress"])
 def test_the_real_logrotate(live, options):
