@@ -5428,6 +5428,10 @@ class LogFile:
         """Bytes in the file now; of a packed one, those read so far."""
         return self.offset if self.packed else os.fstat(self.handle.fileno()).st_size
 
+    def is_empty(self) -> bool:
+        """Whether there is nothing in it yet."""
+        return not self.packed and not self.size()
+
     def length(self) -> int:
         """Bytes in the file now; a packed one is read through for that, a damaged one up to the damage."""
         if not self.packed:
@@ -6188,41 +6192,46 @@ class Follower:
 
     def _follow_rotation(self, now: float, once: bool) -> bool:
         """Go on with the live log, if that is another file by now and nobody can still be writing to this one."""
-        try:
-            status = os.stat(self.path)
-        except FileNotFoundError:
-            self.idle_at = now
-            return False
-        except OSError as error:
-            raise LogError("log file %s: %s: check the rights of user %s on its folder"
-                           % (self.path, error.strerror, user_name())) from error
-        if (status.st_dev, status.st_ino) == self.current.identity:
+        if self._is_live():
             self.rotated_at = None
             self._open_anew()
             if not self.current.is_ailing:
                 self.idle_at = now
             return False
-        is_empty = not status.st_size and stat.S_ISREG(status.st_mode)      # of a pipe or a socket the size tells nothing
-        if self._has_time(now, once) or is_empty:
+        if self._has_time(now, once):
             self._open_anew()
-            if is_empty:
-                self.idle_at = now
             return False
         if self.current.has_grown():        # between its end and this look its writer may have come to an end
             self.next_check = now
             return True
         live = self._live()                 # opened before the others are listed: should it be rotated just now, it is in hand
-        if live is None:
-            return False
         try:
             self.queue = self._newer(live)
         except LogError:
-            live.close()
+            if live is not None:
+                live.close()
             raise
+        if not self.queue and (live is None or live.is_empty()):        # the file at hand may be written to till the new one is
+            if live is not None:
+                live.close()
+            self._open_anew()
+            self.idle_at = now
+            return False
         self._go_live(live)
         self.rotations += 1
         LOG.info("%s was rotated", self.path)
         return True
+
+    def _is_live(self) -> bool:
+        """Whether the file at hand is still the live log."""
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise LogError("log file %s: %s: check the rights of user %s on its folder"
+                           % (self.path, error.strerror, user_name())) from error
+        return (status.st_dev, status.st_ino) == self.current.identity
 
     def _open_anew(self) -> None:
         """A handle may be stale while the file is well, as after the restart of an NFS server: go on with a new one, in the live log or in

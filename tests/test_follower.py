@@ -2333,6 +2333,26 @@ def test_T5_which_rotated_files_are_numbered(tmp_path, names, numbered):
     assert tracker.are_numbered([str(folders[name[:4]] / name) for name in names.split()], str(tmp_path / "mail.log")) is numbered
 
 
+@pytest.mark.parametrize("live", ["empty", "missing"])
+@pytest.mark.parametrize("once", [False, True])
+def test_T5_two_rotations_between_two_looks_and_nothing_in_the_new_log_yet(tmp_path, live, once):
+    """Time does not go on as if all was read, while the file in between is not."""
+    path = tmp_path / "mail.log"
+    follower = who_has_read_a(path)
+    path.rename(str(path) + ".2")
+    pathlib.Path(str(path) + ".1").write_text(lines_of("B"))
+    if live == "empty":
+        path.touch()
+    read, idle = 0, follower.idle_at
+    for now in itertools.islice(POLLS, 20):
+        batch = follower.read(float(now), once)
+        read += len(batch.lines) if batch else 0
+        assert read or follower.idle_at == idle
+    assert read == 5 and follower.idle_at == now and follower.current.path.endswith(".1") and follower.rotations == 1
+    path.write_text(lines_of("C"))
+    assert letters_of(follower) == "C"
+
+
 class Moody(io.FileIO):
     """A file on a disk that fails now and then: `fails` tells of each read to come whether it does."""
 
