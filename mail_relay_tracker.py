@@ -5671,10 +5671,14 @@ def is_rotated(path: str, name: str) -> bool:
 
 
 def siblings(path: str) -> List[str]:
-    """The rotated files of a log, oldest mtime first: `.1`, `.0`, `-20261122`, `.2.gz`… One that is just being packed counts once,
-    as it was.
-    """
-    found: Dict[str, int] = {}
+    """The rotated files of a log, oldest mtime first: `.1`, `.0`, `-20261122`, `.2.gz`…"""
+    found = rotated_beside(path)
+    return sorted(found, key=lambda full: (found[full].st_mtime_ns, -rotations(full), full))
+
+
+def rotated_beside(path: str) -> Dict[str, os.stat_result]:
+    """The rotated files of a log, and what the system tells of them. One that is just being packed counts once, as it was."""
+    found: Dict[str, os.stat_result] = {}
     for full, name in beside(path):
         if is_rotated(full, name):
             try:
@@ -5682,9 +5686,9 @@ def siblings(path: str) -> List[str]:
             except OSError:
                 continue                    # gone in this moment: compressed, or deleted
             if stat.S_ISREG(status.st_mode):
-                found[full] = status.st_mtime_ns
-    whole = [full for full in found if not (full.endswith(PACKED) and full.rpartition(".")[0] in found and is_being_packed(full))]
-    return sorted(whole, key=lambda full: (found[full], -rotations(full), full))
+                found[full] = status
+    return {full: status for full, status in found.items()
+            if not (full.endswith(PACKED) and full.rpartition(".")[0] in found and is_being_packed(full))}
 
 
 def is_being_packed(path: str) -> bool:
@@ -5728,6 +5732,11 @@ def are_numbered(names: Sequence[str], log: str) -> bool:
     numbers = {rotations(name) for name in names}
     return (len(stems) == 1 and os.path.basename(stems.pop()) in map(os.path.basename, (log, os.path.realpath(log)))
             and len(numbers) == len(names) and min(numbers) <= 2)
+
+
+def identities(path: str) -> Dict[str, Tuple[int, int]]:
+    """Which files the rotated ones of a log are, by name."""
+    return {full: (status.st_dev, status.st_ino) for full, status in rotated_beside(path).items()}
 
 
 def names_in(folder: str) -> List[str]:
@@ -5783,6 +5792,7 @@ def begun(file: Rotated, present: int) -> int:
 BAD_FILE = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
 MENDABLE = frozenset((errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT,
                       errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED, errno.ECONNRESET))
+LOOKS = 3                           # at the rotated files, should they be renamed while they are looked at
 MAX_QUEUE = 100                     # rotated files that are held open, to be read in turn; the rest is looked for when they are read
 
 
@@ -6058,11 +6068,20 @@ class Follower:
         """The rotated files, oldest first: by their numbers, which no clock makes doubtful, when all have some; else by their first stamps,
         and where these are equal, by number, then by mtime. Those that were written to since `needed` have to be readable.
         """
-        names = siblings(self.path)
-        looks = [self._look(name, needed) for name in names]
-        files = [file for file in looks if file is not None]
+        files = self._look_at_all(needed)
+        names = [file.path for file in files]
         present = 0 if are_numbered(names, self.path) else max((file.mtime for file in files), default=0)
         return sorted(files, key=lambda file: (present and begun(file, present), -rotations(file.path), file.mtime, file.path))
+
+    def _look_at_all(self, needed: int) -> List[Rotated]:
+        """The rotated files as they are under their names, all at once: a rotation meanwhile would have hidden one."""
+        known = identities(self.path)
+        for _ in range(LOOKS):
+            looks = [self._look(name, needed) for name in known]
+            before, known = known, identities(self.path)
+            if known == before:
+                return [file for file in looks if file is not None]
+        raise LogError("rotated logs of %s: were renamed just now: trying again" % self.path)
 
     def _look(self, name: str, needed: int) -> Optional[Rotated]:
         try:

@@ -2353,6 +2353,46 @@ def test_T5_two_rotations_between_two_looks_and_nothing_in_the_new_log_yet(tmp_p
     assert letters_of(follower) == "C"
 
 
+def renamed_before(path, opened, times):
+    """An opener: before a rotated file of this name is opened, so many times the rotated files are renamed as logrotate does it."""
+    left = [times]
+
+    def opener(name):
+        if name == str(path) + opened and left[0]:
+            left[0] -= 1
+            for number in (9, 8, 7, 6, 5, 4, 3, 2, 1):
+                if os.path.exists("%s.%d" % (path, number)):
+                    os.rename("%s.%d" % (path, number), "%s.%d" % (path, number + 1))
+            pathlib.Path("%s.1" % path).write_text(lines_of("XYZ"[left[0]]))
+        return tracker.open_log(name)
+
+    return opener
+
+
+@pytest.mark.parametrize("opened", [".1", ".2", ".3"])
+def test_T4_rotated_between_two_looks_at_rotated_files(tmp_path, opened):
+    """What was to be looked at under one name has the next by then, the look at which is over."""
+    path = tmp_path / "mail.log"
+    follower = who_has_read_a(path)
+    path.rename(str(path) + ".3")
+    for name, letter in ((".2", "B"), (".1", "C"), ("", "D")):
+        pathlib.Path(str(path) + name).write_text(lines_of(letter))
+    follower.opener = renamed_before(path, opened, 1)
+    assert letters_of(follower) == "BCXD"
+
+
+def test_T4_rotated_at_each_look_is_a_trouble_that_passes(tmp_path):
+    path = tmp_path / "mail.log"
+    follower = who_has_read_a(path)
+    path.rename(str(path) + ".1")
+    path.write_text(lines_of("D"))
+    follower.opener = renamed_before(path, ".1", tracker.LOOKS)
+    assert follower.read(float(next(POLLS))) is None       # somebody may still write to A
+    with pytest.raises(tracker.LogError, match="trying again"):
+        follower.read(float(next(POLLS)))
+    assert letters_of(follower) == "ZYXD"
+
+
 class Moody(io.FileIO):
     """A file on a disk that fails now and then: `fails` tells of each read to come whether it does."""
 
