@@ -4646,6 +4646,7 @@ SQLITE_WORDED = (
     ("unable to open", ConfigError, "check [database] database, the file and the rights on its directory"),
     ("is locked", StoreGone, "end the program that holds it open for writing"),
     ("disk is full", StoreGone, "make room on its disk, or set [database] database"),
+    ("disk I/O error", StoreGone, "check its disk"),
 )   # type: Tuple[Tuple[str, Type[TrackerError], str], ...]
 SQLITE_TYPES = {"VARCHAR": "TEXT", "TEXT": "TEXT", "TIMESTAMP": "TEXT", "DECIMAL": "REAL"}
 TIMES = frozenset(column.name for column in COLUMNS if column.type.startswith("TIMESTAMP"))
@@ -4669,6 +4670,7 @@ MEANINGS = {number: (kind, remedy) for kind, remedy, numbers in (
     (StoreGone, "raise the server's max_connections, or end some", (1040,)),
     (StoreGone, "raise the limits of this account, or max_user_connections", (1203, 1226)),
     (StoreGone, "make room on the server's disk", (1021, 1114)),
+    (StoreGone, "end the transaction that holds the rows: SHOW PROCESSLIST", (1205,)),
     (StoreGone, "raise the server's max_statement_time or max_execution_time", (1969, 3024)),
 ) for number in numbers}   # type: Dict[Optional[int], Tuple[Type[TrackerError], str]]
 DRIVER_ERRORS = range(2000, 3000)
@@ -6306,12 +6308,17 @@ class Follower:
 # ============================================================================ state file
 
 def remedy_of(error: OSError, path: str) -> str:
-    """What helps when a file cannot be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "make room (`df -h`, `df -i`)"
-    if error.errno in (errno.EACCES, errno.EPERM) and os.path.exists(path):
-        return "make it writable for user %s, as by `chown %s %s`" % (user_name(), user_name(), path)
-    return "create its directory, with all in it writable for user %s" % user_name()
+    """What helps when the state file, or one beside it, cannot be written."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "raise the limit of open files (LimitNOFILE=, `ulimit -n`)"
+    remedy = "create its directory, with all in it writable for user %s" % user_name()
+    if error.errno == errno.EROFS:
+        remedy = "remount it read-write"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = "make room (`df -h`, `df -i`)"
+    elif error.errno in (errno.EACCES, errno.EPERM) and os.path.exists(path):
+        remedy = "make it writable for user %s, as by `chown %s %s`" % (user_name(), user_name(), path)
+    return remedy + ", or set [state] state_file"
 
 
 def open_lock(path: str, flags: int = 0) -> IO[bytes]:
@@ -6375,7 +6382,7 @@ class StateFile:
     def _unwritable(self, error: OSError, path: str) -> OutputError:
         """What it means that a file, be it one beside the state file, cannot be written."""
         told = "state file %s" % self.path if path == self.path else "state file %s: %s" % (self.path, path)
-        return OutputError("%s: %s: %s, or set [state] state_file" % (told, error.strerror, remedy_of(error, path)))
+        return OutputError("%s: %s: %s" % (told, error.strerror, remedy_of(error, path)))
 
     def load(self) -> Optional[Place]:
         """The saved place; None when there is none. A damaged file is moved aside and named in the log."""

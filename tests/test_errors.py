@@ -576,6 +576,25 @@ def test_sqlite_file_without_room(command, settings):
         store._execute("INSERT INTO more VALUES (zeroblob(1000000))")
 
 
+@pytest.mark.parametrize("number, remedy", [
+    (errno.EMFILE, "raise the limit of open files (LimitNOFILE=, `ulimit -n`)"),
+    (errno.ENFILE, "raise the limit of open files (LimitNOFILE=, `ulimit -n`)"),
+    (errno.EROFS, "remount it read-write, or set [state] state_file"),
+    (errno.ENOSPC, "make room (`df -h`, `df -i`), or set [state] state_file")])
+def test_what_keeps_the_state_from_being_saved_is_told_with_its_remedy(tmp_path, number, remedy):
+    state = tracker.StateFile(str(tmp_path / "state.json"))
+    said = str(state._unwritable(OSError(number, os.strerror(number)), state.path))
+    assert said == "state file %s: %s: %s" % (state.path, os.strerror(number), remedy)
+
+
+def test_rows_that_are_held_and_a_bad_disk_are_told_with_their_remedy():
+    held = tracker.MysqlStore([("db", 3306)], {"database": "errors"})._meaning(
+        errors.DatabaseError("Lock wait timeout exceeded; try restarting transaction", 1205, sqlstate="HY000"))
+    assert isinstance(held, tracker.StoreGone) and str(held).endswith(": end the transaction that holds the rows: SHOW PROCESSLIST")
+    bad = tracker.SqliteStore("t.db")._meaning(sqlite3.OperationalError("disk I/O error"))
+    assert isinstance(bad, tracker.StoreGone) and str(bad).endswith("disk I/O error: check its disk")
+
+
 def test_certificate_without_its_key(command, mysql):
     certificate = command.folder / "client.pem"
     certificate.write_text("")
