@@ -3933,18 +3933,19 @@ def inherit_names(message: Message, parent: Message, leg: str) -> None:
     """Let recipients show the names that a parent of theirs, whose mail went on as `leg`, knew them by.
 
     One keeps its own if the parent gave it on by the very same two. Where its lines tell a name, as an alias has one, that is the parent's
-    `to`; where they do not, its own `to` is, if it went on so at once.
+    `to`; where they do not, or the parent shows by now what it inherited itself, the `to` of both is the same, if it went on so at once.
     """
     gone_on = [one for one in parent.recipients if goes_on(one) and one.upstream_to]
     into = [one for one in gone_on if leg in (one.next_queue_id, parent.requeued_as)]
     named = {one.upstream_to or "": one.orig_to for one in gone_on + into}
     same = {one.upstream_to: one.orig_to for one in into if leg == message.queue_id}
     kept = {(one.orig_to, one.upstream_to) for one in into}
+    sharing = collections.Counter(to for _, to in kept)
     for recipient in message.recipients:
         own, to = recipient.orig_to or "", recipient.upstream_to
         if (own, to) not in kept:
-            first_name = same.get(to) if own in ("", to) else None
-            recipient.orig_to = first_name or named.get(own, recipient.orig_to)
+            is_same = own in ("", to) or own not in named and sharing[to] == 1
+            recipient.orig_to = is_same and same.get(to) or named.get(own, recipient.orig_to)
 
 
 def number_heirs(message: Message, parent: Message, tracks: DomainFilter) -> None:
@@ -4555,10 +4556,9 @@ class Tracker:
         if repeated:
             return self._repeat_last(repeated, previous)
         split = split_line(line[start:]) if start >= 0 else None
-        of_postfix = OF_POSTFIX.match(line)
-        if split is not None and (not of_postfix or parser_of(split[0].program)):
+        if split is not None and (parser_of(split[0].program) or not OF_POSTFIX.match(line)):
             return self._origin(split[0]), split[1]
-        if of_postfix:                      # behind a stamp that nobody knows, or without a host; or a container's line within another one
+        if OF_POSTFIX.match(line):          # behind a stamp that nobody knows, or without a host; or a container's line within another one
             self.on_unsupported(line)
             return self._pass(UNSUPPORTED)
         return self._pass(IGNORED_LINES if line.startswith("-- ") else FOREIGN)
