@@ -3933,7 +3933,8 @@ def inherit_names(message: Message, parent: Message, leg: str) -> None:
     """Let recipients show the names that a parent of theirs, whose mail went on as `leg`, knew them by.
 
     One keeps its own if the parent gave it on by the very same two. Where its lines tell a name, as an alias has one, that is the parent's
-    `to`; where they do not, or the parent shows by now what it inherited itself, the `to` of both is the same, if it went on so at once.
+    `to`; where they do not, the `to` of both is the same, if it went on so at once. So it is when the mail was requeued, which changes no
+    recipient, and the parent shows by now what it inherited itself.
     """
     gone_on = [one for one in parent.recipients if goes_on(one) and one.upstream_to]
     into = [one for one in gone_on if leg in (one.next_queue_id, parent.requeued_as)]
@@ -3944,7 +3945,7 @@ def inherit_names(message: Message, parent: Message, leg: str) -> None:
     for recipient in message.recipients:
         own, to = recipient.orig_to or "", recipient.upstream_to
         if (own, to) not in kept:
-            is_same = own in ("", to) or own not in named and sharing[to] == 1
+            is_same = own in ("", to) or message.pickup_sender is not None and own not in named and sharing[to] == 1
             recipient.orig_to = is_same and same.get(to) or named.get(own, recipient.orig_to)
 
 
