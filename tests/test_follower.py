@@ -2175,6 +2175,13 @@ def who_has_read_a(path, opener=tracker.open_log):
     return follower
 
 
+def taken_up(path, place, opener=tracker.open_log):
+    """A follower that looks at every turn, and begins at a saved place."""
+    follower = tracker.Follower(str(path), 0.0, opener)
+    follower.begin(place, False)
+    return follower
+
+
 def missed_rotations(path, *names):
     """A follower that read A, and was away while `a` was appended and files were made: the last of the names is the live log."""
     follower = who_has_read_a(path)
@@ -2194,8 +2201,7 @@ def test_T5_rotated_files_are_read_in_their_order_whatever_their_mtimes(tmp_path
     place = missed_rotations(path, ".3", ".2", ".1", "")
     for number in (1, 2, 3):
         os.utime(str(path) + ".%d" % number, (1795000000 - age * number, 1795000000 - age * number))
-    follower = tracker.Follower(str(path), 0.0)
-    follower.begin(place, False)
+    follower = taken_up(path, place)
     assert letters_of(follower) == "aBCD"
 
 
@@ -2206,8 +2212,7 @@ def test_T5_an_archive_packed_later_than_the_next_file_was_written_hides_nothing
         packed.write(plain.read())
     os.unlink(str(path) + ".2")
     os.utime(str(path) + ".2.gz", (4000000000, 4000000000))
-    follower = tracker.Follower(str(path), 0.0)
-    follower.begin(place, False)
+    follower = taken_up(path, place)
     assert letters_of(follower) == "aBC"
 
 
@@ -2221,8 +2226,7 @@ def test_T5_an_older_plain_file_hides_no_archive_of_its_name(tmp_path, kind, lef
     pathlib.Path("%s.%s" % (plain, kind)).write_bytes(PACKERS[kind](plain.read_bytes()))
     plain.write_text(left)
     os.utime(str(plain), (EPOCH - 10 ** 6,) * 2)
-    follower = tracker.Follower(str(path), 0.0)
-    follower.begin(place, False)
+    follower = taken_up(path, place)
     assert letters_of(follower) == "aBC"
 
 
@@ -2267,8 +2271,7 @@ def letters_after(path, names, *texts):
     path.rename(str(path) + names[0])
     for name, text_of_it in zip(names[1:], texts[1:]):
         pathlib.Path(str(path) + name).write_text(text_of_it)
-    follower = tracker.Follower(str(path), 0.0)
-    follower.begin(place, False)
+    follower = taken_up(path, place)
     batches = [follower.read(float(now)) for now in itertools.islice(POLLS, 60)]
     return [re.search("x: (.)", line).group(1) for batch in batches if batch for line in batch.lines]
 
@@ -2605,13 +2608,11 @@ def test_T5_who_reads_once_is_told_of_a_rotated_file_that_cannot_be_read_to_its_
     """What stands behind it is not read either: the position would pass it."""
     path = tmp_path / "mail.log"
     place = missed_rotations(path, ".2", ".1", "")
-    follower = tracker.Follower(str(path), 0.0, lambda name: Worn(name, 0, 10000) if name.endswith(".2") else tracker.open_log(name))
-    follower.begin(place, False)
+    follower = taken_up(path, place, lambda name: Worn(name, 0, 10000) if name.endswith(".2") else tracker.open_log(name))
     with pytest.raises(tracker.LogError, match=r"mail\.log\.2: cannot be read to its end"):
         all_at_once(follower)
     assert follower.position == place.position and "Input/output error; reading ends here" in caplog.text
-    follower = tracker.Follower(str(path), 0.0)
-    follower.begin(place, False)
+    follower = taken_up(path, place)
     assert all_at_once(follower) == "aaaaaBBBBBCCCCC"
 
 
@@ -2622,8 +2623,7 @@ def test_T5_who_reads_once_reads_on_behind_a_damaged_archive(tmp_path):
     archive = tmp_path / "mail.log.1.gz"
     archive.write_bytes(gzip.compress((tmp_path / "mail.log.1").read_bytes())[:-12])
     (tmp_path / "mail.log.1").unlink()
-    follower = tracker.Follower(str(path), 0.0)
-    follower.begin(place, False)
+    follower = taken_up(path, place)
     assert all_at_once(follower).endswith("CCCCC")
 
 
@@ -2662,8 +2662,7 @@ def test_T5_the_file_of_a_position_written_by_hand_is_rotated_and_cannot_be_read
     follower = tracker.Follower(str(path), 0.0, forbid(".1"))
     with pytest.raises(tracker.LogError, match=r"mail\.log\.1: Permission denied: lines not read yet may stand in it"):
         follower.begin(place, False)
-    follower = tracker.Follower(str(path), 0.0)
-    follower.begin(place, False)
+    follower = taken_up(path, place)
     assert letters_of(follower) == "BC"
 
 
