@@ -4367,6 +4367,19 @@ def name_of(message: Message) -> Tuple[str, str]:
     return stored_host(message.server_hostname), message.queue_id
 
 
+def births_apart(messages: List[Message]) -> List[List[Message]]:
+    """Messages, those apart whose birth was read once more while they were open: these are to meet the rows of the first reading."""
+    found: List[List[Message]] = [[]]
+    times: Dict[Tuple[str, str, int], int] = collections.defaultdict(int)
+    for message in messages:
+        birth = name_of(message) + (message.first_seen,)
+        if times[birth] == len(found):
+            found.append([])
+        found[times[birth]].append(message)
+        times[birth] += 1
+    return found
+
+
 def parent_name(message: Message) -> Tuple[str, str]:
     """Under which name the store knows the message that this one came from."""
     return stored_host(message.server_hostname), message.parent_queue_id or ""
@@ -6991,11 +7004,16 @@ class Recorder:
 
     def flush(self) -> int:
         """Write what is finished; returns the number of rows. When it returns, they are committed."""
-        correlator = self.tracker.correlator
-        harvest = correlator.harvest()
+        harvest = self.tracker.correlator.harvest()
         if not harvest.messages and not harvest.links:
             return 0
-        rows = self._try(lambda: settle(harvest, self.store.recall, self.known_until, correlator.filter), ANY_TROUBLE)
+        *before, last = births_apart(harvest.messages)
+        written = sum(self._write(Harvest(messages, [], harvest.tables)) for messages in before)
+        return written + self._write(harvest._replace(messages=last))
+
+    def _write(self, harvest: Harvest) -> int:
+        tracks = self.tracker.correlator.filter
+        rows = self._try(lambda: settle(harvest, self.store.recall, self.known_until, tracks), ANY_TROUBLE)
         refused: Set[Row] = set()
         self._try(lambda: write_rows(self.store, rows, functools.partial(self._set_aside, refused)), ANY_TROUBLE)
         for message in harvest.messages:

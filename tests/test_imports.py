@@ -148,3 +148,24 @@ def test_one_odd_stamp_at_its_head_does_not_put_a_log_before_another(command):
     with contextlib.closing(sqlite3.connect(str(command.folder / "mail_relay_tracker.db"))) as connection:
         rows = connection.execute("SELECT relay_status, client_ip, first_seen FROM mail_relay_log").fetchall()
     assert rows == [("sent", "192.0.2.1", "2026-11-27 08:00:01.000000")]
+
+
+def test_a_birth_that_is_read_once_more_while_its_message_is_open(command):
+    """Of a log that was cut in place and went on two parts are kept: the results in both are of one mail."""
+    stamp, queue_id = "2026-11-27T08:0%d:0%d.000000+00:00 mx postfix/", "9A3B21C0D5: "
+    born = [stamp % (0, 1) + "smtpd[10]: " + queue_id + "client=mail.good.test[192.0.2.1]",
+            stamp % (0, 2) + "cleanup[20]: " + queue_id + "message-id=<m1@good.test>"]
+    sent = ("smtp[40]: " + queue_id + "to=<%s@ok.test>, relay=mx.ok.test[192.0.2.99]:25, delay=1, delays=1/0/0/0, dsn=2.0.0, "
+            "status=sent (250 2.0.0 Ok: queued as 4F00061AE)")
+    first = [stamp % (0, 3) + "qmgr[30]: " + queue_id + "from=<a@good.test>, size=100, nrcpt=2 (queue active)",
+             stamp % (0, 4) + sent % "a",
+             stamp % (0, 5) + "smtp[40]: " + queue_id + "to=<b@ok.test>, relay=none, delay=1, delays=1/0/0/0, dsn=4.4.1, "
+             "status=deferred (connect to mx.ok.test[192.0.2.99]:25: Connection timed out)"]
+    then = [stamp % (5, 4) + sent % "b", stamp % (5, 5) + "qmgr[30]: " + queue_id + "removed", *[stamp % (6, 0) + "anvil[5]: x"] * 2]
+    for name, part in (("one", born + first), ("two", born + then)):
+        (command.folder / name).write_text("\n".join(part) + "\n")
+    done = command.run("--import", "one", "two")
+    assert done.returncode == 0, done.stderr
+    with contextlib.closing(sqlite3.connect(str(command.folder / "mail_relay_tracker.db"))) as connection:
+        rows = sorted(connection.execute("SELECT orig_to, relay_status, client_ip, message_id, size FROM mail_relay_log"))
+    assert rows == [("%s@ok.test" % letter, "sent", "192.0.2.1", "m1@good.test", 100) for letter in "ab"]
