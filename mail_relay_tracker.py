@@ -4897,6 +4897,8 @@ def identity_of(path: str) -> Optional[Tuple[int, int]]:
 
 
 LOCK_WAIT = 0.5                     # seconds in which SQLite itself waits for a lock: no signal reaches it there
+NULLS: Dict[None, None] = {}
+sqlite3.register_adapter(type(None), NULLS.get)      # NULL as it is: the driver would look for an adapter anew for each, in vain
 
 
 class SqliteStore(Store):
