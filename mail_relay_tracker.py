@@ -5342,6 +5342,12 @@ _DATE = r"(?:[._-]?[0-9]{4}[._-]?[0-9]{2}[._-]?[0-9]{2}|[._-][0-9]{2}[._-][0-9]{
 ROTATED_LOG = re.compile(r"(?:\.[0-9]+|%s)?\.log(?:[._-][0-9][0-9T:._-]*)?%s" % (_DATE, _PACKED))
 PACKED_OTHERWISE = (".zst", ".lz4", ".lzo", ".lz", ".lzma", ".Z", ".zip", ".7z", ".br")    # nothing in the standard library unpacks these
 NUMBERED = re.compile(r"\.(0|[1-9][0-9]{0,3})" + _PACKED)
+MACHINE_REMEDIES = {                # what helps when it is not the file that is wrong
+    errno.EMFILE: "raise the limit of open files (LimitNOFILE=, `ulimit -n`)",
+    errno.ENFILE: "raise the limit of open files (LimitNOFILE=, `ulimit -n`)",
+    errno.EIO: "check its disk, or the server where it is",
+    errno.ESTALE: "check its disk, or the server where it is",
+}
 
 
 class Batch(NamedTuple):
@@ -5963,8 +5969,9 @@ class Follower:
 
     def unreadable(self, error: Exception) -> LogError:
         """What it means that the log itself cannot be read."""
-        return LogError("log file %s: %s: check [logging] log_file and the rights of user %s (group adm on Debian)"
-                        % (self.path, reason_of(error), user_name()))
+        remedy = MACHINE_REMEDIES.get(getattr(error, "errno", 0),
+                                      "check [logging] log_file and the rights of user %s (group adm on Debian)" % user_name())
+        return LogError("log file %s: %s: %s" % (self.path, reason_of(error), remedy))
 
     def _open_rotated(self, name: str, start: int) -> LogFile:
         """A rotated file; one that was packed in this moment has another name by now."""
@@ -6326,7 +6333,7 @@ class Follower:
 def remedy_of(error: OSError, path: str) -> str:
     """What helps when the state file, or one beside it, cannot be written."""
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return "raise the limit of open files (LimitNOFILE=, `ulimit -n`)"
+        return MACHINE_REMEDIES[error.errno]
     remedy = "create its directory, with all in it writable for user %s" % user_name()
     if error.errno == errno.EROFS:
         remedy = "remount it read-write"
@@ -7356,12 +7363,10 @@ def open_again(path: str, identity: Tuple[int, int], recorder: Recorder) -> LogF
 
 def unreadable(path: str, error: Exception) -> LogError:
     """What is told of a file that cannot be imported."""
-    number = getattr(error, "errno", None)
-    remedy = "name log files, plain, .gz, .bz2 or .xz"
+    number = getattr(error, "errno", 0)
+    remedy = MACHINE_REMEDIES.get(number, "name log files, plain, .gz, .bz2 or .xz")
     if number in (errno.EACCES, errno.EPERM):
         remedy = "make it readable for user %s" % user_name()
-    elif number in (errno.EIO, errno.ESTALE):
-        remedy = "check its disk, or the server where it is"
     return LogError("cannot read %s: %s: %s" % (path, reason_of(error), remedy))
 
 

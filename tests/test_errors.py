@@ -797,6 +797,15 @@ def test_import_of_what_cannot_be_read_is_told_with_what_fits(error, remedy):
     assert remedy in str(tracker.unreadable("mail.log", error))
 
 
+@pytest.mark.parametrize("error, remedy", [
+    (PermissionError(errno.EACCES, "Permission denied"), "check [logging] log_file and the rights of user "),
+    (OSError(errno.EMFILE, "Too many open files"), "raise the limit of open files (LimitNOFILE=, `ulimit -n`)"),
+    (OSError(errno.ESTALE, "Stale file handle"), "check its disk, or the server where it is")])
+def test_log_that_cannot_be_read_is_told_with_what_fits(error, remedy):
+    said = str(tracker.Follower("mail.log", 1.0).unreadable(error))
+    assert said.startswith("log file mail.log: %s: %s" % (error.strerror, remedy))
+
+
 def test_check_tells_each_thing_in_a_line(command, settings, mysql, mariadb):
     done = command.run("-c", command.configure(**mysql), "--check")
     assert done.returncode == 0
