@@ -2116,7 +2116,7 @@ REMOTE_REPLY = re.compile(
     r"([2-5][0-9]{2})(?=[ -]|$)")
 DMARC_REJECT = re.compile(r"5\.7\.1 rejected by DMARC policy for ([^ ;]+)")
 SPAM_REJECTS = ("5.7.1 Blocked by SpamAssassin", "5.7.1 Spam message rejected")     # spamass-milter, rspamd
-OWN_NETWORK = re.compile(r"127\.|::1$|10\.|192\.168\.|172\.(?:1[6-9]|2[0-9]|3[01])\.|169\.254\.|f[cd][0-9a-f]{2}:|fe80:", re.I)
+NEAR = re.compile(r"127\.|::1$|10\.|192\.168\.|172\.(?:1[6-9]|2[0-9]|3[01])\.|169\.254\.|f[cd][0-9a-f]{2}:|fe80:", re.I)
 CLIENT_FACTS = frozenset(("client_hostname", "client_ip", "client_tls", "sasl_username"))
 SCORE = ("spam_status", "spam_score", "exact_score", "spam_required", "spam_tests")
 MID_PLAIN = re.compile(r"[!-+\--;=@-\[\]^`-~]*$")
@@ -2617,7 +2617,7 @@ def is_near(address: Optional[str]) -> bool:
     >>> is_near("192.168.1.5"), is_near("192.0.2.1"), is_near(None)
     (True, False, False)
     """
-    return OWN_NETWORK.match(address or "") is not None
+    return NEAR.match(address or "") is not None
 
 
 def may_scan(recipient: Recipient) -> bool:
@@ -3847,7 +3847,7 @@ class Correlator:
 def show_front(message: Message, peer_ip: Optional[str]) -> None:
     """Let a message show the client of the session in front of the filter that handed it in, if a filter of this network did that."""
     front, message.front = message.front, None
-    if front and is_own(peer_ip, peer_ip):
+    if front and is_near(peer_ip):
         message.fronted = True
         for name, value in front.items():
             if value is not None or name in CLIENT_FACTS:       # those of the filter's own hop do not count
