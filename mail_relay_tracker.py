@@ -2857,6 +2857,11 @@ class Correlator:
         for message in harvest.messages:
             self._leave(message)
             self.dropped += bool(self.filter.domains) and not message.recipients and not message.probe
+        self._forget_outdated()
+        return harvest
+
+    def _forget_outdated(self) -> None:
+        """Drop what no later line can refer to any more."""
         self.announced = {key: one for key, one in self.announced.items() if self.now - one.time <= ANNOUNCED_LIFE}
         for key, gone in list(self.gone.items()):
             self._keep_gone(key, [one for one in gone if self.now - one.time <= DISORDER])
@@ -2869,7 +2874,6 @@ class Correlator:
         if len(self.due) > self.open_count + self.open_count // 4 + 50:
             self.due = [one for one in self.due if not one[2].finished]
             heapq.heapify(self.due)
-        return harvest
 
     def close(self, everything: bool) -> None:
         """The log is at its end: finish the open messages; those that may still wait only when `everything` is asked for.
