@@ -2876,19 +2876,21 @@ class Correlator:
             heapq.heapify(self.due)
 
     def close(self, everything: bool) -> None:
-        """The log is at its end: finish the open messages; those that may still wait only when `everything` is asked for.
-
-        A score that a twin may still claim is not written: the message is read again.
-        """
+        """The log is at its end: finish the open messages; those that may still wait only when `everything` is asked for."""
         if everything:
             self._tell_late(at_end=True)
-        for twins in self.by_message_id.values() if self.twins and not everything else ():
-            for message in twins:
-                if len(twins) > 1 and message.scored and not message.by_address and not message.finished:
-                    self._move_score(message, None)
+        elif self.twins:
+            self._withhold_scores()
         for message in self._all_open():
             if everything or not self._may_wait(message):
                 self._finish(message)
+
+    def _withhold_scores(self) -> None:
+        """A score that a twin may still claim is not written: the message is read again."""
+        for twins in self.by_message_id.values():
+            for message in twins if len(twins) > 1 else ():
+                if message.scored and not message.by_address and not message.finished:
+                    self._move_score(message, None)
 
     def low_water(self, position: int) -> int:
         """The position from which all that is in memory and not yet written can be read again; `position`: all is read to there.
