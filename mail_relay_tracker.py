@@ -2661,7 +2661,7 @@ class Correlator:
 
     __slots__ = (
         "queue_timeout", "server_hostname", "filter", "now", "time", "position", "file_start", "turn", "tables", "open_count", "sessions",
-        "crowds", "late", "without", "by_policy", "by_message_id", "twins", "gone", "by_scanner", "relays", "scans", "rewritten",
+        "crowds", "late", "awaiting", "by_policy", "by_message_id", "twins", "gone", "by_scanner", "relays", "scans", "rewritten",
         "announced", "due", "serial", "finished", "links", "straddles", "dropped")
 
     def __init__(self, queue_timeout: int, server_hostname: str = "", tracks: Optional[DomainFilter] = None) -> None:
@@ -2677,7 +2677,7 @@ class Correlator:
         self.sessions: Dict[str, Session] = {}                              # by process
         self.late: List[Waiting] = []                                       # SPF results that came behind the refusal to which they led
         self.crowds: Dict[Tuple[str, str], Crowd] = {}                      # by host and client: what it has under way
-        self.without: Dict[Tuple[str, str, Optional[str]], Context] = {}    # by host, client, sender: has no SPF result yet
+        self.awaiting: Dict[Tuple[str, str, Optional[str]], Context] = {}   # by host, client, sender: has no SPF result yet
         self.by_policy = False                                              # a policy server has spoken
         self.by_message_id: Dict[Tuple[str, str], List[Message]] = {}       # by host and Message-ID: who has it now
         self.twins: Dict[Tuple[str, str], Crowd] = {}                       # likewise: several, while they are scanned
@@ -2865,7 +2865,7 @@ class Correlator:
         self.announced = {key: one for key, one in self.announced.items() if self.now - one.time <= ANNOUNCED_LIFE}
         for key, gone in list(self.gone.items()):
             self._keep_gone(key, [one for one in gone if self.now - one.time <= DISORDER])
-        self.without = {key: one for key, one in self.without.items() if self.now - one.time <= SPF_LATE}
+        self.awaiting = {key: one for key, one in self.awaiting.items() if self.now - one.time <= SPF_LATE}
         old = self.now - SPF_WAIT           # a younger one ends with its last line, not by itself
         for key in [key for key, crowd in self.crowds.items() if crowd.since < old and self._is_over(crowd)]:
             self._disperse(self.crowds, key)
@@ -2916,7 +2916,7 @@ class Correlator:
         lows += [message.low for message in self.finished]
         lows += [session.low for session in self.sessions.values() if session.low is not None and self.now - session.started < PATIENCE]
         lows += [crowd.low for crowds in (self.crowds, self.twins) for crowd in crowds.values()]
-        lows += [one.low for one in self.without.values() if self.now - one.time <= SPF_LATE]
+        lows += [one.low for one in self.awaiting.values() if self.now - one.time <= SPF_LATE]
         lows += [one.low for known in (self.announced, self.rewritten) for one in known.values() if self.now - one.time <= ANNOUNCED_LIFE]
         lows += [one.low for gone in self.gone.values() for one in gone if self.now - one.time <= DISORDER]
         lows += [relay.low for relay in self.relays.values() if self.now - relay.time <= CONNECTION_REUSE]
@@ -3603,13 +3603,13 @@ class Correlator:
         if not self.by_policy:
             self._begin_policy()
         new = Waiting(event, origin.prefix, self.now, self.time, self.position)
-        late = self._late_for(new, origin.host, event.client_ip) if self.without else None
-        if late is not None and late.session is not None:
-            self._attach(late, new)
+        owner = self._awaited_by(new, origin.host, event.client_ip) if self.awaiting else None
+        if owner is not None and owner.session is not None:
+            self._attach(owner, new)
             return
-        crowd = self._crowd((origin.host, event.client_ip), late.low if late is not None else self.position)
-        if late is not None:
-            new.refused = late
+        crowd = self._crowd((origin.host, event.client_ip), owner.low if owner is not None else self.position)
+        if owner is not None:
+            new.refused = owner
             self.late.append(new)
         if crowd.results:
             free = crowd.free()
@@ -3639,9 +3639,9 @@ class Correlator:
             if message.session is not None and message.envelope_from is None and message.orig_queue_id is None and not message.ended:
                 self._take_spf(message, message.session)
 
-    def _late_for(self, one: Waiting, host: str, client_ip: str) -> Optional[Message]:
+    def _awaited_by(self, one: Waiting, host: str, client_ip: str) -> Optional[Message]:
         """Whom a result may be about that was written by another hand than Postfix's, and came behind the line that told the sender."""
-        known = self.without.pop((host, client_ip, one.sender), None)
+        known = self.awaiting.pop((host, client_ip, one.sender), None)
         if known is None or self.now - known.time > SPF_LATE or known.value.spf is not None:
             return None
         message: Message = known.value
@@ -3788,8 +3788,8 @@ class Correlator:
         """A message, or a refused recipient, has no result: it may come in a moment."""
         for sender in senders - {None}:
             key = (*client_key(message.host, message.client_ip), sender)
-            self.without[key] = Context(message, self.now, message.low)
-        self._limit(self.without)
+            self.awaiting[key] = Context(message, self.now, message.low)
+        self._limit(self.awaiting)
 
     def _senders(self, *addresses: Optional[str]) -> Set[Optional[str]]:
         """An envelope sender as a policy server may have seen it: as it is, unwrapped, as postsrsd knew it. None fits any."""
