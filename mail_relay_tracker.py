@@ -476,6 +476,9 @@ class Restarted(NamedTuple):
     """master: Postfix started or stopped: no smtpd session lives on."""
 
 
+BY_THE_WAY, LISTED, OVERALL = range(3)          # weights of a line on DKIM: of signing, or a count; of some signatures; of the message
+
+
 class Dkim(NamedTuple):
     """opendkim, dkimpy-milter: what is known of the signatures. `weight`: a line of higher weight decides."""
 
@@ -1475,10 +1478,10 @@ def parse_opendkim(text: str) -> Event:
         return unless_repeated(text)
     if rest.startswith("s="):
         found = DKIM_LINE.match(rest)
-        return Dkim(queue_id, 2, None, found.group(2), found.group(1), found.group(3)) if found else None
+        return Dkim(queue_id, OVERALL, None, found.group(2), found.group(1), found.group(3)) if found else None
     result = DKIM_TEXTS.get(rest) or next((DKIM_TEXTS[opening] for opening in DKIM_TEXTS if rest.startswith(opening)), None)
     if result is not None:
-        return Dkim(queue_id, 2, result, signatures=0 if result == "none" else None)
+        return Dkim(queue_id, OVERALL, result, signatures=0 if result == "none" else None)
     return parse_dkim_detail(queue_id, rest)
 
 
@@ -1490,14 +1493,14 @@ def parse_dkim_detail(queue_id: str, text: str) -> Event:
     if found or text.startswith("key retrieval failed"):
         result = "permerror" if "revoked" in text[:12] or "not found" in text else "temperror"
         selector, domain, algorithm = found.groups() if found else (None, None, None)
-        return Dkim(queue_id, 2, result, domain, selector, algorithm)
+        return Dkim(queue_id, OVERALL, result, domain, selector, algorithm)
     found = DKIM_ADDED.match(text)
     if found:
-        return Dkim(queue_id, 0, "signed", found.group(2), found.group(1))
+        return Dkim(queue_id, BY_THE_WAY, "signed", found.group(2), found.group(1))
     if DKIM_TROUBLE.match(text):
-        return Dkim(queue_id, 2, "temperror")
+        return Dkim(queue_id, OVERALL, "temperror")
     if text.startswith("message has signatures from "):
-        return Dkim(queue_id, 0, signatures=text.count(", ") + 1)
+        return Dkim(queue_id, BY_THE_WAY, signatures=text.count(", ") + 1)
     return is_known(text, OPENDKIM_NOISE)
 
 
@@ -1508,7 +1511,7 @@ def parse_dkim_results(queue_id: str, text: str) -> Event:
         return None
     results = [(DKIM_WORDS.get(words, "fail"), domain, selector) for domain, selector, words in found]
     result, domain, selector = next((one for one in results if one[0] == "pass"), results[0])
-    return Dkim(queue_id, 1, result, domain, selector, None, len(results))
+    return Dkim(queue_id, LISTED, result, domain, selector, None, len(results))
 
 
 def parse_dkimpy(text: str) -> Event:
@@ -1521,8 +1524,8 @@ def parse_dkimpy(text: str) -> Event:
         return None
     algorithm, verb, selector, domain = found.groups()
     if verb == "added":
-        return Dkim(queue_id, 0, "signed", domain, selector, algorithm)
-    return Dkim(queue_id, 1, "pass", domain, selector, algorithm)
+        return Dkim(queue_id, BY_THE_WAY, "signed", domain, selector, algorithm)
+    return Dkim(queue_id, LISTED, "pass", domain, selector, algorithm)
 
 
 def parse_opendmarc(text: str) -> Event:
@@ -1933,10 +1936,10 @@ def usual_opendkim(groups: Groups, text: str) -> Event:
         return IGNORED
     if result:
         result = DKIM_TEXTS[result]
-        return make_dkim((queue_id, 2, result, None, None, None, 0 if result == "none" else None))
+        return make_dkim((queue_id, OVERALL, result, None, None, None, 0 if result == "none" else None))
     if new_domain:
-        return make_dkim((queue_id, 0, "signed", new_domain, new_selector, None, None))
-    return make_dkim((queue_id, 2, None, domain, selector, algorithm or None, None)) if queue_id else parse_opendkim(text)
+        return make_dkim((queue_id, BY_THE_WAY, "signed", new_domain, new_selector, None, None))
+    return make_dkim((queue_id, OVERALL, None, domain, selector, algorithm or None, None)) if queue_id else parse_opendkim(text)
 
 
 def usual_opendmarc(groups: Groups, text: str) -> Event:
@@ -3448,7 +3451,7 @@ class Correlator:
             message.dkim_signatures = max(signatures, message.dkim_signatures or 0)
         if weight < message.dkim_weight or result is None and domain is None:
             return
-        if weight == 0 and message.dkim_result not in (None, "signed"):
+        if weight == BY_THE_WAY and message.dkim_result not in (None, "signed"):
             return
         message.dkim_weight = weight
         message.dkim_result = result or message.dkim_result
