@@ -992,11 +992,7 @@ def parse_smtpd(text: str) -> Event:
     if without_id is not None:
         return without_id(text)
     queue_id, _, rest = text.partition(": ")
-    if not is_queue_id(queue_id):
-        return parse_session(text)
-    if rest.startswith("client="):
-        return parse_client(queue_id, rest[7:])
-    return parse_broken(rest) or parse_decision(queue_id, rest)
+    return parse_transaction(queue_id, rest) if is_queue_id(queue_id) else parse_session(text)
 
 
 def parse_connect(text: str) -> Event:
@@ -1014,12 +1010,14 @@ def parse_disconnect(text: str) -> Event:
 
 def parse_noqueue(text: str) -> Event:
     """What smtpd says of a mail that has no queue ID: mostly that it refuses it."""
-    if not text.startswith("NOQUEUE: "):
-        return None
-    rest = text[9:]
-    if rest.startswith("client="):
-        return parse_client(None, rest[7:])
-    return parse_broken(rest) or parse_decision(None, rest)
+    return parse_transaction(None, text[9:]) if text.startswith("NOQUEUE: ") else None
+
+
+def parse_transaction(queue_id: Optional[str], text: str) -> Event:
+    """What smtpd says of a mail under way, behind its queue ID or NOQUEUE."""
+    if text.startswith("client="):
+        return parse_client(queue_id, text[7:])
+    return parse_broken(text) or parse_decision(queue_id, text)
 
 
 def parse_session(text: str) -> Event:
