@@ -359,7 +359,8 @@ class Verdict(NamedTuple):
     """smtpd, postscreen, cleanup: somebody decided something (smtpd_check.c:log_whatsup, cleanup_milter.c, cleanup_message.c).
 
     `queue_id` is None for NOQUEUE. `judge`: access, milter, proxy, check (header and body checks) or cleanup. `action`: reject, hold,
-    discard, redirect… without the milter- prefix. `stage`: CONNECT … END-OF-MESSAGE. `text` is the reply or reason in full.
+    discard, redirect… without the milter- prefix. `stage`: CONNECT … END-OF-MESSAGE. `text` is the reply or reason in full. `spam`: as in
+    Checked.
     """
 
     queue_id: Optional[str]
@@ -2365,7 +2366,7 @@ class Crowd:
 
 
 class Straddle(NamedTuple):
-    """Positions that are not to be read one without the other: of a crowd that began at `since`."""
+    """Positions that are not to be read one without the other: of a crowd that began at `since`. They are kept in order of `high`."""
 
     high: int
     low: int
@@ -2388,7 +2389,9 @@ class Connection:
 
 
 class Context(NamedTuple):
-    """Something said that later lines refer to: a spamd scan by its process, a rewritten sender, a message to come."""
+    """Something said that later lines refer to: a spamd scan by its process, a rewritten sender, a message to come; one that awaits its SPF
+    result; the queue ID of one that left memory unscanned. `time` is by the log's clock, `low` the position of its first line.
+    """
 
     value: Any
     time: int
