@@ -2624,7 +2624,7 @@ def is_near(address: Optional[str]) -> bool:
     return NEAR.match(address or "") is not None
 
 
-def may_scan(recipient: Recipient) -> bool:
+def may_be_scanned(recipient: Recipient) -> bool:
     """Whether the mail went where its scan can have been: to a program, a socket, a filter of this network; not to a server out there."""
     return is_near(recipient.relay_ip) if recipient.relay_ip else recipient.relay_host != "none"
 
@@ -3365,7 +3365,7 @@ class Correlator:
         recipient.relay_status, recipient.dsn, recipient.relay_message = status, dsn, reason
         recipient.smtp_code = reply_code(reason) if origin.daemon in REMOTE_AGENTS else None
         recipient.delay, recipient.delays, recipient.next_queue_id = number(delay), delays, None
-        if self.by_scanner and message.spam_status is None and message.mid_key is not None and may_scan(recipient):
+        if self.by_scanner and message.spam_status is None and message.mid_key is not None and may_be_scanned(recipient):
             self._claim_score(message, lambda twin: not twin.by_address)
         if status == SENT:
             self._fold_sent(origin, message, recipient, reason)
