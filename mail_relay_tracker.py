@@ -3934,7 +3934,8 @@ def inherit(message: Message) -> None:
             leg, below = parent.queue_id, leg
         for name in INHERITED:
             value = getattr(parent, name)
-            if value is not None and not (is_lost and getattr(message, name) is not None):
+            is_told = value is not None or name in CLIENT_FACTS and parent.client_ip is not None    # else it is of the filter's own hop
+            if is_told and not (is_lost and getattr(message, name) is not None):
                 setattr(message, name, value)
         inherit_names(message, parent, below)
 
