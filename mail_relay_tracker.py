@@ -2775,6 +2775,7 @@ class Correlator:
         key = message.host, message.mid_key or ""
         self._forget(self.by_message_id, key, message)
         if self.twins and key in self.twins and key not in self.by_message_id:
+            self.twins[key].high = self.position
             self._disperse(self.twins, key)
 
     @staticmethod
