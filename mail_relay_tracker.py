@@ -2525,10 +2525,11 @@ def digits_of(second: int) -> str:
 def bare(address: str) -> str:
     """An address for comparing: others see it in lower case, or without the quotes that Postfix logs.
 
-    >>> bare('"John Doe"@Example.org')
-    'john doe@example.org'
+    >>> bare('"John Doe"@Example.org'), bare(raw_text("JÖRG@example.org")) == raw_text("jörg@example.org")
+    ('john doe@example.org', True)
     """
-    return address.lower().replace('"', "").replace("\\", "")
+    lower = address.lower() if is_ascii(address) else raw_text(text_of(address).lower())
+    return cast(str, lower).replace('"', "").replace("\\", "")
 
 
 def message_id_content(value: str) -> str:
