@@ -3182,6 +3182,8 @@ class Correlator:
         if event.queue_id is None or event.stage == "VRFY":         # about an address, whatever mail is under way (smtpd.c:vrfy_cmd)
             self._fold_noqueue(origin, event)
             return
+        if event.stage == "UNKNOWN":        # about a command, which the mail under way outlives (smtpd.c:smtpd_proto)
+            return
         message = self._find(origin, event.queue_id)
         if event.spam is not None:
             self.fold_spam(origin, event.spam)
