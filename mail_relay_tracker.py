@@ -4008,12 +4008,18 @@ def is_in_maildrop(message: Message) -> bool:
     return message.session is not None and message.session.took_all and message.message_id is None and not message.queued
 
 
+def is_given_up(message: Message) -> bool:
+    """Whether a filter began to hand on a mail of this host, and gave up before its end: what became of it, its first leg tells."""
+    over = message.ended or message.session is not None and not message.session.live
+    return over and message.orig_queue_id is not None and message.parent is not None and message.message_id is None and not message.queued
+
+
 def stand_in_for(message: Message) -> Optional[Recipient]:
     """The recipient of a message that named none, when there is enough to tell of it to make a row.
 
     Postfix's own address probes (verify.c) name none until they are answered, and make no row then: only their sender tells.
     """
-    if is_double_bounce(message) or is_in_maildrop(message) and message.state is None:
+    if is_double_bounce(message) or message.state is None and (is_in_maildrop(message) or is_given_up(message)):
         return None
     told = message.client_ip or message.envelope_from is not None or message.state or message.pickup_sender is not None
     if not told and (message.message_id is None or message.generated):
