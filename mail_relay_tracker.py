@@ -1072,7 +1072,7 @@ SMTPD_OPENINGS = {                  # the first seven letters of a line; no queu
     "Trusted": parse_session, "Verifie": parse_session, "warning": parse_session, "lost co": parse_session,
 }
 DISCONNECT = Disconnect()
-TOOK_ALL = re.compile(r"disconnect from localhost\[127\.0\.0\.1\] (?:(?!mail=)[a-z]+=[0-9/]+ )*mail=([0-9]+)(?:/[0-9]+)? "
+TOOK_ALL = re.compile(r"disconnect from localhost\[127\.0\.0\.1\]" + PORT + r" (?:(?!mail=)[a-z]+=[0-9/]+ )*mail=([0-9]+)(?:/[0-9]+)? "
                       r"(?:(?!data=)[a-z]+=[0-9/]+ )*data=\1(?:/[0-9]+)? ")
 PROXY_REFUSAL = re.compile(
     r'warning: proxy [^ ]+ rejected "(rcpt to|data)(?:: *' + ADDRESS + r'[^"]*)?": "([45][0-9]{2}[ -].*)"$', re.I)
