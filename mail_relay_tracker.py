@@ -2276,6 +2276,8 @@ class Message:
         self.sweeps += (sweep,)
         if self.state is None or self.state.status in UNDECIDED:
             self.state = sweep if sweep.status else None
+        elif self.state.status == sweep.status == REQUEUED:     # postsuper tells it, then pickup
+            self.state = max(self.state, sweep, key=lambda one: one.time)
         for recipient in self.recipients:
             sweep_recipient(recipient, sweep)
 
