@@ -95,8 +95,9 @@ def mime_text(text):
 
 
 def lower(text):
-    """A sender as policyd-spf sees it."""
-    return bare_address(text).lower()
+    """A sender as policyd-spf sees it: letters in lower case, not bytes."""
+    seen = bare_address(text).encode("latin-1").decode("utf-8", "surrogateescape")
+    return seen.lower().encode("utf-8", "surrogateescape").decode("latin-1")
 
 
 def perl_address(text):
