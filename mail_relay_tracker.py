@@ -1422,9 +1422,9 @@ def parse_master(text: str) -> Event:
 def parse_cut(text: str) -> Event:
     """A tag without its daemon, `postfix`: rsyslog cuts it at the slash unless told `parser.permitSlashInProgramName`.
 
-    postfix(1) itself bears it, too, and warns of what main.cf holds.
+    postfix(1) itself bears it, too: it warns of what main.cf holds, and tells at each start that `compatibility_level` is an old one.
     """
-    return is_known(text, ("warning: ", "fatal: "))
+    return is_known(text, ("warning: ", "error: ", "fatal: ", "panic: ", "Postfix is ", "See http", "To disable backwards compatibility "))
 
 
 def parse_nothing(text: str) -> Event:
