@@ -1018,6 +1018,8 @@ def parse_transaction(queue_id: Optional[str], text: str) -> Event:
     """What smtpd says of a mail under way, behind its queue ID or NOQUEUE."""
     if text.startswith("client="):
         return parse_client(queue_id, text[7:])
+    if text.startswith("reply filter "):        # smtpd_reject_filter_maps: as a reply was, and as it is told
+        return IGNORED
     return parse_broken(text) or parse_decision(queue_id, text)
 
 
