@@ -1686,7 +1686,7 @@ def parse_perl_answer(text: str) -> Event:
 # -- spam filters, SRS
 
 SPAMD_SCORE = re.compile(r"(identified spam|clean message) \((-?[0-9.]+)/(-?[0-9.]+)\) for ")
-SPAMD_USER = re.compile(r"[^ ]*:[0-9]+$")
+SPAMD_USER = re.compile(r"[^ ]*:[0-9]+ ?$")         # a BSD syslogd writes a blank for the newline with which spamd ends its lines
 SPAMD_RESULT = re.compile(r"result: ([Y.]) +(-?[0-9]{1,9}) - ([^ ]*) ")
 SPAMD_MID = re.compile(r",mid=([^,]*)(?=,|$)")
 SPAMD_REQUIRED = re.compile(r"[, ]required_score=(-?[0-9.]+)")
