@@ -6816,9 +6816,9 @@ def read_hosts(text: str) -> List[Tuple[str, Optional[int]]]:
     """
     hosts: List[Tuple[str, Optional[int]]] = []
     for part in text.split(","):
-        found = re.match(r"(?:\[([^\]]+)\]|([^:\s]+)|(\S*:\S*:\S*))(?::([0-9]+))?$", part.strip())
+        found = re.match(r"(?:\[([^][\s]+)\]|([^][:\s]+)|([^][\s]*:[^][\s]*:[^][\s]*))(?::([0-9]+))?$", part.strip())
         if not found:
-            raise ValueError("is to be a host, or several: db1, db2:3307")
+            raise ValueError("is to be a host, or several: db1, db2:3307, [2001:db8::1]:3306")
         hosts.append((found.group(1) or found.group(2) or found.group(3), read_port(found.group(4)) if found.group(4) else None))
     return hosts
 

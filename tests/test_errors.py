@@ -96,6 +96,10 @@ def test_missing_configuration(command):
     ({"database__engine": "mysql", "database__password_file": "/etc/passwd", "database__password": "s"},
      ("[database] password_file = /etc/passwd", "remove one of the two")),
     ({"database__engine": "mysql", "database__host": "db1 db2"}, ("[database] host = db1 db2", "db1, db2:3307")),
+    ({"database__engine": "mysql", "database__host": "[::1"}, ("[database] host = [::1:", "db1, db2:3307, [2001:db8::1]:3306")),
+    ({"database__engine": "mysql", "database__host": "::1]"}, ("[database] host = ::1]:", "db1, db2:3307, [2001:db8::1]:3306")),
+    ({"database__engine": "mysql", "database__host": "db1, [::1"}, ("[database] host = db1, [::1:", "[2001:db8::1]:3306")),
+    ({"database__engine": "mysql", "database__host": "[db1"}, ("[database] host = [db1:", "db1, db2:3307")),
     ({"database__engine": "mysql", "database__unix_socket": "/run/s", "database__ssl_verify": "yes"},
      ("[database] ssl_verify = yes", "unix_socket = /run/s", "unset one of the two")),
 ])
