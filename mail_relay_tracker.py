@@ -606,6 +606,8 @@ CUT_TAG = re.compile(r"([^ ]+) (?=[^ ]{32} )([^ \[\]:]+)\[([0-9]+)\]? ")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
 REPEATED = re.compile(r"message repeated ([0-9]{1,9}) times: \[ ?(.*)$")
 REPEATED_LAST = re.compile(_HOST + r"last message repeated ([0-9]{1,9}) times? *$")
+WHOLE = re.compile("(?:%s|%s)%s" % (YEARLESS.pattern, ISO.pattern, TAGGED.pattern))      # a line as far as its first `: `
+BEGUN = re.compile(r"(?:[A-Z][a-z]?|(?:%s)(?: [ 0-9:.,]*)?|[0-9][0-9T:.,+-]*)$" % "|".join(MONTHS))          # a part of a stamp
 OF_POSTFIX = re.compile(r".{0,80}? postfix[a-z0-9-]{0,32}/[a-z/-]{2,40}\[[0-9]{1,7}\]: ")
 
 
@@ -813,6 +815,21 @@ def split_line(rest: str) -> Optional[Tuple[Header, str]]:
     if header is not None:
         return header, rest[end + 2:] if end >= 0 else ""
     return split_uncolonned(rest)
+
+
+def behind_torn(head: str, start: int) -> int:
+    """Where in what stands before its first `: ` a line begins that was appended to another, cut off within stamp, host or tag; else 0.
+
+    So rsyslog goes on when a disk was full. No text of strangers stands there, where that of a tag without colon might: hence at most one
+    blank. `start` is where the first line's host begins, -1 where its stamp is not whole.
+
+    >>> behind_torn("Nov 29 14:53:17 mx poNov 29 14:53:20 mx postfix/smtp[14]", 16), behind_torn("Nov 29 14:53:20 mx postfix/smtp[14]", 16)
+    (21, 0)
+    """
+    found = WHOLE.search(head, max(start, 0))
+    place = found.start() if found else 0
+    was_cut_off = head.count(" ", start, place) < 2 if start >= 0 else BEGUN.match(head[:place])
+    return place if was_cut_off else 0
 
 
 # ============================================================================ program parsers
@@ -4551,7 +4568,11 @@ class Tracker:
                 head, _, text = line.partition(": ")
                 origin = known(head[start:])
                 if origin is None:
-                    origin, text = self._meet(line, start, lines[len(times) - 1] if times else self.previous)
+                    place = behind_torn(head, start)
+                    if place:
+                        stamp = "\n"
+                        time, start = calendar.read(line[place:])
+                    origin, text = self._meet(line[place:], start, lines[len(times) - 1] if times else self.previous)
             except Exception:               # one bad line must never stop the reading
                 origin, text = self._pass(FAILED)
                 self.on_failure(line)

@@ -242,6 +242,8 @@ READERS = (
     (tracker.Calendar(PRESENT).read, STAMP), (tracker.split_prefix, "mx1 postfix-in/smtpd[42]"),
     (tracker.split_uncolonned, "mx postfix/submission/smtpd[1234567 4X: client=a[::1]"),
     (tracker.split_line, "mx1 mail.info postfix/smtpd[1]: x"),
+    (lambda head: tracker.behind_torn(head, 16), "Nov 29 14:53:17 mx poNov 29 14:53:20 mx postfix/smtp[14]"),
+    (lambda head: tracker.behind_torn(head, -1), "2026-11-29T14:52026-11-29T14:53:20+00:00 <mail.info> mx postfix/smtp[14]"),
     (tracker.split_uncolonned, 'mx app 42 ID [a@1 b="c"][d@2 e="f\\""] text'), (tracker.is_queue_id.__wrapped__, "4jXSnX0bKLz1Tq"),
     (tracker.enhanced, "550-5.7.26 no"), (tracker.number, "-10.5"), (tracker.queued_as, "250 2.0.0 Ok: queued as 4F00061AE"),
     (tracker.closed, "host x said: 550 no (in reply to RCPT TO command))"),

@@ -193,6 +193,52 @@ class States(unittest.TestCase):
                 tracker.place_from(state, 1)
 
 
+class FullDisk(unittest.TestCase):
+    """rsyslog appends the first line that it can write again to the one that it could not write to its end."""
+
+    TEXT = "4A0000400: to=<a400@x.test>, relay=r.test[192.0.2.9]:25, delay=1, delays=0/0/0/1, dsn=2.0.0, status=sent (250 2.0.0 Ok)"
+    STAMPS = (                          # of the line cut off and of the one behind it, whose microseconds are told
+        ("2026-11-22T14:53:17.810888+00:00 ", "2026-11-22T14:53:19.599871+00:00 ", 599871),
+        ("Nov 22 14:53:17 ", "Nov 22 14:53:19 ", 0),
+    )
+
+    def read(self, *lines):
+        """(Rows, unsupported lines) of some lines."""
+        shown = []
+        correlator = tracker.Correlator(30 * tracker.SECOND)
+        reader = tracker.Tracker(tracker.Calendar(PRESENT), correlator, shown.append, self.fail)
+        reader.feed(list(lines), 0, 0)
+        self.assertEqual(sum(reader.totals()), len(lines))
+        correlator.close(everything=True)
+        return tracker.settle(correlator.harvest(), lambda names: {}, 0, correlator.filter), shown
+
+    def test_the_line_behind_one_cut_within_its_header_is_read(self):
+        for first, second, fraction in self.STAMPS:
+            header = first + "mx postfix/smtp[14]:"
+            whole = second + "mx postfix/smtp[14]: " + self.TEXT
+            for end in range(1, len(header) + 1):
+                line = header[:end] + whole
+                for before in ((), (first + "mx postfix/smtp[14]: connect to r.test[192.0.2.8]:25: Connection refused",)):
+                    rows, shown = self.read(*before, line, first + "mx kernel: x")
+                    self.assertEqual(([row.queue_id for row in rows], shown), (["4A0000400"], []), line)
+                    self.assertEqual(rows[0].last_seen, utc(2026, 11, 22, 14, 53, 19) + fraction, line)
+                    self.assertEqual(rows[0].server_hostname, "mx", line)
+
+    def test_the_time_of_the_next_line_is_its_own(self):
+        first, second, _ = self.STAMPS[1]
+        lines = [first + "mx po" + second + "mx postfix/qmgr[1]: 4A0000300: removed", first + "mx postfix/smtp[14]: " + self.TEXT]
+        self.assertEqual([row.last_seen for row in self.read(*lines)[0]], [utc(2026, 11, 22, 14, 53, 17)])
+
+    def test_a_text_is_not_searched(self):
+        for first, second, _ in self.STAMPS:
+            whole = second + "mx postfix/smtp[14]: " + self.TEXT
+            for begun in ("mx postfix/smtpd[3]: ", "mx postfix/smtpd[3]: lost connection af", "mx x: ", "mx postsrsd 7 - - <a ", "mx x y ",
+                          "mx postfix/submission/smtpd[12345678 <"):
+                self.assertEqual(self.read(first + begun + whole)[0], [], begun)
+            for begun in ("x ", "half a li", "Thu ", "[", "Nov 22 half a li"):
+                self.assertEqual(self.read(begun + whole)[0], [], begun)
+
+
 class Counters(unittest.TestCase):
     """Every line is counted once, in one class."""
 
