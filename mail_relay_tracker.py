@@ -820,15 +820,17 @@ def split_line(rest: str) -> Optional[Tuple[Header, str]]:
 def behind_torn(head: str, start: int) -> int:
     """Where in what stands before its first `: ` a line begins that was appended to another, cut off within stamp, host or tag; else 0.
 
-    So rsyslog goes on when a disk was full. No text of strangers stands there, where that of a tag without colon might: hence at most one
-    blank. `start` is where the first line's host begins, -1 where its stamp is not whole.
+    So rsyslog goes on when a disk was full. No text of strangers is to stand there, as it might behind a tag without colon, or a colon
+    without blank: hence a host at most, a blank, and a word without colon. `start` is where the first line's host begins, -1 where its
+    stamp is not whole.
 
     >>> behind_torn("Nov 29 14:53:17 mx poNov 29 14:53:20 mx postfix/smtp[14]", 16), behind_torn("Nov 29 14:53:20 mx postfix/smtp[14]", 16)
     (21, 0)
     """
     found = WHOLE.search(head, max(start, 0))
     place = found.start() if found else 0
-    was_cut_off = head.count(" ", start, place) < 2 if start >= 0 else BEGUN.match(head[:place])
+    _, _, tag = head[start:place].partition(" ")
+    was_cut_off = " " not in tag and ":" not in tag if start >= 0 else BEGUN.match(head[:place])
     return place if was_cut_off else 0
 
 

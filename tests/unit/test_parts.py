@@ -214,7 +214,7 @@ class FullDisk(unittest.TestCase):
 
     def test_the_line_behind_one_cut_within_its_header_is_read(self):
         for first, second, fraction in self.STAMPS:
-            header = first + "mx postfix/smtp[14]:"
+            header = first + "mx postfix/smtp[14]"
             whole = second + "mx postfix/smtp[14]: " + self.TEXT
             for end in range(1, len(header) + 1):
                 line = header[:end] + whole
@@ -232,8 +232,8 @@ class FullDisk(unittest.TestCase):
     def test_a_text_is_not_searched(self):
         for first, second, _ in self.STAMPS:
             whole = second + "mx postfix/smtp[14]: " + self.TEXT
-            for begun in ("mx postfix/smtpd[3]: ", "mx postfix/smtpd[3]: lost connection af", "mx x: ", "mx postsrsd 7 - - <a ", "mx x y ",
-                          "mx postfix/submission/smtpd[12345678 <"):
+            for begun in ("mx postfix/smtpd[3]: ", "mx postfix/smtpd[3]: lost connection af", "mx x: ", "mx x:", "mx x y ",
+                          "mx postsrsd 7 - - <a ", "mx postfix/submission/smtpd[12345678 <"):
                 self.assertEqual(self.read(first + begun + whole)[0], [], begun)
             for begun in ("x ", "half a li", "Thu ", "[", "Nov 22 half a li"):
                 self.assertEqual(self.read(begun + whole)[0], [], begun)
