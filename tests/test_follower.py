@@ -2672,7 +2672,7 @@ def test_a_log_whose_disk_fails_where_reading_is_to_begin(tmp_path, at_end):
     path.write_text(lines_of("A") * 1000)
     place = None if at_end else tracker.LogFile(str(path), 0).place(path.stat().st_size)
     follower = tracker.Follower(str(path), 0.0, lambda name: Worn(name, 100000))
-    with pytest.raises(tracker.LogError, match=r"mail\.log: Input/output error: check \[logging\] log_file"):
+    with pytest.raises(tracker.LogError, match=r"mail\.log: Input/output error: check its disk"):
         follower.begin(place, at_end)
 
 

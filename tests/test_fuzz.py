@@ -249,7 +249,7 @@ def test_forged_texts_change_no_other_field(trial, text):
 # -- a long life
 
 LIMITS = {"MAX_OPEN": 200, "MAX_CONTEXTS": 100, "MAX_ORIGINS": 300}
-PER_CONTEXT = ("sessions", "crowds", "without", "relays", "scans", "rewritten", "announced", "straddles", "gone")
+PER_CONTEXT = ("sessions", "crowds", "awaiting", "relays", "scans", "rewritten", "announced", "straddles", "gone")
 
 
 def sizes_above_their_limits(life):
