@@ -2551,8 +2551,8 @@ def bare(address: str) -> str:
     >>> bare('"John Doe"@Example.org'), bare(raw_text("JÖRG@example.org")) == raw_text("jörg@example.org")
     ('john doe@example.org', True)
     """
-    lower = address.lower() if is_ascii(address) else raw_text(text_of(address).lower())
-    return cast(str, lower).replace('"', "").replace("\\", "")
+    lower: str = address.lower() if is_ascii(address) else raw_text(text_of(address).lower())
+    return lower.replace('"', "").replace("\\", "")
 
 
 def message_id_content(value: str) -> str:
@@ -4411,12 +4411,17 @@ def name_of(message: Message) -> Tuple[str, str]:
     return stored_host(message.server_hostname), message.queue_id
 
 
+_birth = operator.attrgetter("server_hostname", "queue_id", "first_seen")
+
+
 def births_apart(messages: List[Message]) -> List[List[Message]]:
     """Messages, those apart whose birth was read once more while they were open: these are to meet the rows of the first reading."""
+    births = list(map(_birth, messages))
+    if len(set(births)) == len(births):
+        return [messages]
     found: List[List[Message]] = [[]]
     times: Dict[Tuple[str, str, int], int] = collections.defaultdict(int)
-    for message in messages:
-        birth = name_of(message) + (message.first_seen,)
+    for message, birth in zip(messages, births):
         if times[birth] == len(found):
             found.append([])
         found[times[birth]].append(message)
