@@ -5395,12 +5395,10 @@ _DATE = r"(?:[._-]?[0-9]{4}[._-]?[0-9]{2}[._-]?[0-9]{2}|[._-][0-9]{2}[._-][0-9]{
 ROTATED_LOG = re.compile(r"(?:\.[0-9]+|%s)?\.log(?:[._-][0-9][0-9T:._-]*)?%s" % (_DATE, _PACKED))
 PACKED_OTHERWISE = (".zst", ".lz4", ".lzo", ".lz", ".lzma", ".Z", ".zip", ".7z", ".br")    # nothing in the standard library unpacks these
 NUMBERED = re.compile(r"\.(0|[1-9][0-9]{0,3})" + _PACKED)
-MACHINE_REMEDIES = {                # what helps when it is not the file that is wrong
-    errno.EMFILE: "raise the limit of open files (LimitNOFILE=, `ulimit -n`)",
-    errno.ENFILE: "raise the limit of open files (LimitNOFILE=, `ulimit -n`)",
-    errno.EIO: "check its disk, or the server where it is",
-    errno.ESTALE: "check its disk, or the server where it is",
-}
+MACHINE_REMEDIES = {number: remedy for remedy, numbers in (     # what helps when it is not the file that is wrong
+    ("raise the limit of open files (LimitNOFILE=, `ulimit -n`)", (errno.EMFILE, errno.ENFILE)),
+    ("check its disk, or the server where it is", (errno.EIO, errno.ESTALE)),
+) for number in numbers}
 
 
 class Batch(NamedTuple):
