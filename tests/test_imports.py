@@ -26,6 +26,16 @@ def table(command):
     return found
 
 
+def selected(command, columns, *logs):
+    """These columns of all rows that one import makes of some logs, each (name, lines), in this order."""
+    for name, lines in logs:
+        (command.folder / name).write_text("\n".join(lines) + "\n")
+    done = command.run("--import", *[name for name, _ in logs])
+    assert done.returncode == 0, done.stderr
+    with contextlib.closing(sqlite3.connect(str(command.folder / "mail_relay_tracker.db"))) as connection:
+        return sorted(connection.execute("SELECT %s FROM mail_relay_log" % columns))
+
+
 def imported(command, *runs):
     """What some imports, one after the other, make of parts of the sample: each part is (first, last) in thousandths of its lines."""
     for file in command.folder.glob("mail_relay_tracker.db*"):
@@ -141,12 +151,7 @@ def test_one_odd_stamp_at_its_head_does_not_put_a_log_before_another(command):
              "2026-11-28T08:00:04.000000+00:00 mx postfix/smtp[40]: 9A3B21C0D5: to=<b@ok.test>, relay=mx.ok.test[192.0.2.99]:25, "
              "delay=1, delays=1/0/0/0, dsn=2.0.0, status=sent (250 2.0.0 Ok: queued as 4F00061AE)",
              "2026-11-28T08:00:05.000000+00:00 mx postfix/qmgr[30]: 9A3B21C0D5: removed"]
-    for name, part in (("mail.log.1", lines[:4]), ("mail.log", lines[4:])):
-        (command.folder / name).write_text("\n".join(part) + "\n")
-    done = command.run("--import", "mail.log", "mail.log.1")
-    assert done.returncode == 0, done.stderr
-    with contextlib.closing(sqlite3.connect(str(command.folder / "mail_relay_tracker.db"))) as connection:
-        rows = connection.execute("SELECT relay_status, client_ip, first_seen FROM mail_relay_log").fetchall()
+    rows = selected(command, "relay_status, client_ip, first_seen", ("mail.log", lines[4:]), ("mail.log.1", lines[:4]))
     assert rows == [("sent", "192.0.2.1", "2026-11-27 08:00:01.000000")]
 
 
@@ -162,10 +167,5 @@ def test_a_birth_that_is_read_once_more_while_its_message_is_open(command):
              stamp % (0, 5) + "smtp[40]: " + queue_id + "to=<b@ok.test>, relay=none, delay=1, delays=1/0/0/0, dsn=4.4.1, "
              "status=deferred (connect to mx.ok.test[192.0.2.99]:25: Connection timed out)"]
     then = [stamp % (5, 4) + sent % "b", stamp % (5, 5) + "qmgr[30]: " + queue_id + "removed", *[stamp % (6, 0) + "anvil[5]: x"] * 2]
-    for name, part in (("one", born + first), ("two", born + then)):
-        (command.folder / name).write_text("\n".join(part) + "\n")
-    done = command.run("--import", "one", "two")
-    assert done.returncode == 0, done.stderr
-    with contextlib.closing(sqlite3.connect(str(command.folder / "mail_relay_tracker.db"))) as connection:
-        rows = sorted(connection.execute("SELECT orig_to, relay_status, client_ip, message_id, size FROM mail_relay_log"))
+    rows = selected(command, "orig_to, relay_status, client_ip, message_id, size", ("one", born + first), ("two", born + then))
     assert rows == [("%s@ok.test" % letter, "sent", "192.0.2.1", "m1@good.test", 100) for letter in "ab"]
