@@ -77,7 +77,6 @@ if __name__ == "__main__":              # from here on: while Python compiles th
     sys.excepthook = lambda kind, *error: None if kind is KeyboardInterrupt else sys.__excepthook__(kind, *error)
 
 import argparse
-import atexit
 import bisect
 import bz2
 import calendar
@@ -7393,7 +7392,7 @@ def open_import(path: str) -> LogFile:
         raise LogError("cannot read %s: it is packed in a way that is not understood: unpack it first" % path)
     try:
         if path == "-" or stat.S_ISFIFO(os.stat(path).st_mode):
-            return LogFile(path, 0, lambda _: open_log(copy_of(path)))
+            return LogFile(path, 0, lambda _: open_log("/dev/fd/%d" % copy_of(path).fileno()))
         return LogFile(path, 0)
     except BAD_FILE as error:
         raise unreadable(path, error) from error
@@ -7422,17 +7421,18 @@ def unreadable(path: str, error: Exception) -> LogError:
 
 
 @functools.lru_cache(maxsize=None)
-def copy_of(path: str) -> str:
-    """A pipe, kept in a temporary file: it is looked at twice, like every file to import."""
+def copy_of(path: str) -> IO[bytes]:
+    """A pipe, kept in a temporary file: it is looked at twice, like every file to import. The file has no name, so that nothing is left
+    however the import ends.
+    """
     try:
-        with tempfile.NamedTemporaryFile(prefix="mail_relay_tracker.", delete=False) as handle:
-            atexit.register(os.unlink, handle.name)
-            signal.signal(signal.SIGTERM, signal.default_int_handler)       # an end of which atexit would not hear
-            handle.writelines(chunks_of(path))
+        handle = tempfile.TemporaryFile()
+        handle.writelines(chunks_of(path))
+        handle.flush()
     except OSError as error:
         raise OutputError("cannot keep what comes from %s in the temporary folder %s: %s: make room, or name another one, TMPDIR=/var/tmp"
                           % (path, tempfile.tempdir or "", error.strerror)) from error
-    return handle.name
+    return handle
 
 
 def chunks_of(path: str) -> Iterator[bytes]:
@@ -7440,8 +7440,8 @@ def chunks_of(path: str) -> Iterator[bytes]:
     if path == "-" and sys.stdin is None:
         raise LogError("standard input is closed: send a log there, or name files")
     try:
-        with open(path, "rb") if path != "-" else sys.stdin.buffer as source:
-            yield from iter(lambda: source.read(CHUNK), b"")
+        with cast(io.BufferedReader, open(path, "rb") if path != "-" else sys.stdin.buffer) as source:
+            yield from iter(lambda: source.read1(CHUNK), b"")       # read() would not hear a signal that comes between two pieces
     except OSError as error:
         raise unreadable(path, error) from error
 

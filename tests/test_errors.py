@@ -1,16 +1,20 @@
 """What people get wrong: one clear line that names the file, the key and the remedy, and the right exit code."""
 import contextlib
 import errno
+import fcntl
 import functools
+import glob
 import gzip
 import lzma
 import os
+import pathlib
 import resource
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import termios
 import time
 
 import mariadb as mariadb_server
@@ -738,18 +742,27 @@ def test_import_from_a_pipe_without_room_for_what_comes(command):
         done = command.run("--import", "-", stdin=source, environment={"TMPDIR": str(command.folder)},
                            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000)))
     told(done, 73, "the temporary folder %s:" % command.folder, "File too large", "make room", "TMPDIR")
-    assert not list(command.folder.glob("mail_relay_tracker.*"))
+    assert not list(command.folder.iterdir())
 
 
-def test_import_from_a_pipe_that_is_ended_leaves_no_copy(command):
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)])
+def test_import_from_a_pipe_that_is_ended_leaves_no_copy(command, number, code):
     with subprocess.Popen([sys.executable, str(ROOT / "mail_relay_tracker.py"), "--import", "-"], cwd=str(command.folder),
                           env=dict(os.environ, TMPDIR=str(command.folder)), stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdin.write(LOG.read_bytes())
         process.stdin.flush()
-        wait_until(lambda: list(command.folder.glob("mail_relay_tracker.*")))
-        process.terminate()
-        assert process.wait(20) == 130
-    assert not list(command.folder.glob("mail_relay_tracker.*"))
+        wait_until(lambda: waits_for_more(process))
+        assert str(command.folder) in " ".join(map(os.readlink, glob.glob("/proc/%d/fd/*" % process.pid)))
+        process.send_signal(number)
+        assert process.wait(20) == code
+    assert not list(command.folder.iterdir())
+
+
+def waits_for_more(process):
+    """Whether a process has read all that was sent to it and sleeps until there is more."""
+    unread = fcntl.ioctl(process.stdin, termios.FIONREAD, b"\0" * 4)
+    state = pathlib.Path("/proc/%d/stat" % process.pid).read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    return unread == b"\0" * 4 and state == "S"
 
 
 @pytest.mark.parametrize("arguments, code", [("--nope", 64), ("-c /nowhere --check", 78)])
