@@ -1778,7 +1778,8 @@ def parse_amavis(text: str) -> Event:
     if chain is None:
         return IGNORED if len(ends) != 1 or AMAVIS_MORE.search(text) else None
     recipients, queue_id, mid, hits, child = chain.groups()
-    if not (queue_id or mid) or text.endswith("..."):
+    cut = text.endswith("...")              # it goes on in the next line: what stands whole counts, with a field begun behind it
+    if not (queue_id or mid) or cut and not text.startswith(",", chain.end()):
         return IGNORED
     mid = mid and mid.partition(">")[0]     # of several the first, as Postfix has it
     signed = amavis_dkim(text, chain.end())
@@ -1787,7 +1788,7 @@ def parse_amavis(text: str) -> Event:
     if hits == "-":
         told = queue_id and (signed[0] or kept_back)
         return Spam(queue_id, mid, None, None, None, None, child, *signed, kept_back) if told else IGNORED
-    tests = AMAVIS_TESTS.findall(text, chain.end())[-1:]       # the last: a subject, which stands before it, may imitate it
+    tests = AMAVIS_TESTS.findall(text, chain.end())[-1:] if not cut else ()     # the last: a subject, which stands before, may imitate it
     names = ",".join(one.partition("=")[0].strip(" ") for one in tests[0].split(",")) if tests else None
     status = "Yes" if found.group(2).startswith("SPAM") else "No"
     return Spam(queue_id, mid, status, number(hits), None, names, child, *signed, kept_back)
