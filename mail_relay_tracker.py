@@ -599,7 +599,7 @@ YEAR_FIRST = re.compile(r"([0-9]{4}) ([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + 
 ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T" + _CLOCK + r"(Z|[+-][0-9]{2}:?[0-9]{2}) ")
 WEEKDAY = re.compile(r"[A-Z][a-z]{2} ([0-9]{4})-([0-9]{2})-([0-9]{2}) " + _CLOCK + r" ([A-Z]{3,5}|[+-][0-9]{2,4}) ")
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
-_HOST = r"(?:<{0}> )?([^ ]+) (?:{0} )?".format(r"[a-z][a-z0-9]{2,9}\.[a-z]{3,7}")      # which facility and level may stand beside
+_HOST = r"(?:<(?:{0}|[0-9]{{1,2}}\.[0-7])> )?([^ ]+) (?:{0} )?".format(r"[a-z][a-z0-9]{2,9}\.[a-z]{3,7}")      # beside facility and level
 TAGGED = re.compile(_HOST + r"([^ \[\]]+?)(?:\[([0-9]+)\])?$")
 CUT_TAG = re.compile(r"([^ ]+) (?=[^ ]{32} )([^ \[\]:]+)\[([0-9]+)\]? ")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
@@ -1577,7 +1577,7 @@ SPF_CHAIN = re.compile(r"(?:identity=|smtp\.)(mailfrom|helo)(?:; |=[^ ]* \()clie
 AUTH_RESULTS = re.compile(r"(?:prepend |Header field not prepended: )Authentication-Results: [^ ;]+; spf=([a-z]+) ")
 PERL_SPF = re.compile("Policy action=PREPEND Received-SPF: ([A-Za-z]+) ")
 PERL_VALUE = r'("(?:[^"\\]|\\.)*"|[^"\\;\s]*)'         # quoted when it is no dot-atom (Mail::SPF::Result, received_spf_header)
-PERL_CHAIN = re.compile("identity=(mailfrom|helo); (?:envelope-from={0}; )?helo={0}; client-ip={0}$".format(PERL_VALUE))
+PERL_CHAIN = re.compile("identity=(mailfrom|mfrom|helo); (?:envelope-from={0}; )?helo={0}; client-ip={0}$".format(PERL_VALUE))
 PERL_REFUSED = re.compile(r"Policy action=550 (.*)$", re.S)
 SPF_REFUSED = re.compile(r"(?:550|defer_if_permit|451)(?: ([45]\.7\.2[34]))? (.*)$", re.S)
 WHY = re.compile(r"[?;&]s=(mfrom|mailfrom|helo);id=((?:\"(?:[^\"\\]|\\.)*\"@)?[^ \";]*);ip=([0-9A-Fa-f.:%]+);r=")
@@ -1716,11 +1716,12 @@ AMAVIS_MAIL = re.compile(AMAVIS_ADDRESS + " -> (" + AMAVIS_ADDRESS + "(?:," + AM
                          r"(?:, \([][0-9A-Za-z.:+/_< -]*\))?(?:, tls: [^ ,]+)?(?:, quarantine: [^ ,:]+(?:, [^ ,:]+(?=,))*)?"
                          r"(?:, Queue-ID: ([0-9A-Za-z]+))?(?:, Message-ID: <([^>]*|(?:(?!, ).)*)>)?"
                          r"(?:, Resent-Message-ID: <(?:[^>]*|(?:(?!, ).)*)>)?(?:, mail_id: [^ ,]+)?"
-                         r"(?:, b: [^ ,]+)?, Hits: (-?[0-9.]+|-)(?:, size: [0-9]+)?(?:, pt: [^ ,]*)?"
+                         r"(?:, b: [^ ,]+)?, Hits: (?:-?[0-9]+(?:\.[0-9]+)?\.\.)?(-?[0-9.]+|-)(?:, size: [0-9]+)?(?:, pt: [^ ,]*)?"
                          r"(?:, queued_as: (?:[^,]* )?([0-9A-Za-z]+)(?![^,]))?")
 AMAVIS_MORE = re.compile(r"\.\.\.$|, Hits: (?:-,|[^ ,]*, tag=)")      # a long line goes on in the next; not scanned; a report
 AMAVIS_SIGNATURE = r"=([^ ,:=]+):([^ ,:=]+)(?:,[^ ,:=]+:[^ ,:=]+)*"       # selector and domain of the first
-AMAVIS_DKIM = re.compile("(?:, queued_as: [^,]*)?(?:, dkim_sd" + AMAVIS_SIGNATURE + ")?(?:, dkim_new" + AMAVIS_SIGNATURE + ")?, [0-9]+ ms$")
+AMAVIS_DKIM = re.compile("(?:, queued_as: [^,]*)?(?:, dkim_sd" + AMAVIS_SIGNATURE + ")?(?:, dkim_new" + AMAVIS_SIGNATURE + ")?, [0-9]+ ms"
+                         r"(?:, Tests: \[[^\[\]]*\])?$")
 AMAVIS_TESTS = re.compile(r", Tests: \[([^\[\]]*)\]")
 RSPAMD_OPENING = (r"(?:(?:[0-9-]{10} [0-9:.]{8,15} #[0-9]{1,10})?\([a-z_]+\) )?(?:<[^>]*>; [a-z_]+; )?"  # its module is `proxy` as a milter
                   "(?:rspamd_task_write_log: )?id: <")
@@ -1779,7 +1780,7 @@ def parse_amavis(text: str) -> Event:
         return IGNORED if len(ends) != 1 or AMAVIS_MORE.search(text) else None
     recipients, queue_id, mid, hits, child = chain.groups()
     cut = text.endswith("...")              # it goes on in the next line: what stands whole counts, with a field begun behind it
-    if not (queue_id or mid) or cut and not text.startswith(",", chain.end()):
+    if not (queue_id or mid or child) or cut and not text.startswith(",", chain.end()):
         return IGNORED
     mid = mid and mid.partition(">")[0]     # of several the first, as Postfix has it
     signed = amavis_dkim(text, chain.end())
@@ -3263,7 +3264,7 @@ class Correlator:
     def _learn_verdict(message: Message, event: Verdict) -> None:
         if event.dsn in SPF_CODES and message.spf_result is None and message.spf is None:
             message.spf_result = spf_of_refusal(event.dsn, event.text or "")
-        if event.judge in ("access", "proxy"):
+        if event.judge == "proxy":
             return
         if message.client_ip is None and event.client_ip and message.continued:
             message.client_hostname, message.client_ip = event.client_hostname, event.client_ip
@@ -3605,11 +3606,13 @@ class Correlator:
             message.spam_tests = tests
 
     def fold_spam(self, origin: Origin, event: Spam) -> None:
-        """A spam verdict with its message's queue ID, or with its Message-ID."""
+        """A spam verdict with its message's queue ID, or with its Message-ID, or with nothing but the queue ID of what the filter made."""
         if event.queue_id is not None:
             message: Optional[Message] = self._find(origin, event.queue_id)
+        elif event.message_id is not None:
+            message = self._scanned(origin, event.message_id, event.child)
         else:
-            message = self._scanned(origin, event.message_id or "", event.child)
+            message = origin.open.get(event.child or "")
         if message is None:
             return
         if event.status is not None:
