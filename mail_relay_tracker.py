@@ -3268,6 +3268,8 @@ class Correlator:
             return
         if message.client_ip is None and event.client_ip and message.continued:
             message.client_hostname, message.client_ip = event.client_hostname, event.client_ip
+        if event.judge == "access":
+            return
         if event.judge in ("milter", "check") and (message.milter_action is None or event.action in SWEPT):
             message.milter_action, message.milter_reason = event.action, event.text
         if event.judge == "milter" and message.spam_status is None and (event.text or "").startswith(SPAM_REJECTS):
@@ -4710,9 +4712,10 @@ INDEXES = (                          # (name, columns): one for every way that t
     ("spf", "spf_result, first_seen"),
     ("spam", "spam_status, first_seen"),
 )
+MADE_ANEW = "move the file away, and --import the logs that are left into a new one"
 SQLITE_WORDED = (
     ("not a database", ConfigError, "check [database] database, it is somebody else's file"),
-    ("malformed", ConfigError, "move the file away, and --import the logs that are left into a new one"),
+    ("malformed", ConfigError, MADE_ANEW),
     ("unable to open", ConfigError, "check [database] database, the file and the rights on its directory"),
     ("is locked", StoreGone, "end the program that holds it open for writing"),
     ("disk is full", StoreGone, "make room on its disk, or set [database] database"),
@@ -4882,6 +4885,10 @@ class Store:
         """Write nothing, but as `write` would: rights and a server that is read-only show now."""
         raise NotImplementedError
 
+    def weakness(self) -> str:
+        """What `--check` tells besides: how the store may lose what it has taken."""
+        return ""
+
     def complete(self) -> None:
         """Make up for what was put off while much was written."""
 
@@ -4897,6 +4904,10 @@ class Store:
         """A column as this store's table has it."""
         return "%s %s" % (column.name, column.type)
 
+    def with_columns(self, missing: List[Column]) -> str:
+        """How to give the table the columns that it lacks."""
+        return "ALTER TABLE mail_relay_log " + ", ".join("ADD COLUMN " + self.definition(column) for column in missing)
+
     def without_index(self, name: str, columns: List[str]) -> str:
         """How to be rid of an index of these columns."""
         raise NotImplementedError
@@ -4909,9 +4920,8 @@ class Store:
         present = set(present)
         missing = [column for column in COLUMNS if column.name not in present]
         if missing:
-            raise ConfigError("%s: table mail_relay_log lacks the column%s %s: ALTER TABLE mail_relay_log %s" % (
-                self.name, "s" if len(missing) > 1 else "", ", ".join(column.name for column in missing),
-                ", ".join("ADD COLUMN " + self.definition(column) for column in missing)))
+            raise ConfigError("%s: table mail_relay_log lacks the column%s %s: %s" % (
+                self.name, "s" if len(missing) > 1 else "", ", ".join(column.name for column in missing), self.with_columns(missing)))
         for name, columns in sorted(unique.items()):        # one with an `id` in it holds nothing twice
             if not set(columns) & {"id"} and not set(columns) >= set(KEY):
                 raise ConfigError("%s: by its unique key %s (%s) table mail_relay_log takes different rows for one: %s" % (
@@ -4952,6 +4962,7 @@ def identity_of(path: str) -> Optional[Tuple[int, int]]:
     return status.st_dev, status.st_ino
 
 
+LOCK_PATIENCE = 10                  # seconds after which a server tells of a lock, before it counts as one that does not answer
 LOCK_WAIT = 0.5                     # seconds in which SQLite itself waits for a lock: no signal reaches it there
 NULLS: Dict[None, None] = {}
 sqlite3.register_adapter(type(None), NULLS.get)      # NULL as it is: the driver would look for an adapter anew for each, in vain
@@ -4987,9 +4998,14 @@ class SqliteStore(Store):
     def definition(self, column: Column) -> str:
         return sqlite_definition(column)
 
+    def with_columns(self, missing: List[Column]) -> str:
+        if any(" NOT NULL" in self.definition(column) for column in missing):
+            return MADE_ANEW
+        return "; ".join("ALTER TABLE mail_relay_log ADD COLUMN " + self.definition(column) for column in missing)     # one each, there
+
     def without_index(self, name: str, columns: List[str]) -> str:
         if name.startswith("sqlite_autoindex") or " " in "".join(columns):      # it comes of the table's own definition
-            return "move the file away, and --import the logs that are left into a new one"
+            return MADE_ANEW
         return 'DROP INDEX "%s"' % name.replace('"', '""')
 
     def _unique(self) -> Dict[str, List[str]]:
@@ -5122,6 +5138,29 @@ def literals(values: Sequence[Any], column: Column) -> Iterator[str]:
     return each_once(values, lambda ones: map(literal, storables(ones, column)))
 
 
+def numbers_alike(*shown: str) -> bool:
+    """Whether a column `id`, as SHOW FULL COLUMNS tells of it, gives all rows one number: a copy of a table, made by
+    CREATE TABLE … AS SELECT, does not count on. Without such a column nothing is told.
+
+    >>> numbers_alike("id", "bigint", "None", "NO", "PRI", "0", "", "", ""), numbers_alike()
+    (True, False)
+    """
+    return bool(shown) and "auto_increment" not in shown[6] and re.match("(?:None|[0-9]*)$", shown[5]) is not None
+
+
+def fault_of(column: Column, name: str, kind: str, collation: str, nullable: str, key: str, default: str, extra: str, *_: str) -> str:
+    """What is wrong with a column of the table, as SHOW FULL COLUMNS tells of it; nothing, if it holds what ours does."""
+    if column.type.startswith("TIMESTAMP(6)") and "(6)" not in kind:
+        return "takes moments within a second for one"
+    if "ascii_bin" in column.type and not collation.endswith("_bin"):
+        return "takes queue IDs that differ by case for one"
+    if " NOT NULL" not in column.type and nullable != "YES":
+        return "takes no row of which something is not known"
+    if column.name in KEY and "on update" in extra.lower():
+        return "gives a row that changes another key"
+    return ""
+
+
 class MysqlStore(Store):
     """MySQL, MariaDB, and clusters that speak their protocol. One connection, one statement per batch, committed by itself.
 
@@ -5212,7 +5251,9 @@ class MysqlStore(Store):
     def _greet(self) -> None:
         """Set the session up, and find out whether this server takes statements, and has the table."""
         self.cursor.execute("SET SESSION time_zone = '+00:00', SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', "
-                            "SESSION sql_select_limit = 18446744073709551615")      # which holds for SHOW, too
+                            "SESSION sql_select_limit = 18446744073709551615, "     # which holds for SHOW, too
+                            "SESSION lock_wait_timeout = LEAST(@@lock_wait_timeout, {0}), "
+                            "SESSION innodb_lock_wait_timeout = LEAST(@@innodb_lock_wait_timeout, {0})".format(LOCK_PATIENCE))
         self._end_former_session()
         self.cursor.execute("SHOW VARIABLES LIKE 'wsrep_sync_wait'")
         if self.cursor.fetchall():          # a cluster: what another node took is to be read on this one, too
@@ -5235,20 +5276,20 @@ class MysqlStore(Store):
     def _look_at_table(self) -> None:
         """Find out whether the table is there, has all columns, and tells apart what is to be."""
         self.cursor.execute("SHOW FULL COLUMNS FROM mail_relay_log")
-        found = self.cursor.fetchall()
-        collations = {column[0]: str(column[2]) for column in found}
-        types = {column[0]: str(column[1]) for column in found}
+        found = {column[0]: tuple(map(str, column)) for column in self.cursor.fetchall()}
         self.cursor.execute("SHOW INDEX FROM mail_relay_log WHERE Non_unique = 0")
         unique: Dict[str, List[str]] = {}
         for index in self.cursor.fetchall():
             unique.setdefault(index[2], []).append("%s%s" % (index[4], "(%s)" % index[7] if index[7] else ""))
-        self.check_table(collations, unique)
-        whole = [one for one in COLUMNS if one.type.startswith("TIMESTAMP(6)") and "(6)" not in types[one.name]]
-        caseless = [one for one in COLUMNS if "ascii_bin" in one.type and not collations[one.name].endswith("_bin")]
-        for blurred, columns in (("moments within a second", whole), ("queue IDs that differ by case", caseless)):
-            if columns:
-                raise ConfigError("%s: table mail_relay_log takes %s for one: ALTER TABLE mail_relay_log %s"
-                                  % (self.name, blurred, ", ".join("MODIFY " + self.definition(column) for column in columns)))
+        self.check_table(found, unique)
+        if numbers_alike(*found.get("id", ())):
+            raise ConfigError("%s: table mail_relay_log does not number its rows: ALTER TABLE mail_relay_log "
+                              "MODIFY id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT" % self.name)
+        faults: Dict[str, List[str]] = {}
+        for column in COLUMNS:
+            faults.setdefault(fault_of(column, *found[column.name]), []).append("MODIFY " + self.definition(column))
+        for fault in filter(None, faults):
+            raise ConfigError("%s: table mail_relay_log %s: ALTER TABLE mail_relay_log %s" % (self.name, fault, ", ".join(faults[fault])))
 
     def without_index(self, name: str, columns: List[str]) -> str:
         return "ALTER TABLE mail_relay_log DROP INDEX `%s`" % name.replace("`", "``")
@@ -5290,6 +5331,11 @@ class MysqlStore(Store):
     def rehearse(self) -> None:
         self._execute("INSERT INTO mail_relay_log ({0}) SELECT {0} FROM mail_relay_log WHERE 1 = 0 "
                       "ON DUPLICATE KEY UPDATE dsn = VALUES(dsn)".format(", ".join(ROW_COLUMNS)))
+
+    def weakness(self) -> str:
+        flushed = self._query("SELECT @@innodb_flush_log_at_trx_commit")[0][0]
+        return "" if int(flushed) == 1 else ("; innodb_flush_log_at_trx_commit = %s: when the server crashes, or its machine, "
+                                             "the last rows are lost: set it to 1, or --import the log after a crash" % flushed)
 
     def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
         found = self._query(OUTCOMES % ("'%s'" % time_text(since), "'%s'" % time_text(until), ", ".join(map(literal, map(text_of, hosts)))))
@@ -7018,6 +7064,8 @@ class Trouble:
         if lasts or type(error) is not self.kind or now - self.reported >= REPORT_AGAIN:
             LOG.error("%s; %s", error, consequence)
             self.kind, self.reported, self.said = type(error), now, True
+        else:
+            LOG.debug("%s; %s", error, consequence)
 
     def over(self, what: str) -> None:
         """The trouble is over, if there was any."""
@@ -7619,9 +7667,9 @@ def check_database(config: Config) -> str:
         return "%s, to be made" % store.name
     store.connect()
     store.rehearse()
-    newest = store.newest()
+    newest, weakness = store.newest(), store.weakness()
     store.close()
-    return "%s, table mail_relay_log, newest row %s" % (store.name, time_text(newest) if newest else "none yet")
+    return "%s, table mail_relay_log, newest row %s%s" % (store.name, time_text(newest) if newest else "none yet", weakness)
 
 
 class ArgumentParser(argparse.ArgumentParser):

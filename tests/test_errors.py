@@ -453,7 +453,9 @@ def test_table_missing(command, mysql, mariadb):
 
 @pytest.mark.parametrize("spoiled, said, remedy", [
     ("DROP COLUMN dkim_selector, DROP COLUMN delays", "lacks the columns dkim_selector, delays: ", "ALTER TABLE mail_relay_log ADD COLUMN"),
-    ("DROP KEY message_recipient", "lacks its unique key, without which rows double: ", "CREATE UNIQUE INDEX")])
+    ("DROP KEY message_recipient", "lacks its unique key, without which rows double: ", "CREATE UNIQUE INDEX"),
+    ("MODIFY id BIGINT UNSIGNED NOT NULL", "does not number its rows: ", "AUTO_INCREMENT"),
+    ("MODIFY id BIGINT UNSIGNED NOT NULL DEFAULT 0", "does not number its rows: ", "AUTO_INCREMENT")])
 def test_table_lacks_something_and_is_mended_as_told(command, mysql, mariadb, spoiled, said, remedy):
     mariadb.client("ALTER TABLE mail_relay_log " + spoiled, "errors")
     path = command.configure(**mysql)
@@ -461,6 +463,15 @@ def test_table_lacks_something_and_is_mended_as_told(command, mysql, mariadb, sp
     told(done, 78, said, remedy)
     mariadb.client(done.stderr.partition(said)[2], "errors")
     assert command.run("-c", path, "--check").returncode == 0
+
+
+def test_check_tells_of_a_server_that_may_forget_rows(command, mysql, mariadb):
+    path = command.configure(**mysql)
+    for flushed in (1, 2):
+        mariadb.client("SET GLOBAL innodb_flush_log_at_trx_commit = %d" % flushed)
+        done = command.run("-c", path, "--check")
+        told_of = "; innodb_flush_log_at_trx_commit = 2: when the server crashes" in done.stdout
+        assert done.returncode == 0 and told_of == (flushed == 2)
 
 
 TWINS = """\
@@ -482,6 +493,8 @@ def three_mails(command):
     "CONVERT TO CHARACTER SET utf8mb4", "MODIFY queue_id VARCHAR(64) CHARACTER SET ascii NOT NULL",
     "DROP KEY message_recipient, ADD UNIQUE message_recipient (server_hostname(1), queue_id(3), first_seen, recipient_no)",
     "ADD UNIQUE (server_hostname, first_seen)", "ADD UNIQUE `a``b` (client_ip, recipient_no)",
+    "MODIFY client_tls VARCHAR(64) NOT NULL, MODIFY delay DECIMAL(12,3) NOT NULL DEFAULT 0",
+    "MODIFY first_seen TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6) ON UPDATE CURRENT_TIMESTAMP(6)",
     "MODIFY first_seen TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP", "MODIFY last_seen TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP"])
 def test_table_that_takes_different_mails_for_one_is_mended_as_told(command, mysql, mariadb, spoiled):
     mariadb.client("ALTER TABLE mail_relay_log " + spoiled, "errors")
@@ -501,6 +514,22 @@ def test_table_that_takes_different_mails_for_one_is_mended_as_told(command, mys
 def test_a_unique_key_that_holds_every_row_apart_is_no_fault(command, mysql, mariadb, key):
     mariadb.client("ALTER TABLE mail_relay_log ADD UNIQUE " + key, "errors")
     assert command.run("-c", command.configure(**mysql), "--check").returncode == 0
+
+
+@pytest.mark.parametrize("lost", [["client_tls", "relay_tls"], ["last_seen"]])
+def test_sqlite_table_lacks_columns_and_is_mended_as_told(command, settings, lost):
+    database = sqlite3.connect(str(settings["database__database"]))
+    path, log = command.configure(**settings), three_mails(command)
+    lines = tracker.sqlite_table().split("\n")
+    database.execute("\n".join(line for line in lines if line.split()[0] not in lost))
+    done = command.run("-c", path, "--import", log)
+    told(done, 78, "lacks the column", ", ".join(lost))
+    remedy = done.stderr.rpartition(": ")[2]
+    if remedy.startswith("move the file away"):
+        (command.folder / settings["database__database"]).rename(command.folder / "away")
+    else:
+        database.executescript(remedy)
+    assert command.run("-c", path, "--import", log).returncode == 0
 
 
 def test_sqlite_table_that_takes_different_mails_for_one(command, settings):
