@@ -33,6 +33,7 @@ import mysql.connector
 import pytest
 from conftest import ROOT, Command
 from test_follow import Live
+from test_long import place_in
 from unit.replay import Replay
 
 import mail_relay_tracker as tracker
@@ -233,9 +234,7 @@ class Case(Live):
 
     def offset(self):
         """How far the daemon has read its log."""
-        proc = pathlib.Path("/proc/%d" % self.daemon.pid)
-        number = next(link.name for link in (proc / "fd").iterdir() if os.readlink(str(link)) == str(self.log))
-        return int((proc / "fdinfo" / number).read_text().split()[1])
+        return place_in(self.daemon.pid, self.log)
 
     @contextlib.contextmanager
     def hurried(self):
@@ -327,9 +326,9 @@ class Case(Live):
     def tries(self):
         """How often a call to the database failed, by the daemon's own account."""
         self.daemon.send_signal(signal.SIGUSR1)
-        self.wait(lambda: self.said_by("STATISTICS"))
-        time.sleep(0.1)
-        return int(re.search(r"(\d+) times in trouble", self.errors.read_text()).group(1))
+        told = re.compile(r"(\d+) times in trouble\n")
+        self.wait(lambda: told.search(self.errors.read_text()))
+        return int(told.search(self.errors.read_text()).group(1))
 
     def memory(self):
         """The most memory that the daemon ever took, in kB."""
@@ -470,15 +469,20 @@ def crowded(case):
 def rows_locked(case):
     """Another transaction holds all rows."""
     with case.as_root() as cursor:
-        while True:
-            try:
-                cursor.execute("SELECT * FROM mail_relay_log FOR UPDATE")
-                cursor.fetchall()
-                break
-            except mysql.connector.Error as error:      # the tracker had some of them, and wanted others
-                assert error.errno == 1213
+        take_all_rows(cursor)
         case.paused()
     assert "1205" in case.said_by("ERROR")[0]
+
+
+def take_all_rows(cursor):
+    """Lock them, in a transaction that stays open."""
+    while True:
+        try:
+            cursor.execute("SELECT * FROM mail_relay_log FOR UPDATE")
+            cursor.fetchall()
+            break
+        except mysql.connector.Error as error:          # the tracker had some of them, and wanted others
+            assert error.errno == 1213
 
 
 def table_locked(case):
@@ -750,8 +754,7 @@ def line_mode(case, mode):
 def rows_held(case):
     """A statement waits for a lock, and is ended without effect."""
     with case.as_root() as cursor:
-        cursor.execute("SELECT * FROM mail_relay_log FOR UPDATE")
-        cursor.fetchall()
+        take_all_rows(cursor)
         yield
         case.kill_sessions()
 
