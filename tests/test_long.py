@@ -659,6 +659,7 @@ def test_T19_stopped_while_nobody_reads_what_it_says(daemons, table, tmp_path, a
     path = one.command.configure(**one.settings)
     one.daemon = subprocess.Popen([sys.executable, str(ROOT / "mail_relay_tracker.py"), "-c", path, *arguments], stderr=writer)
     try:
+        one.wait((one.folder / "state.json.lock").exists)
         time.sleep(1.5)
         began = time.monotonic()
         one.daemon.terminate()
