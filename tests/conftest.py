@@ -4,6 +4,7 @@ import io
 import lzma
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -13,6 +14,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import mariadb as mariadb_server  # noqa: E402
+
+for number in (signal.SIGINT, signal.SIGQUIT):      # a shell's background job ignores them, and so would its children
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
