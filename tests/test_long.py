@@ -779,7 +779,7 @@ def test_T20_a_database_that_is_away_and_one_that_refuses_a_row(daemons, own_ser
     more = [line for number in range(4, 90) for line in message(number)] * 40
     try:
         one.write(message(4))
-        time.sleep(2)
+        one.wait(lambda: statistics(one)["trouble"])
         one.write(more)
         found = statistics(one)
         assert found["trouble"] >= 1 and found["bytes"] >= len("".join(more)) // 2
