@@ -104,9 +104,10 @@ def live(command):
 
 
 def test_a_finished_message_is_written_within_the_cleanup_interval(live):
+    live.settings["logging__queue_timeout"] = "60"
     live.start()
     live.write(message(1))
-    live.wait(lambda: live.rows() == {"a1@good.test": "sent"}, 2)
+    live.wait(lambda: live.rows() == {"a1@good.test": "sent"}, 8)       # less than the interval that nobody sets
     assert live.stop() == 0
 
 
@@ -214,7 +215,8 @@ def test_a_log_that_is_cut_in_place_and_read_anew_spoils_no_row(live, timeout):
     if timeout == "3":
         live.wait(lambda: len(stored(live)) == 2)
     else:
-        time.sleep(1)
+        from test_long import place_in
+        live.wait(lambda: place_in(live.daemon.pid, live.log) == live.log.stat().st_size)
     os.truncate(str(live.log), len(born))
     live.wait(lambda: len(stored(live)) == 2)
     later = stamp(time.time() + 300)
