@@ -553,7 +553,6 @@ def test_T18_a_second_tracker_is_refused_however_its_path_is_written(tell):
 
 
 def test_T18_the_lock_goes_with_the_process_however_that_ends(tell):
-    signal.signal(signal.SIGQUIT, signal.SIG_DFL)       # a shell's background job ignores it, and so would its children
     for number, end in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL), 1):
         tell.start()
         tell.write(message(number))
