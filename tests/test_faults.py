@@ -31,9 +31,8 @@ import load
 import mariadb as mariadb_server
 import mysql.connector
 import pytest
-from conftest import ROOT, Command
+from conftest import ROOT, Command, place_in
 from test_follow import Live
-from test_long import place_in
 from unit.replay import Replay
 
 import mail_relay_tracker as tracker

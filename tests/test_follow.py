@@ -10,7 +10,7 @@ import time
 
 import mariadb as mariadb_server
 import pytest
-from conftest import ROOT
+from conftest import ROOT, place_in
 
 import mail_relay_tracker as tracker
 
@@ -215,7 +215,6 @@ def test_a_log_that_is_cut_in_place_and_read_anew_spoils_no_row(live, timeout):
     if timeout == "3":
         live.wait(lambda: len(stored(live)) == 2)
     else:
-        from test_long import place_in
         live.wait(lambda: place_in(live.daemon.pid, live.log) == live.log.stat().st_size)
     os.truncate(str(live.log), len(born))
     live.wait(lambda: len(stored(live)) == 2)

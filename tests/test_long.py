@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager, suppress
 
 import mariadb as mariadb_server
 import pytest
-from conftest import ROOT
+from conftest import ROOT, place_in
 from test_corpus import rows_of
 from test_follow import Live, message, stamp
 from tests.unit.replay import Replay, tracker, traditional
@@ -123,17 +123,6 @@ def memory(pid):
 def bytes_read(pid):
     """All that a process ever read, from files of any kind."""
     return int(re.search(r"rchar: (\d+)", open("/proc/%d/io" % pid, encoding="ascii").read()).group(1))
-
-
-def place_in(pid, path):
-    """How far a process has come in a file; 0 when it has not got it open."""
-    for name in os.listdir("/proc/%d/fd" % pid):
-        try:
-            if os.readlink("/proc/%d/fd/%s" % (pid, name)) == str(path):
-                return int(re.search(r"pos:\s*(\d+)", open("/proc/%d/fdinfo/%s" % (pid, name), encoding="ascii").read()).group(1))
-        except FileNotFoundError:
-            continue
-    return 0
 
 
 # -- T15: messages that never end
