@@ -5138,6 +5138,15 @@ def literals(values: Sequence[Any], column: Column) -> Iterator[str]:
     return each_once(values, lambda ones: map(literal, storables(ones, column)))
 
 
+def as_shown(value: Any) -> str:
+    """What SHOW tells of a column: MySQL 8 has types and defaults in a binary collation, which the driver gives as bytes.
+
+    >>> as_shown(bytearray(b"timestamp(6)")), as_shown(b"0"), as_shown(None)
+    ('timestamp(6)', '0', 'None')
+    """
+    return value.decode("utf-8", "replace") if isinstance(value, (bytes, bytearray)) else str(value)
+
+
 def numbers_alike(*shown: str) -> bool:
     """Whether a column `id`, as SHOW FULL COLUMNS tells of it, gives all rows one number: a copy of a table, made by
     CREATE TABLE … AS SELECT, does not count on. Without such a column nothing is told.
@@ -5276,7 +5285,7 @@ class MysqlStore(Store):
     def _look_at_table(self) -> None:
         """Find out whether the table is there, has all columns, and tells apart what is to be."""
         self.cursor.execute("SHOW FULL COLUMNS FROM mail_relay_log")
-        found = {column[0]: tuple(map(str, column)) for column in self.cursor.fetchall()}
+        found = {column[0]: tuple(map(as_shown, column)) for column in self.cursor.fetchall()}
         self.cursor.execute("SHOW INDEX FROM mail_relay_log WHERE Non_unique = 0")
         unique: Dict[str, List[str]] = {}
         for index in self.cursor.fetchall():
