@@ -5260,15 +5260,15 @@ class MysqlStore(Store):
     def _greet(self) -> None:
         """Set the session up, and find out whether this server takes statements, and has the table."""
         self.cursor.execute("SET SESSION time_zone = '+00:00', SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', "
-                            "SESSION sql_select_limit = 18446744073709551615, "     # which holds for SHOW, too
-                            "SESSION lock_wait_timeout = LEAST(@@lock_wait_timeout, {0}), "
-                            "SESSION innodb_lock_wait_timeout = LEAST(@@innodb_lock_wait_timeout, {0})".format(LOCK_PATIENCE))
+                            "SESSION sql_select_limit = 18446744073709551615")      # which holds for SHOW, too
         self._end_former_session()
         self.cursor.execute("SHOW VARIABLES LIKE 'wsrep_sync_wait'")
         if self.cursor.fetchall():          # a cluster: what another node took is to be read on this one, too
             self.cursor.execute("SET SESSION wsrep_sync_wait = 1")
-        self.cursor.execute("SELECT @@max_allowed_packet, @@read_only")
-        packet, read_only = self.cursor.fetchone()
+        self.cursor.execute("SELECT @@max_allowed_packet, @@read_only, @@lock_wait_timeout, @@innodb_lock_wait_timeout")
+        packet, read_only, *waits = self.cursor.fetchone()
+        self.cursor.execute("SET SESSION lock_wait_timeout = %d, SESSION innodb_lock_wait_timeout = %d"
+                            % tuple(min(int(wait), LOCK_PATIENCE) for wait in waits))
         if int(packet) < MIN_PACKET:
             raise ConfigError("%s: the server takes no statement above max_allowed_packet = %s bytes, too little for a row: "
                               "set it to 16777216, as is usual, in its configuration; %d is the least" % (self.name, packet, MIN_PACKET))
