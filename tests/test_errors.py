@@ -463,6 +463,18 @@ def test_table_lacks_something_and_is_mended_as_told(command, mysql, mariadb, sp
     assert command.run("-c", path, "--check").returncode == 0
 
 
+def test_a_locked_table_is_told_as_one_though_the_server_would_wait_for_longer_than_we_do(command, mysql, mariadb):
+    before = mariadb.client("SELECT @@GLOBAL.lock_wait_timeout").split()[-1]
+    mariadb.client("SET GLOBAL lock_wait_timeout = 86400")
+    try:
+        with contextlib.closing(connect(unix_socket=mariadb.socket, user="root", database="errors", use_pure=True)) as other:
+            other.cursor().execute("LOCK TABLES mail_relay_log WRITE")
+            done = command.run("-c", command.configure(**mysql), "--check")
+    finally:
+        mariadb.client("SET GLOBAL lock_wait_timeout = %s" % before)
+    assert "1205" in done.stdout and "SHOW PROCESSLIST" in done.stdout, done.stdout
+
+
 def test_check_tells_of_a_server_that_may_forget_rows(command, mysql, mariadb):
     path = command.configure(**mysql)
     for flushed in (1, 2):
