@@ -5163,8 +5163,6 @@ def fault_of(column: Column, name: str, kind: str, collation: str, nullable: str
         return "takes moments within a second for one"
     if "ascii_bin" in column.type and not collation.endswith("_bin"):
         return "takes queue IDs that differ by case for one"
-    if " NOT NULL" not in column.type and nullable != "YES":
-        return "takes no row of which something is not known"
     if column.name in KEY and "on update" in extra.lower():
         return "gives a row that changes another key"
     return ""

@@ -503,7 +503,6 @@ def three_mails(command):
     "CONVERT TO CHARACTER SET utf8mb4", "MODIFY queue_id VARCHAR(64) CHARACTER SET ascii NOT NULL",
     "DROP KEY message_recipient, ADD UNIQUE message_recipient (server_hostname(1), queue_id(3), first_seen, recipient_no)",
     "ADD UNIQUE (server_hostname, first_seen)", "ADD UNIQUE `a``b` (client_ip, recipient_no)",
-    "MODIFY client_tls VARCHAR(64) NOT NULL, MODIFY delay DECIMAL(12,3) NOT NULL DEFAULT 0",
     "MODIFY first_seen TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6) ON UPDATE CURRENT_TIMESTAMP(6)",
     "MODIFY first_seen TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP", "MODIFY last_seen TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP"])
 def test_table_that_takes_different_mails_for_one_is_mended_as_told(command, mysql, mariadb, spoiled):
