@@ -3609,12 +3609,8 @@ class Correlator:
 
     def fold_spam(self, origin: Origin, event: Spam) -> None:
         """A spam verdict with its message's queue ID, or with its Message-ID, or with nothing but the queue ID of what the filter made."""
-        if event.queue_id is not None:
-            message: Optional[Message] = self._find(origin, event.queue_id)
-        elif event.message_id is not None:
-            message = self._scanned(origin, event.message_id, event.child)
-        else:
-            message = origin.open.get(event.child or "")
+        queue_id = event.queue_id or (event.child if not event.message_id else None)
+        message = self._find(origin, queue_id) if queue_id else self._scanned(origin, event.message_id or "", event.child)
         if message is None:
             return
         if event.status is not None:
