@@ -5261,8 +5261,9 @@ class MysqlStore(Store):
             self.cursor.execute("SET SESSION wsrep_sync_wait = 1")
         self.cursor.execute("SELECT @@max_allowed_packet, @@read_only, @@lock_wait_timeout, @@innodb_lock_wait_timeout")
         packet, read_only, *waits = self.cursor.fetchone()
-        self.cursor.execute("SET SESSION lock_wait_timeout = %d, SESSION innodb_lock_wait_timeout = %d"
-                            % tuple(min(int(wait), LOCK_PATIENCE) for wait in waits))
+        if len(self.hosts) == 1:            # of several, one that does not answer is left
+            self.cursor.execute("SET SESSION lock_wait_timeout = %d, SESSION innodb_lock_wait_timeout = %d"
+                                % tuple(min(int(wait), LOCK_PATIENCE) for wait in waits))
         if int(packet) < MIN_PACKET:
             raise ConfigError("%s: the server takes no statement above max_allowed_packet = %s bytes, too little for a row: "
                               "set it to 16777216, as is usual, in its configuration; %d is the least" % (self.name, packet, MIN_PACKET))
