@@ -5143,23 +5143,34 @@ def as_shown(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, (bytes, bytearray)) else str(value)
 
 
-def numbers_alike(*shown: str) -> bool:
-    """Whether a column `id`, as SHOW FULL COLUMNS tells of it, gives all rows one number: a copy of a table, made by
-    CREATE TABLE … AS SELECT, does not count on. Without such a column nothing is told.
+class Shown(NamedTuple):
+    """A column of the server's table, as SHOW FULL COLUMNS begins to tell of it."""
 
-    >>> numbers_alike("id", "bigint", "None", "NO", "PRI", "0", "", "", ""), numbers_alike()
-    (True, False)
+    field: str
+    type: str
+    collation: str
+    null: str
+    key: str
+    default: str
+    extra: str
+
+
+def numbers_alike(number: Shown) -> bool:
+    """Whether the column `id` gives all rows one number: a copy of a table, made by CREATE TABLE … AS SELECT, does not count on.
+
+    >>> numbers_alike(Shown("id", "bigint", "None", "NO", "PRI", "0", ""))
+    True
     """
-    return bool(shown) and "auto_increment" not in shown[6] and re.match("(?:None|[0-9]*)$", shown[5]) is not None
+    return "auto_increment" not in number.extra and re.match("(?:None|[0-9]*)$", number.default) is not None
 
 
-def fault_of(column: Column, name: str, kind: str, collation: str, nullable: str, key: str, default: str, extra: str, *_: str) -> str:
-    """What is wrong with a column of the table, as SHOW FULL COLUMNS tells of it; nothing, if it holds what ours does."""
-    if column.type.startswith("TIMESTAMP(6)") and "(6)" not in kind:
+def fault_of(column: Column, shown: Shown) -> str:
+    """What is wrong with a column of the table; nothing, if it holds what ours does."""
+    if column.type.startswith("TIMESTAMP(6)") and "(6)" not in shown.type:
         return "takes moments within a second for one"
-    if "ascii_bin" in column.type and not collation.endswith("_bin"):
+    if "ascii_bin" in column.type and not shown.collation.endswith("_bin"):
         return "takes queue IDs that differ by case for one"
-    if column.name in KEY and "on update" in extra.lower():
+    if column.name in KEY and "on update" in shown.extra.lower():
         return "gives a row that changes another key"
     return ""
 
@@ -5280,18 +5291,18 @@ class MysqlStore(Store):
     def _look_at_table(self) -> None:
         """Find out whether the table is there, has all columns, and tells apart what is to be."""
         self.cursor.execute("SHOW FULL COLUMNS FROM mail_relay_log")
-        found = {column[0]: tuple(map(as_shown, column)) for column in self.cursor.fetchall()}
+        found = {one.field: one for one in (Shown(*map(as_shown, column[:7])) for column in self.cursor.fetchall())}
         self.cursor.execute("SHOW INDEX FROM mail_relay_log WHERE Non_unique = 0")
         unique: Dict[str, List[str]] = {}
         for index in self.cursor.fetchall():
             unique.setdefault(index[2], []).append("%s%s" % (index[4], "(%s)" % index[7] if index[7] else ""))
         self.check_table(found, unique)
-        if numbers_alike(*found.get("id", ())):
+        if "id" in found and numbers_alike(found["id"]):
             raise ConfigError("%s: table mail_relay_log does not number its rows: ALTER TABLE mail_relay_log "
                               "MODIFY id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT" % self.name)
         faults: Dict[str, List[str]] = {}
         for column in COLUMNS:
-            faults.setdefault(fault_of(column, *found[column.name]), []).append("MODIFY " + self.definition(column))
+            faults.setdefault(fault_of(column, found[column.name]), []).append("MODIFY " + self.definition(column))
         for fault in filter(None, faults):
             raise ConfigError("%s: table mail_relay_log %s: ALTER TABLE mail_relay_log %s" % (self.name, fault, ", ".join(faults[fault])))
 
