@@ -898,13 +898,13 @@ def number(text: Optional[str]) -> Optional[float]:
     return float(text) if text and NUMBER.match(text) else None
 
 
-def is_known(text: str, openings: Tuple[str, ...]) -> Event:
-    """IGNORED when a text begins with one of these words, else None: a shape nobody knows."""
+def ignore_noise(text: str, openings: Tuple[str, ...]) -> Event:
+    """IGNORED when a text has one of these openings, else None: a shape nobody knows."""
     return IGNORED if text.startswith(openings) else None
 
 
-def unless_repeated(text: str) -> Event:
-    """IGNORED, for a program most of whose lines tell nothing; but what rsyslog repeats has yet to be read (ratelimit.c)."""
+def ignore_unless_repeated(text: str) -> Event:
+    """IGNORED, for a program most of whose lines tell nothing; None for what rsyslog repeats, which has yet to be read (ratelimit.c)."""
     return None if text.startswith("message repeated ") else IGNORED
 
 
@@ -1047,11 +1047,11 @@ def parse_session(text: str) -> Event:
         return parse_proxy(text)
     if text.startswith("warning: "):
         return parse_proxy_refusal(text) or parse_not_taken(text)
-    return parse_tls(text) or parse_broken(text) or of_peer(text, SMTPD_NOISE)
+    return parse_tls(text) or parse_broken(text) or ignore_peer_noise(text, SMTPD_NOISE)
 
 
-def of_peer(text: str, openings: Tuple[str, ...]) -> Event:
-    """IGNORED, too, for `name[address]:port: Trusted: subject_CN=…`: what is told of a certificate (tls_client.c, tls_server.c)."""
+def ignore_peer_noise(text: str, openings: Tuple[str, ...]) -> Event:
+    """As ignore_noise; but IGNORED, too, for `name[address]:port: Trusted: subject_CN=…`, of a certificate (tls_client.c, tls_server.c)."""
     return IGNORED if text.startswith(openings) or PEER.match(text) else None
 
 
@@ -1155,7 +1155,7 @@ def parse_postscreen(text: str) -> Event:
         return parse_decision(None, text[9:], POSTSCREEN_TRAILERS)
     if text.startswith("reject: connect from "):
         return parse_decision(None, text.replace(" connect ", " CONNECT ", 1))
-    return IGNORED if POSTSCREEN_EDITED.match(text) else is_known(text, POSTSCREEN_NOISE)
+    return IGNORED if POSTSCREEN_EDITED.match(text) else ignore_noise(text, POSTSCREEN_NOISE)
 
 
 # -- cleanup, pickup, qmgr, bounce, postsuper
@@ -1185,6 +1185,7 @@ OPERATION_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ",
 POSTSUPER_NOISE = OPERATION_NOISE + ("Deleted: ", "Requeued: ", "Placed on hold: ", "Released from hold: ", "Force-expired: ", "Expired: ",
                                      "Renamed ", "renamed ", "removed ", "Moved ", "moved ", "Cleaned ", "Total: ", "expired ",
                                      "remove directory ", "remove subdirectory ")
+POSTFIX_NOISE = ("warning: ", "error: ", "fatal: ", "panic: ", "Postfix is ", "See http", "To disable backwards compatibility ")
 HANDLED = {"requeued": "requeue", "placed on hold": "hold", "released from hold": "release"}
 
 
@@ -1192,7 +1193,7 @@ def parse_cleanup(text: str) -> Event:
     """cleanup: Message-ID, the verdicts of milters and of header and body checks (cleanup_message.c, cleanup_milter.c)."""
     queue_id, _, rest = text.partition(": ")
     if not is_queue_id(queue_id):
-        return parse_not_taken(text) if text.startswith("warning: ") else is_known(text, CLEANUP_NOISE)
+        return parse_not_taken(text) if text.startswith("warning: ") else ignore_noise(text, CLEANUP_NOISE)
     if rest.startswith("message-id="):
         return MessageId(queue_id, rest[11:])
     found = CHECK.match(rest)
@@ -1279,14 +1280,14 @@ def parse_pickup(text: str) -> Event:
     found = PICKUP_LINE.match(rest)
     if found and is_queue_id(queue_id):
         return Pickup(queue_id, found.group(1), found.group(2))
-    return is_known(text, OPERATION_NOISE)
+    return ignore_noise(text, OPERATION_NOISE)
 
 
 def parse_qmgr(text: str) -> Event:
     """qmgr: `queue active`, `expired`, `removed` (opened.c, qmgr_active.c). The sender is read from both ends (trap 1)."""
     queue_id, _, rest = text.partition(": ")
     if not is_queue_id(queue_id):
-        return is_known(text, QMGR_NOISE)
+        return ignore_noise(text, QMGR_NOISE)
     if rest == "removed":
         return Removed(queue_id, "qmgr")
     if rest.startswith("to="):
@@ -1298,30 +1299,30 @@ def parse_qmgr(text: str) -> Event:
     found = EXPIRED_LINE.match(rest)
     if found:
         return Expired(queue_id, found.group(1))
-    return is_known(rest, ("skipped, ", "status="))
+    return ignore_noise(rest, ("skipped, ", "status="))
 
 
 def parse_bounce(text: str) -> Event:
     """bounce: which message tells of which (bounce_notify_util.c)."""
     queue_id, _, rest = text.partition(": ")
     if not is_queue_id(queue_id):
-        return is_known(text, OPERATION_NOISE)
+        return ignore_noise(text, OPERATION_NOISE)
     found = NOTIFICATION.match(rest)
     if found and is_queue_id(found.group(1)):
         return Notification(queue_id, found.group(1))
-    return is_known(rest, ("not sending ", "status="))
+    return ignore_noise(rest, ("not sending ", "status="))
 
 
 def parse_postsuper(text: str) -> Event:
     """postsuper: what the administrator did (postsuper.c)."""
     queue_id, _, rest = text.partition(": ")
     if not is_queue_id(queue_id):
-        return is_known(text, POSTSUPER_NOISE)
+        return ignore_noise(text, POSTSUPER_NOISE)
     if rest == "removed":
         return Removed(queue_id, "postsuper")
     if rest in HANDLED:
         return Handled(queue_id, HANDLED[rest])
-    return is_known(rest, ("expired", "renamed "))
+    return ignore_noise(rest, ("expired", "renamed "))
 
 
 # -- delivery agents
@@ -1418,8 +1419,8 @@ def parse_agent(text: str) -> Event:
     """smtp, lmtp, local, virtual, pipe, error: deliveries, and the TLS of the connections they use."""
     queue_id, _, rest = text.partition(": ")
     if is_queue_id(queue_id):
-        return parse_delivery(text) if rest.startswith("to=<") else is_known(rest, DELIVERY_ID_NOISE)
-    return parse_tls(text) or of_peer(text, SMTP_NOISE)
+        return parse_delivery(text) if rest.startswith("to=<") else ignore_noise(rest, DELIVERY_ID_NOISE)
+    return parse_tls(text) or ignore_peer_noise(text, SMTP_NOISE)
 
 
 def parse_discard(text: str) -> Event:
@@ -1439,12 +1440,12 @@ def parse_master(text: str) -> Event:
     return Restarted() if text.startswith(("daemon started ", "terminating on signal ")) else IGNORED
 
 
-def parse_cut(text: str) -> Event:
+def parse_daemonless(text: str) -> Event:
     """A tag without its daemon, `postfix`: rsyslog cuts it at the slash unless told `parser.permitSlashInProgramName`.
 
     postfix(1) itself bears it, too: it warns of what main.cf holds, and tells at each start that `compatibility_level` is an old one.
     """
-    return is_known(text, ("warning: ", "error: ", "fatal: ", "panic: ", "Postfix is ", "See http", "To disable backwards compatibility "))
+    return ignore_noise(text, POSTFIX_NOISE)
 
 
 def parse_nothing(text: str) -> Event:
@@ -1494,7 +1495,7 @@ def parse_opendkim(text: str) -> Event:
     if rest == "not authenticated" or rest.endswith("] not internal") and NOT_INTERNAL.match(rest):
         return IGNORED
     if not is_queue_id(queue_id):
-        return unless_repeated(text)
+        return ignore_unless_repeated(text)
     if rest.startswith("s="):
         found = DKIM_LINE.match(rest)
         return Dkim(queue_id, OVERALL, None, found.group(2), found.group(1), found.group(3)) if found else None
@@ -1520,7 +1521,7 @@ def parse_dkim_detail(queue_id: str, text: str) -> Event:
         return Dkim(queue_id, OVERALL, "temperror")
     if text.startswith("message has signatures from "):
         return Dkim(queue_id, BY_THE_WAY, signatures=text.count(", ") + 1)
-    return is_known(text, OPENDKIM_NOISE)
+    return ignore_noise(text, OPENDKIM_NOISE)
 
 
 def parse_dkim_results(queue_id: str, text: str) -> Event:
@@ -1538,7 +1539,7 @@ def parse_dkimpy(text: str) -> Event:
     queue_id, _, rest = text.partition(": ")
     found = DKIMPY.match(rest)
     if not is_queue_id(queue_id):
-        return unless_repeated(text)
+        return ignore_unless_repeated(text)
     if not found:
         return None
     algorithm, verb, selector, domain = found.groups()
@@ -1551,7 +1552,7 @@ def parse_opendmarc(text: str) -> Event:
     """opendmarc: `QID: domain result`, and its own SPF check (opendmarc.c)."""
     queue_id, _, rest = text.partition(": ")
     if not is_queue_id(queue_id):
-        return unless_repeated(text)
+        return ignore_unless_repeated(text)
     found = DMARC_LINE.match(rest)
     if found:
         return Dmarc(queue_id, found.group(1), found.group(2))
@@ -1561,7 +1562,7 @@ def parse_opendmarc(text: str) -> Event:
     found = DMARC_QUERY.match(rest)
     if found:
         return Dmarc(queue_id, found.group(1), "temperror" if found.group(2) in ("1", "2") else "permerror")
-    return is_known(rest, OPENDMARC_NOISE)
+    return ignore_noise(rest, OPENDMARC_NOISE)
 
 
 # -- policy servers: SPF
@@ -1629,7 +1630,7 @@ def parse_spf_answer(text: str) -> Event:
     found = SPF_REFUSED.match(text)
     if found:
         return parse_spf_refusal(found.group(1), found.group(2))
-    return None if SPF_HEADER.match(text) else unless_repeated(text)
+    return None if SPF_HEADER.match(text) else ignore_unless_repeated(text)
 
 
 def spf_event(result: str, identity: str, client_ip: str, sender: str, answered: bool) -> Event:
@@ -1698,7 +1699,7 @@ def parse_perl_answer(text: str) -> Event:
     found = PERL_REFUSED.match(text)
     if found:
         return parse_spf_refusal(None, found.group(1), unquoted)
-    return None if text.startswith("Policy action=PREPEND Received-SPF: ") else unless_repeated(text)
+    return None if text.startswith("Policy action=PREPEND Received-SPF: ") else ignore_unless_repeated(text)
 
 
 # -- spam filters, SRS
@@ -1738,7 +1739,7 @@ SRS_OPENING = re.compile(r"(?:[0-9A-Za-z]+: )?(?:srs_forward: )?<")
 def parse_spamd(text: str) -> Event:
     """spamd: no queue ID; by Message-ID and pid (spamd.raw). The result line truncates the score, the one before has it whole."""
     if not text.startswith("spamd: "):
-        return unless_repeated(text)
+        return ignore_unless_repeated(text)
     text = text[7:]
     if text.startswith("result: "):
         return parse_spamd_result(text)
@@ -1773,7 +1774,7 @@ def parse_amavis(text: str) -> Event:
     """
     found = AMAVIS.match(text)
     if not found:
-        return unless_repeated(text)
+        return ignore_unless_repeated(text)
     ends = amavis_names(text, found.end())
     chain = AMAVIS_MAIL.match(text, text.find("<", ends[0])) if len(ends) == 1 and "<" in text else None
     if chain is None:
@@ -1825,7 +1826,7 @@ def parse_rspamd(text: str) -> Event:
     """rspamd's task log line (conf/logging.inc)."""
     found = RSPAMD.match(text)
     if not found:
-        return None if RSPAMD_ID.match(text) else unless_repeated(text)
+        return None if RSPAMD_ID.match(text) else ignore_unless_repeated(text)
     mid, queue_id, _, flag, action, score, required, symbols = found.groups()
     told = action not in RSPAMD_NO_VERDICT      # T (greylist) is but the first try of a mail; S skips the scan, but for GTUBE
     if flag == "S" and not told:
@@ -1842,7 +1843,7 @@ def parse_postsrsd(text: str) -> Event:
     sender, verb, srs = text.rpartition("> rewritten as <" if "> rewritten as <" in text else "> forwarded as <")
     if opening and verb and srs.endswith(">") and sender[opening.end():] != '""':
         return Rewritten(sender[opening.end():], srs[:-1])
-    return None if opening and not verb and SRS_PAIR.match(text, opening.end()) else unless_repeated(text)
+    return None if opening and not verb and SRS_PAIR.match(text, opening.end()) else ignore_unless_repeated(text)
 
 
 # The daemon is the last part of a Postfix tag, whatever syslog_name stands before it (mail_task.c).
@@ -1861,7 +1862,7 @@ OTHER_PARSERS = {
     "opendkim": parse_opendkim, "opendmarc": parse_opendmarc, "dkimpy-milter": parse_dkimpy, "policyd-spf": parse_policyd_spf,
     "pyspf-milter": parse_policyd_spf, "spamd": parse_spamd, "amavis": parse_amavis, "amavisd": parse_amavis, "rspamd": parse_rspamd,
     "postsrsd": parse_postsrsd, "spamass-milter": parse_nothing, "postgrey": parse_nothing,
-    "postfix": parse_cut,
+    "postfix": parse_daemonless,
 }
 
 
