@@ -852,6 +852,8 @@ SAFE_ADDRESS = r'<((?:@[^:;]*:)?"(?:[^"\\;]|\\.|;(?! (?:from|to)=<))*"(?:@[^">]*
 USUAL_ADDRESS = r"<([^][\0-\x20\x7f-\xa0<>(),;:\\\"@]+@[^][\0-\x20\x7f-\xa0<>(),;:\\\"@]+)>"
 PORT = "(?::(?:[0-9]+|unknown))?"            # smtpd_client_port_logging; unknown when a filter did not tell it (smtpd_xforward.c)
 CLIENT = r"([^ \[\]]*)\[([^ \[\]]*)\]" + PORT
+REPLY = re.compile(r"(?:([2-5][0-9]{2})(?=[ -]|$)(?:[ -]([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))?|([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))")
+NUMBER = re.compile(r"-?(?=\.?[0-9])[0-9]{0,12}(?:\.[0-9]{0,12})?$")
 
 
 @functools.lru_cache(maxsize=16384)
@@ -869,10 +871,10 @@ def was_cut(*parts: str) -> bool:
     return sum(map(len, parts)) >= RECORD
 
 
-def enhanced(text: str) -> Tuple[Optional[int], Optional[str]]:
+def codes_of(text: str) -> Tuple[Optional[int], Optional[str]]:
     """Reply code and enhanced status code that a text begins with.
 
-    >>> enhanced("550-5.7.26 no"), enhanced("4.7.1 later"), enhanced("connect to x"), enhanced("2024.1.1 x")
+    >>> codes_of("550-5.7.26 no"), codes_of("4.7.1 later"), codes_of("connect to x"), codes_of("2024.1.1 x")
     ((550, '5.7.26'), (None, '4.7.1'), (None, None), (None, None))
     """
     found = REPLY.match(text)
@@ -880,12 +882,6 @@ def enhanced(text: str) -> Tuple[Optional[int], Optional[str]]:
         return None, None
     code, dsn, dsn_alone = found.groups()
     return (int(code) if code else None), dsn or dsn_alone
-
-
-REPLY = re.compile(r"(?:([2-5][0-9]{2})(?=[ -]|$)(?:[ -]([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))?|([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))")
-
-
-NUMBER = re.compile(r"-?(?=\.?[0-9])[0-9]{0,12}(?:\.[0-9]{0,12})?$")
 
 
 @functools.lru_cache(maxsize=512)
@@ -974,7 +970,7 @@ def parse_decision(queue_id: Optional[str], text: str, trailers: List[Pattern[st
         return None
     said, (sender, recipient, protocol, helo, username) = split_trailer(said, trailers, was_cut(queue_id or "NOQUEUE", ": ", text))
     action = what[len("milter-"):] if judge == "milter" else what
-    code, dsn = enhanced(said) if action == "reject" else (None, None)
+    code, dsn = codes_of(said) if action == "reject" else (None, None)
     return Verdict(queue_id, judge, action, stage, said, code, dsn, hostname or None, address, sender, recipient, protocol, helo, username)
 
 
@@ -1071,7 +1067,7 @@ def parse_proxy(text: str) -> Event:
     judge, action = ("access", "reject") if verb == "proxy-reject" else ("proxy", dropped_as(reply, True))
     if action is None:
         return IGNORED
-    code, dsn = enhanced(said) if judge == "proxy" or not reply.startswith("3") else (None, None)       # 354: the answer before
+    code, dsn = codes_of(said) if judge == "proxy" or not reply.startswith("3") else (None, None)       # 354: the answer before
     return Verdict(None, judge, action, stage, said, code, dsn, None, None, sender, recipient, protocol, helo, username)
 
 
@@ -1083,7 +1079,7 @@ def parse_proxy_refusal(text: str) -> Event:
     if not found:
         return None
     command, recipient, said = found.groups()
-    code, dsn = enhanced(said)
+    code, dsn = codes_of(said)
     return Verdict(None, "access", "reject", command[:4].upper(), said, code, dsn, recipient=recipient)
 
 
@@ -1234,7 +1230,7 @@ def parse_check(queue_id: str, what: str, content: str, cut: bool) -> Event:
     if action in QUIET_ACTIONS:
         return Checked(queue_id, sender, protocol, helo, spam)
     text = content[trailer.end() + 2:].strip(" ") or content[:trailer.start()]
-    dsn = enhanced(text)[1] if action == "reject" else None
+    dsn = codes_of(text)[1] if action == "reject" else None
     return Verdict(queue_id, "check", action, "END-OF-MESSAGE", text, None, dsn, hostname, address, sender, recipient, protocol, helo,
                    None, spam)
 
