@@ -919,6 +919,19 @@ POSTSCREEN_TRAILERS = [re.compile(
 TLS_LINE = re.compile(r"[A-Z][a-z]+ TLS connection (?:established|reused) (from|to) ([^ ]+)(?: to [^ ]+)?: "
                       r"([^ ]+) with cipher ([^ ]+) ")
 TLS_CLIENT = re.compile(CLIENT + "$")
+TOOK_ALL = re.compile(r"disconnect from localhost\[127\.0\.0\.1\]" + PORT + r" (?:(?!mail=)[a-z]+=[0-9/]+ )*mail=([0-9]+)(?:/[0-9]+)? "
+                      r"(?:(?!data=)[a-z]+=[0-9/]+ )*data=\1(?:/[0-9]+)? ")
+PROXY_REFUSAL = re.compile(
+    r'warning: proxy [^ ]+ rejected "(rcpt to|data)(?:: *' + ADDRESS + r'[^"]*)?": "([45][0-9]{2}[ -].*)"$', re.I)
+FILTER_DROPPED = re.compile(r"250[ -].*\bdiscarded\b")
+AMAVIS_DROPPED = re.compile(r"250 2\.7\.[01] Ok, discarded, id=|250 2\.5\.0 Ok(?:, id=[^ ,]*, | <.*>, DSN (?:was sent|suppressed))")
+AMAVIS_BOUNCED = re.compile(r"250 2\.5\.0 Ok(?:, id=.*\b(?:BOUNCE|REJECT)\b| <.*>, DSN was sent \()")
+CONNECT = re.compile("connect from " + CLIENT)
+PEER = re.compile(CLIENT + ": ")
+BROKEN = re.compile(r"(?:lost connection|timeout|too many errors) after .*? from [^ \[\]]*\[([^ \[\]]*)\]" + PORT + "$")
+AMAVIS_REST = re.compile(r", but (?:[0-9]+ )?(DISCARD|BOUNCE|REJECT)\b")
+WORD = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,63}")
+DISCONNECT = Disconnect()
 ACCESS_ACTIONS = frozenset("reject reject_warning hold discard filter redirect bcc prepend delay".split())
 MILTER_ACTIONS = frozenset("milter-reject milter-hold milter-discard".split())
 QUIET_ACTIONS = frozenset("reject_warning warn info permit hangup warning pass replace strip".split())
@@ -934,6 +947,13 @@ SMTPD_NOISE = (
     "cannot set default OpenSSL ", "SSL_set_fd error", "skipping address family ", "mapping DSN status ", "subject=", "issuer=",
     "ignoring DNS RR: ", "database ",
 )
+POSTSCREEN_NOISE = (
+    "CONNECT ", "DISCONNECT ", "PASS ", "HANGUP ", "PREGREET ", "DNSBL ", "ALLOWLISTED ", "DENYLISTED ", "ALLOWLIST VETO ", "WHITELISTED ",
+    "BLACKLISTED ", "WHITELIST VETO ", "COMMAND ", "NON-SMTP COMMAND ", "BARE NEWLINE ", "DATA without ", "BDAT without ", "cache ",
+    "warning: ", "fatal: ", "error: ", "panic: ", "close database ", "entering ", "leaving ", "blacklist action", "denylist action",
+    "addr ", "statistics: ", "UNKNOWN", "tlsproxy ", "using ", "table ", "database ",
+)
+POSTSCREEN_EDITED = re.compile(r"\[[^ \[\]]*\]:?[0-9]*: (?:discarding EHLO keywords|replacing command)")
 
 
 def split_trailer(text: str, trailers: List[Pattern[str]], cut: bool = False) -> Tuple[str, Tuple[Optional[str], ...]]:
@@ -1087,26 +1107,12 @@ SMTPD_OPENINGS = {                  # the first seven letters of a line; no queu
     "connect": parse_connect, "disconn": parse_disconnect, "NOQUEUE": parse_noqueue, "Anonymo": parse_session, "Untrust": parse_session,
     "Trusted": parse_session, "Verifie": parse_session, "warning": parse_session, "lost co": parse_session,
 }
-DISCONNECT = Disconnect()
-TOOK_ALL = re.compile(r"disconnect from localhost\[127\.0\.0\.1\]" + PORT + r" (?:(?!mail=)[a-z]+=[0-9/]+ )*mail=([0-9]+)(?:/[0-9]+)? "
-                      r"(?:(?!data=)[a-z]+=[0-9/]+ )*data=\1(?:/[0-9]+)? ")
-PROXY_REFUSAL = re.compile(
-    r'warning: proxy [^ ]+ rejected "(rcpt to|data)(?:: *' + ADDRESS + r'[^"]*)?": "([45][0-9]{2}[ -].*)"$', re.I)
-FILTER_DROPPED = re.compile(r"250[ -].*\bdiscarded\b")
-AMAVIS_DROPPED = re.compile(r"250 2\.7\.[01] Ok, discarded, id=|250 2\.5\.0 Ok(?:, id=[^ ,]*, | <.*>, DSN (?:was sent|suppressed))")
-AMAVIS_BOUNCED = re.compile(r"250 2\.5\.0 Ok(?:, id=.*\b(?:BOUNCE|REJECT)\b| <.*>, DSN was sent \()")
-CONNECT = re.compile("connect from " + CLIENT)
-PEER = re.compile(CLIENT + ": ")
-BROKEN = re.compile(r"(?:lost connection|timeout|too many errors) after .*? from [^ \[\]]*\[([^ \[\]]*)\]" + PORT + "$")
 
 
 def parse_broken(text: str) -> Event:
     """`lost connection after DATA (24 bytes) from …`, with the ID in front from 3.10 on (smtpd.c:smtpd_proto)."""
     found = BROKEN.match(text)
     return Broken(found.group(1)) if found else None
-
-
-AMAVIS_REST = re.compile(r", but (?:[0-9]+ )?(DISCARD|BOUNCE|REJECT)\b")
 
 
 def dropped_as(reply: str, near: bool) -> Optional[str]:
@@ -1133,16 +1139,6 @@ def queued_as(reply: str) -> Optional[str]:
         return None
     found = WORD.match(reply, at + len(QUEUED_AS))
     return found.group(0) if found else None
-
-
-WORD = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,63}")
-POSTSCREEN_NOISE = (
-    "CONNECT ", "DISCONNECT ", "PASS ", "HANGUP ", "PREGREET ", "DNSBL ", "ALLOWLISTED ", "DENYLISTED ", "ALLOWLIST VETO ", "WHITELISTED ",
-    "BLACKLISTED ", "WHITELIST VETO ", "COMMAND ", "NON-SMTP COMMAND ", "BARE NEWLINE ", "DATA without ", "BDAT without ", "cache ",
-    "warning: ", "fatal: ", "error: ", "panic: ", "close database ", "entering ", "leaving ", "blacklist action", "denylist action",
-    "addr ", "statistics: ", "UNKNOWN", "tlsproxy ", "using ", "table ", "database ",
-)
-POSTSCREEN_EDITED = re.compile(r"\[[^ \[\]]*\]:?[0-9]*: (?:discarding EHLO keywords|replacing command)")
 
 
 def parse_postscreen(text: str) -> Event:
@@ -2064,6 +2060,9 @@ def unwrap_srs(address: str) -> Optional[str]:
     if not at or not found or found.group(3) == "1":
         return None
     return ('"%s"@%s' if quoted else "%s@%s") % (found.group(4), found.group(3))
+
+
+is_ascii: Callable[[str], Any] = getattr(str, "isascii", re.compile("[\x00-\x7f]*$").match)      # str has it from 3.7 on
 
 
 def text_of(raw: str) -> str:
@@ -4098,7 +4097,6 @@ def fit(value: Any, limit: int) -> Any:
     return value if -limit <= value <= limit else limit if value > 0 else -limit
 
 
-is_ascii: Callable[[str], Any] = getattr(str, "isascii", re.compile("[\x00-\x7f]*$").match)      # str has it from 3.7 on
 ROW = tuple(column for name in ROW_COLUMNS for column in COLUMNS if column.name == name)
 LIMITS = tuple(column.limit for column in ROW)
 PLACES = {name: place for place, name in enumerate(ROW_COLUMNS)}
@@ -4955,6 +4953,41 @@ def identity_of(path: str) -> Optional[Tuple[int, int]]:
     return status.st_dev, status.st_ino
 
 
+RECALL = ("SELECT " + ", ".join(ROW_COLUMNS) + " FROM mail_relay_log WHERE server_hostname = %s AND queue_id IN (%s) "
+          "ORDER BY first_seen, recipient_no")
+OUTCOMES = ("SELECT relay_status, COUNT(*), SUM(recipient_no = 0) FROM mail_relay_log WHERE first_seen BETWEEN %s AND %s "
+            "AND server_hostname IN (%s) GROUP BY relay_status ORDER BY 2 DESC, 1")
+
+
+# A statement replaces a row that has an older last_seen, or is `incomplete` while its own is not, or has the same last_seen and neither a
+# parent nor a HELO that it lacks. For it may come late, behind what was written since: a server that hangs goes on with it when nobody
+# waits any more; and a message becomes better known without a new line of its own. At the same last_seen what is known does not become
+# unknown, but for what may prove to be another's.
+PREVAILS = ("(NEW.last_seen > last_seen OR relay_status = '%s' AND NEW.relay_status <> '%s' OR NEW.last_seen = last_seen "
+            "AND (NEW.parent_queue_id IS NOT NULL OR parent_queue_id IS NULL) AND (NEW.helo IS NOT NULL OR helo IS NULL))"
+            % (INCOMPLETE, INCOMPLETE))
+REVOCABLE = CLIENT_FACTS | {"spf_result"}
+REPLACED = "{0} = CASE WHEN " + PREVAILS + " THEN NEW.{0} ELSE {0} END"
+FILLED_IN = REPLACED.replace("CASE", "CASE WHEN NEW.{0} IS NULL AND NEW.last_seen = last_seen THEN {0}")
+
+
+def upsert(form: str, conflict: str, new: str) -> str:
+    """The statement that inserts rows or, on their key, replaces what is older, or `incomplete`. `new`: what NEW.column is to the server.
+
+    On MySQL and MariaDB each assignment sees those before it. Those to the columns that decide leave the decision as it was; last_seen
+    and relay_status have to come last for that, in this order.
+    """
+    updated = [name for name in ROW_COLUMNS if name not in KEY and name not in ("last_seen", "relay_status")]
+    assignments = ", ".join((REPLACED if name in REVOCABLE else FILLED_IN).format(name) for name in updated + ["last_seen", "relay_status"])
+    return "INSERT INTO mail_relay_log (%s) VALUES %s %s %s" % (
+        ", ".join(ROW_COLUMNS), form, conflict, re.sub(r"NEW\.(\w+)", new, assignments))
+
+
+SQLITE_UPSERT = upsert("(%s)" % ", ".join("?" * len(ROW_COLUMNS)), "ON CONFLICT (%s) DO UPDATE SET" % ", ".join(KEY), r"excluded.\1")
+# VALUES(column) is the one form that MySQL 8, MySQL 9 and MariaDB share.
+MYSQL_UPSERT = upsert("%s", "ON DUPLICATE KEY UPDATE", r"VALUES(\1)")
+
+
 LOCK_PATIENCE = 10                  # seconds after which a server tells of a lock, before it counts as one that does not answer
 LOCK_WAIT = 0.5                     # seconds in which SQLite itself waits for a lock: no signal reaches it there
 NULLS: Dict[None, None] = {}
@@ -5078,41 +5111,6 @@ class SqliteStore(Store):
         there = [path for path, needed in ((self.path, os.R_OK | os.W_OK), (folder, os.W_OK | os.X_OK))
                  if os.path.exists(path) and not os.access(path, needed)]
         return bool(there) and not os.path.isdir(self.path)
-
-
-RECALL = ("SELECT " + ", ".join(ROW_COLUMNS) + " FROM mail_relay_log WHERE server_hostname = %s AND queue_id IN (%s) "
-          "ORDER BY first_seen, recipient_no")
-OUTCOMES = ("SELECT relay_status, COUNT(*), SUM(recipient_no = 0) FROM mail_relay_log WHERE first_seen BETWEEN %s AND %s "
-            "AND server_hostname IN (%s) GROUP BY relay_status ORDER BY 2 DESC, 1")
-
-
-# A statement replaces a row that has an older last_seen, or is `incomplete` while its own is not, or has the same last_seen and neither a
-# parent nor a HELO that it lacks. For it may come late, behind what was written since: a server that hangs goes on with it when nobody
-# waits any more; and a message becomes better known without a new line of its own. At the same last_seen what is known does not become
-# unknown, but for what may prove to be another's.
-PREVAILS = ("(NEW.last_seen > last_seen OR relay_status = '%s' AND NEW.relay_status <> '%s' OR NEW.last_seen = last_seen "
-            "AND (NEW.parent_queue_id IS NOT NULL OR parent_queue_id IS NULL) AND (NEW.helo IS NOT NULL OR helo IS NULL))"
-            % (INCOMPLETE, INCOMPLETE))
-REVOCABLE = CLIENT_FACTS | {"spf_result"}
-REPLACED = "{0} = CASE WHEN " + PREVAILS + " THEN NEW.{0} ELSE {0} END"
-FILLED_IN = REPLACED.replace("CASE", "CASE WHEN NEW.{0} IS NULL AND NEW.last_seen = last_seen THEN {0}")
-
-
-def upsert(form: str, conflict: str, new: str) -> str:
-    """The statement that inserts rows or, on their key, replaces what is older, or `incomplete`. `new`: what NEW.column is to the server.
-
-    On MySQL and MariaDB each assignment sees those before it. Those to the columns that decide leave the decision as it was; last_seen
-    and relay_status have to come last for that, in this order.
-    """
-    updated = [name for name in ROW_COLUMNS if name not in KEY and name not in ("last_seen", "relay_status")]
-    assignments = ", ".join((REPLACED if name in REVOCABLE else FILLED_IN).format(name) for name in updated + ["last_seen", "relay_status"])
-    return "INSERT INTO mail_relay_log (%s) VALUES %s %s %s" % (
-        ", ".join(ROW_COLUMNS), form, conflict, re.sub(r"NEW\.(\w+)", new, assignments))
-
-
-SQLITE_UPSERT = upsert("(%s)" % ", ".join("?" * len(ROW_COLUMNS)), "ON CONFLICT (%s) DO UPDATE SET" % ", ".join(KEY), r"excluded.\1")
-# VALUES(column) is the one form that MySQL 8, MySQL 9 and MariaDB share.
-MYSQL_UPSERT = upsert("%s", "ON DUPLICATE KEY UPDATE", r"VALUES(\1)")
 
 
 def literal(value: Any) -> str:
@@ -5460,6 +5458,11 @@ MACHINE_REMEDIES = {number: remedy for remedy, numbers in (     # what helps whe
     ("raise the limit of open files (LimitNOFILE=, `ulimit -n`)", (errno.EMFILE, errno.ENFILE)),
     ("check its disk, or the server where it is", (errno.EIO, errno.ESTALE)),
 ) for number in numbers}
+BAD_FILE = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)     # what reading may raise, packed or not
+MENDABLE = frozenset((errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT,
+                      errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED, errno.ECONNRESET))
+LOOKS = 3                           # at the rotated files, should they be renamed while they are looked at
+MAX_QUEUE = 100                     # rotated files that are held open, to be read in turn; the rest is looked for when they are read
 
 
 class Batch(NamedTuple):
@@ -5923,13 +5926,6 @@ def begun(file: Rotated, present: int) -> int:
     """
     times = sorted(times_in(file.opening.decode("latin-1").split("\n"), present))
     return times[len(times) // 2] if times else file.mtime
-
-
-BAD_FILE = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
-MENDABLE = frozenset((errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT,
-                      errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED, errno.ECONNRESET))
-LOOKS = 3                           # at the rotated files, should they be renamed while they are looked at
-MAX_QUEUE = 100                     # rotated files that are held open, to be read in turn; the rest is looked for when they are read
 
 
 class Follower:
@@ -7088,6 +7084,9 @@ class Trouble:
             self.since, self.ended, self.said = 0.0, now, False
 
 
+ANY_TROUBLE = (StoreGone, StoreRefused, ConfigError, OutputError)      # what a recorder at work waits out
+
+
 class Recorder:
     """Brings what the tracker has ready into the store, however long that takes, and counts it.
 
@@ -7192,9 +7191,6 @@ class Recorder:
                 if not self.sleep(wait * random.uniform(0.8, 1.2)):
                     raise Stopped() from error
                 wait = min(wait * 2, 60.0)
-
-
-ANY_TROUBLE = (StoreGone, StoreRefused, ConfigError, OutputError)
 
 
 class Daemon:
@@ -7342,8 +7338,6 @@ def report(lines: Iterable[str]) -> None:
 # ============================================================================ commands and main
 
 GARBAGE = (50000, 20, 50)           # when to look for circles of objects (gc): there are few, and looking as often as usual costs a sixth
-
-
 EARLIEST = epoch(1999, 1, 1, 0)     # no Postfix has written a log before
 
 
