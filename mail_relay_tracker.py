@@ -2331,17 +2331,19 @@ class Session:
 
 
 class Waiting:
-    """An SPF result on its way to a message. `contended`: another transaction of this client was under way meanwhile. `time` is by the
-    log's clock, `stamp` that of its line: after one from the future the clock stands still, till the host's own has come there.
+    """An SPF result, until it is known for good which message it is about.
 
-    `message` has it until the sender is known, or `lent`: that was another one, who did not ask for it. `refused` was just turned
-    away without a result: should nobody else ask for this one, it was late.
+    `heard` is when it came, by the log's clock; `time` is the stamp of its line: after a stamp from the future that clock stands still
+    until the host's has caught up, and only stamps tell how old the result is. `contended`: the client had another transaction under
+    way, so it may be about that one. `message` shows it, on trial, until its sender is known; `lent`: that sender turned out to be
+    another one, and the message shows the result only until one of the right sender comes. `refused` was turned away just before this
+    result came: if no other message takes it, it was about that one, and late.
     """
 
-    __slots__ = ("event", "sender", "prefix", "time", "stamp", "low", "message", "contended", "lent", "refused")
+    __slots__ = ("event", "sender", "prefix", "heard", "time", "low", "message", "contended", "lent", "refused")
 
-    def __init__(self, event: Spf, prefix: str, time: int, stamp: int, low: int) -> None:
-        self.event, self.prefix, self.time, self.stamp, self.low = event, prefix, time, stamp, low
+    def __init__(self, event: Spf, prefix: str, heard: int, time: int, low: int) -> None:
+        self.event, self.prefix, self.heard, self.time, self.low = event, prefix, heard, time, low
         self.sender = None if event.sender is None else bare(event.sender)
         self.message = self.refused = None      # type: Optional[Message]
         self.contended = self.lent = False
@@ -2401,20 +2403,22 @@ def client_key(host: str, client_ip: Optional[str]) -> Tuple[str, str]:
 class Connection:
     """An outbound TLS connection of a process, and the queue ID that used it last."""
 
-    __slots__ = ("relay", "relay_tls", "time", "stamp", "low", "user")
+    __slots__ = ("relay", "relay_tls", "heard", "time", "low", "user")
 
-    def __init__(self, relay: str, relay_tls: str, time: int, stamp: int, low: int) -> None:
-        self.relay, self.relay_tls, self.time, self.stamp, self.low = relay, relay_tls, time, stamp, low
+    def __init__(self, relay: str, relay_tls: str, heard: int, time: int, low: int) -> None:
+        self.relay, self.relay_tls, self.heard, self.time, self.low = relay, relay_tls, heard, time, low
         self.user: Optional[str] = None
 
 
 class Context(NamedTuple):
-    """Something said that later lines refer to: a spamd scan by its process, a rewritten sender, a message to come; one that awaits its SPF
-    result; the queue ID of one that left memory unscanned. `time` is by the log's clock, `low` the position of its first line.
+    """Something that later lines refer to: `value` is a scan's score, the sender behind an SRS address, the link to a message yet to be
+    born, a message that awaits its SPF result, or the queue ID of one that left memory unscanned.
+
+    `heard`: when, by the log's clock. `low`: the position of its first line.
     """
 
     value: Any
-    time: int
+    heard: int
     low: int
 
 
@@ -2888,10 +2892,10 @@ class Correlator:
 
     def _forget_outdated(self) -> None:
         """Drop what no later line can refer to any more."""
-        self.announced = {key: one for key, one in self.announced.items() if self.now - one.time <= ANNOUNCED_LIFE}
+        self.announced = {key: one for key, one in self.announced.items() if self.now - one.heard <= ANNOUNCED_LIFE}
         for key, gone in list(self.gone.items()):
-            self._keep_gone(key, [one for one in gone if self.now - one.time <= DISORDER])
-        self.awaiting = {key: one for key, one in self.awaiting.items() if self.now - one.time <= SPF_LATE}
+            self._keep_gone(key, [one for one in gone if self.now - one.heard <= DISORDER])
+        self.awaiting = {key: one for key, one in self.awaiting.items() if self.now - one.heard <= SPF_LATE}
         old = self.now - SPF_WAIT           # a younger one ends with its last line, not by itself
         for key in [key for key, crowd in self.crowds.items() if crowd.since < old and self._is_over(crowd)]:
             self._disperse(self.crowds, key)
@@ -2942,10 +2946,10 @@ class Correlator:
         lows += [message.low for message in self.finished]
         lows += [session.low for session in self.sessions.values() if session.low is not None and self.now - session.started < PATIENCE]
         lows += [crowd.low for crowds in (self.crowds, self.twins) for crowd in crowds.values()]
-        lows += [one.low for one in self.awaiting.values() if self.now - one.time <= SPF_LATE]
-        lows += [one.low for known in (self.announced, self.rewritten) for one in known.values() if self.now - one.time <= ANNOUNCED_LIFE]
-        lows += [one.low for gone in self.gone.values() for one in gone if self.now - one.time <= DISORDER]
-        lows += [relay.low for relay in self.relays.values() if self.now - relay.time <= CONNECTION_REUSE]
+        lows += [one.low for one in self.awaiting.values() if self.now - one.heard <= SPF_LATE]
+        lows += [one.low for known in (self.announced, self.rewritten) for one in known.values() if self.now - one.heard <= ANNOUNCED_LIFE]
+        lows += [one.low for gone in self.gone.values() for one in gone if self.now - one.heard <= DISORDER]
+        lows += [relay.low for relay in self.relays.values() if self.now - relay.heard <= CONNECTION_REUSE]
         return min(lows)
 
     def _disperse(self, crowds: Dict[Tuple[str, str], Crowd], key: Tuple[str, str]) -> None:
@@ -3405,7 +3409,7 @@ class Correlator:
             plain = level == "none" or level.endswith(":none")
             return None if plain else event.relay_tls
         known = self.relays.get(origin.prefix)
-        if known is None or known.relay != event.relay or max(self.now - known.time, self.time - known.stamp) > CONNECTION_REUSE:
+        if known is None or known.relay != event.relay or max(self.now - known.heard, self.time - known.time) > CONNECTION_REUSE:
             return None
         if known.user not in (None, event.queue_id) and event.conn_use is None:
             return None                     # a new connection, of which nothing was said: in the clear
@@ -3530,7 +3534,7 @@ class Correlator:
         message = self._unscanned(origin, message_id, child)
         if message is None or message.queue_id == child:
             key = origin.host, message_id_forms(message_id)[1]
-            gone = [one for one in self.gone.get(key, ()) if self.now - one.time <= DISORDER]
+            gone = [one for one in self.gone.get(key, ()) if self.now - one.heard <= DISORDER]
             ended = [one for one in self.by_message_id.get(key, ()) if one.ended and one.spam_status is None and not comes_from(one, child)]
             ended.sort(key=lambda one: one.queue_id == child)       # the one that the filter made stands before the queue
             if gone:
@@ -3670,7 +3674,7 @@ class Correlator:
     def _awaited_by(self, one: Waiting, host: str, client_ip: str) -> Optional[Message]:
         """Whom a result may be about that was written by another hand than Postfix's, and came behind the line that told the sender."""
         known = self.awaiting.pop((host, client_ip, one.sender), None)
-        if known is None or self.now - known.time > SPF_LATE or known.value.spf is not None:
+        if known is None or self.now - known.heard > SPF_LATE or known.value.spf is not None:
             return None
         message: Message = known.value
         said = "" if message.session is not None else message.recipients[0].relay_message or ""
@@ -3680,8 +3684,8 @@ class Correlator:
         """Whether nothing of a client is under way any more; results that have waited too long are forgotten."""
         if self.late:
             self._tell_late()
-        if crowd.results and self.now - crowd.results[0].time > SPF_WAIT:
-            crowd.results = [one for one in crowd.results if self.now - one.time <= SPF_WAIT or one.message in crowd.unnamed]
+        if crowd.results and self.now - crowd.results[0].heard > SPF_WAIT:
+            crowd.results = [one for one in crowd.results if self.now - one.heard <= SPF_WAIT or one.message in crowd.unnamed]
         return not crowd.results and not crowd.unnamed
 
     def _tell_late(self, at_end: bool = False) -> None:
@@ -3692,7 +3696,7 @@ class Correlator:
 
     def _tell_refused(self, one: Waiting, at_end: bool = False) -> None:
         """Nobody asked for a result in time: it was that of the refusal before."""
-        if one.refused is not None and (at_end or self.now - one.time > SPF_LATE):
+        if one.refused is not None and (at_end or self.now - one.heard > SPF_LATE):
             message, one.refused = self._again(one.refused), None
             if message.spf_result is None:
                 message.spf_result = one.event.result
@@ -3719,7 +3723,7 @@ class Correlator:
         """At `client=`: the newest result for this client, until the sender is known and may say otherwise."""
         key = message.spf_key = client_key(message.host, message.client_ip)
         crowd = self._crowd(key, message.low)
-        free = [one for one in crowd.free() if not one.event.refusal and self.time - one.stamp <= SPF_WAIT]
+        free = [one for one in crowd.free() if not one.event.refusal and self.time - one.time <= SPF_WAIT]
         if crowd.unnamed or len(free) > 1:
             for one in [other.spf for other in crowd.unnamed if other.spf is not None] + free:
                 one.contended = True
@@ -3875,7 +3879,7 @@ class Correlator:
     def _remembered(self, session: Session) -> Optional[Waiting]:
         """What a session remembers, as long as it may be about its next recipient, too."""
         one = session.spf
-        return one if one is not None and self.now - one.time <= SPF_WAIT else None
+        return one if one is not None and self.now - one.heard <= SPF_WAIT else None
 
 
 def show_front(message: Message, peer_ip: Optional[str]) -> None:
