@@ -2461,7 +2461,7 @@ class Harvest(NamedTuple):
 
     messages: List[Message]
     links: List[Link]
-    tables: Dict[str, Dict[str, Message]]
+    open_by_host: Dict[str, Dict[str, Message]]
 
 
 def is_older(time: int, other: int) -> bool:
@@ -2689,9 +2689,9 @@ class Correlator:
     """
 
     __slots__ = (
-        "queue_timeout", "server_hostname", "filter", "now", "time", "position", "file_start", "turn", "tables", "open_count", "sessions",
-        "crowds", "late", "awaiting", "by_policy", "by_message_id", "twins", "gone", "by_scanner", "relays", "scans", "rewritten",
-        "announced", "due", "serial", "finished", "links", "straddles", "dropped")
+        "queue_timeout", "server_hostname", "filter", "now", "time", "position", "file_start", "turn", "open_by_host", "open_count",
+        "sessions", "crowds", "late", "awaiting", "by_policy", "by_message_id", "twins", "gone", "by_scanner", "relays", "scans",
+        "rewritten", "announced", "due", "serial", "finished", "links", "straddles", "dropped")
 
     def __init__(self, queue_timeout: int, server_hostname: str = "", tracks: Optional[DomainFilter] = None) -> None:
         self.queue_timeout = queue_timeout
@@ -2701,7 +2701,7 @@ class Correlator:
         self.time = 0
         self.position = 0
         self.file_start = self.turn = 0
-        self.tables: Dict[str, Dict[str, Message]] = {}                     # by host: its open messages, by queue ID
+        self.open_by_host: Dict[str, Dict[str, Message]] = {}                     # by host: its open messages, by queue ID
         self.open_count = 0
         self.sessions: Dict[str, Session] = {}                              # by process
         self.late: List[Waiting] = []                                       # SPF results that came behind the refusal to which they led
@@ -2725,16 +2725,16 @@ class Correlator:
 
     # -- messages come and go
 
-    def table(self, host: str) -> Dict[str, Message]:
-        """The open messages of a host, by queue ID."""
-        return self.tables.setdefault(host, {})
+    def open_of(self, host: str) -> Dict[str, Message]:
+        """The open messages of a host, by queue ID; those that a process of this host finds in its Origin."""
+        return self.open_by_host.setdefault(host, {})
 
     def _all_open(self) -> List[Message]:
-        return [message for table in self.tables.values() for message in table.values()]
+        return [message for messages in self.open_by_host.values() for message in messages.values()]
 
     def forget_hosts(self) -> None:
-        """Drop the tables of hosts that have nothing open; only who holds none of them may ask for that."""
-        self.tables = {host: table for host, table in self.tables.items() if table}
+        """Drop the hosts that have nothing open; only when no Origin is left that holds what `open_of` gave it."""
+        self.open_by_host = {host: messages for host, messages in self.open_by_host.items() if messages}
 
     def _open(self, origin: Origin, queue_id: str, continued: bool) -> Message:
         """A new message under this ID; one that was there before is over, for the ID is given out anew."""
@@ -2783,9 +2783,9 @@ class Correlator:
 
     def _leave(self, message: Message) -> None:
         """Forget a message that is written."""
-        table = self.tables.get(message.host)           # dropped when nothing was open, as is a refusal that bears no ID
-        if table and table.get(message.queue_id) is message:
-            del table[message.queue_id]
+        messages = self.open_by_host.get(message.host)      # none when its host was dropped: a NOQUEUE refusal is never open
+        if messages and messages.get(message.queue_id) is message:
+            del messages[message.queue_id]
             self.open_count -= 1
         if message.mid_key is not None:
             if (self.by_scanner or message.fronted) and message.spam_status is None:    # a before-queue filter may tell late
@@ -2882,7 +2882,7 @@ class Correlator:
     def harvest(self) -> Harvest:
         """Hand out what is finished, and forget it: the caller writes it before it saves a position."""
         self._tell_late()
-        harvest = Harvest(self.finished, self.links, self.tables)
+        harvest = Harvest(self.finished, self.links, self.open_by_host)
         self.finished, self.links = [], []
         for message in harvest.messages:
             self._leave(message)
@@ -2983,7 +2983,7 @@ class Correlator:
 
     @staticmethod
     def _limit(contexts: Dict[Any, Any]) -> None:
-        """Drop the oldest tenth of a table that has grown too large: dictionaries keep the order of insertion."""
+        """Drop the oldest tenth of what has grown too large: dictionaries keep the order of insertion."""
         if len(contexts) > MAX_CONTEXTS:
             for key in list(itertools.islice(contexts, MAX_CONTEXTS // 10)):
                 del contexts[key]
@@ -3805,14 +3805,14 @@ class Correlator:
         """A message, or when it has left memory a continuation that reaches its rows."""
         if not message.finished or message in self.finished:
             return message
-        table = self.table(message.host)
-        known = table.get(message.queue_id)
+        messages = self.open_of(message.host)
+        known = messages.get(message.queue_id)
         if known is not None and known.continued:
             return known
         again = Message(message.host, message.server_hostname, message.queue_id, message.first_seen, self.position, True, self.now)
         self._finish(again)
         if known is None:                   # till it is written its lines find it
-            table[message.queue_id] = again
+            messages[message.queue_id] = again
             self.open_count += 1
         return again
 
@@ -4473,7 +4473,7 @@ def tie_heirs(heirs: List[Message], harvest: Harvest, stored: Dict[Tuple[str, st
     for message in heirs:
         rows = stored.get(parent_name(message), ())
         name = message.parent_queue_id or ""
-        parent = harvest.tables.get(message.host, {}).get(name) or at_hand.get((message.host, name))
+        parent = harvest.open_by_host.get(message.host, {}).get(name) or at_hand.get((message.host, name))
         if parent is None:
             parent = message_from(latest(rows, message.first_seen))
         else:
@@ -4675,7 +4675,7 @@ class Tracker:
         if origin is None:
             parse = parser_of(header.program)
             tally, quiet = (self._tally(header.program), IGNORED_LINES) if parse else (self._tally(""), FOREIGN)
-            origin = self.origins[header.prefix] = Origin(header, self.correlator.table(header.host), self._pile(parse), tally, quiet)
+            origin = self.origins[header.prefix] = Origin(header, self.correlator.open_of(header.host), self._pile(parse), tally, quiet)
         return origin
 
     def _pile(self, parse: Optional[Callable[[str], Event]]) -> Pile:
@@ -7134,7 +7134,7 @@ class Recorder:
         if not harvest.messages and not harvest.links:
             return 0
         *before, last = births_apart(harvest.messages)
-        written = sum(self._write(Harvest(messages, [], harvest.tables)) for messages in before)
+        written = sum(self._write(Harvest(messages, [], harvest.open_by_host)) for messages in before)
         return written + self._write(harvest._replace(messages=last))
 
     def _write(self, harvest: Harvest) -> int:

@@ -259,8 +259,8 @@ def sizes_above_their_limits(life):
     found.update({name: (len(getattr(correlator, name)), correlator.open_count) for name in ("twins", "by_message_id")})
     found["unnamed"] = sum(len(crowd.unnamed) for crowd in correlator.crowds.values()), correlator.open_count
     found["origins"] = len(life.tracker.origins), LIMITS["MAX_ORIGINS"]
-    found["hosts"] = len(correlator.tables), LIMITS["MAX_ORIGINS"] + correlator.open_count
-    found["open"] = sum(map(len, correlator.tables.values())), min(LIMITS["MAX_OPEN"], correlator.open_count)
+    found["hosts"] = len(correlator.open_by_host), LIMITS["MAX_ORIGINS"] + correlator.open_count
+    found["open"] = sum(map(len, correlator.open_by_host.values())), min(LIMITS["MAX_OPEN"], correlator.open_count)
     found["due"] = len(correlator.due), 2 * correlator.open_count + 2 * tracker.BATCH_ROWS
     return {name: values for name, values in found.items() if values[0] > values[1]}
 
