@@ -2145,18 +2145,21 @@ SWEPT = {"hold": HELD, "discard": DISCARDED, "reject": REJECTED, "bounce": BOUNC
 
 
 class Pile:
-    """The lines of a batch that one parser reads, and what they tell: taken in order by `told`, as the log has them."""
+    """The lines of a batch that one parser reads: `add` a text, `read` all, and take what each tells with `next_event`, in their order.
 
-    __slots__ = ("parse", "texts", "events", "add", "told")
+    The two are methods of its lists, for they are called for every line.
+    """
+
+    __slots__ = ("parse", "texts", "events", "add", "next_event")
 
     def __init__(self, parse: Callable[[str], Event]) -> None:
         self.parse = parse
         self.texts: List[str] = []
         self.events: List[Event] = []
-        self.add, self.told = self.texts.append, self.events.pop
+        self.add, self.next_event = self.texts.append, self.events.pop
 
     def read(self) -> None:
-        """Parse all that was added, together. A line at which a parser fails is told as its exception."""
+        """Parse all that was added, together. Of a line at which the parser fails the event is the exception."""
         try:
             self.events += parse_all(self.parse, self.texts)
         except Exception:               # one bad line must never stop the reading
@@ -2170,21 +2173,21 @@ class Pile:
             return error
 
     def last_text(self) -> str:
-        """The text of what was told last."""
+        """The text behind the event that was taken last."""
         return self.texts[-1 - len(self.events)]
 
     def clear(self) -> None:
-        """All is told."""
+        """Make room for the next batch, when all events are taken, or are not to be."""
         del self.texts[:], self.events[:]
 
 
 class Origin:
     """A process that writes lines: its host's open messages, the pile of its lines, its program's tally.
 
-    `quiet`: the class in which lines with nothing to learn from are counted.
+    `quiet`: the class in which lines with nothing to learn from are counted. `add` and `next_event` are those of the pile.
     """
 
-    __slots__ = ("prefix", "host", "program", "daemon", "open", "pile", "add", "told", "tally", "quiet")
+    __slots__ = ("prefix", "host", "program", "daemon", "open", "pile", "add", "next_event", "tally", "quiet")
 
     def __init__(self, header: Header, open_messages: "Dict[str, Message]", pile: Pile, tally: List[int], quiet: int) -> None:
         self.prefix = header.prefix
@@ -2192,7 +2195,7 @@ class Origin:
         self.program = header.program
         self.daemon = header.program.rpartition("/")[2]
         self.open = open_messages
-        self.pile, self.add, self.told = pile, pile.add, pile.told
+        self.pile, self.add, self.next_event = pile, pile.add, pile.next_event
         self.tally, self.quiet = tally, quiet
 
 
@@ -4595,7 +4598,7 @@ class Tracker:
         correlator, folds = self.correlator, FOLDS.get
         limit = self.calendar.newest + DAY      # a stamp from a far future does not make everything else idle
         for line, time, origin in zip(lines, times, origins):
-            event = origin.told()
+            event = origin.next_event()
             try:
                 if time > correlator.now:
                     correlator.advance(time if time < limit else limit)
@@ -5545,8 +5548,8 @@ class LogFile:
 
     `start` is the position of its first byte in all that was read, `offset` that of the first byte not yet handed out, `rest` the
     beginning of a line whose end is not there yet, `head` and `tail` the file's first bytes and the last ones read. A packed file,
-    or a pipe, is only read forward. `failing`: it could not be read when that was last tried; `damaged`: nor will it ever; `told`: that
-    was said.
+    or a pipe, is only read forward. `failing`: it could not be read when that was last tried; `damaged`: nor will it ever; `said`: that
+    was logged.
     """
 
     def __init__(self, path: str, start: int, opener: Callable[[str], IO[bytes]] = open_log) -> None:
@@ -5556,7 +5559,7 @@ class LogFile:
         self.packed = not isinstance(self.handle, io.FileIO)
         self.offset = 0
         self.rest = self.tail = b""
-        self.skipping = self.at_end = self.failing = self.damaged = self.told = False
+        self.skipping = self.at_end = self.failing = self.damaged = self.said = False
         status = os.fstat(self.handle.fileno())
         self.device, self.inode = status.st_dev, status.st_ino
         self.head = b"" if self.packed else self.peek(0, WITNESS)
@@ -6013,20 +6016,20 @@ class Follower:
         """
         file = self.current
         file.damaged = file.packed and getattr(error, "errno", None) is None
-        if not file.told:
+        if not file.said:
             waiting = "reading ends here" if once else "trying again until it is %s" % ("passed over" if self.queue else "rotated")
             consequence = "passed over" if file.damaged else waiting
             LOG.warning("cannot read on in %s: %s; %s", file.path, error, consequence)
             self.rotated_at = None          # it gets all the time of a renamed file
-        file.at_end = file.failing = file.told = True
+        file.at_end = file.failing = file.said = True
         if not file.packed:
             file.handle.seek(file.offset + len(file.rest))
 
     def _heal(self) -> None:
         """The file was read, unless it is an archive that could not be: such a handle is not read again, only a new one."""
         file = self.current
-        if file.told and not (file.packed and file.failing):
-            file.told = file.failing = False
+        if file.said and not (file.packed and file.failing):
+            file.said = file.failing = False
             self.rotated_at = None
             LOG.info("%s can be read again", file.path)
 
@@ -6413,7 +6416,7 @@ class Follower:
         if not file.take_over(self.current):
             file.close()
             return False
-        file.told = True                    # until it was read
+        file.said = True                    # until it was read
         self.current.close()
         self.files[-1] = file
         return True

@@ -383,7 +383,7 @@ class World:
     def restart_server(self):
         """All that is open is stale; not again before that was got over, nor while there is too little to know a file again by."""
         files = self.reader.files[-1:] + self.reader.queue if self.reader is not None else []
-        if not any(file.told or 0 < len(file.head) < 32 for file in files):
+        if not any(file.said or 0 < len(file.head) < 32 for file in files):
             Remote.restarts += 1
 
     # -- the reader
