@@ -2773,7 +2773,7 @@ class Correlator:
         if message.pending:
             self._judge_pending(message)
         if message.ended and message.spf_key is not None:       # nobody will tell its sender any more
-            self._settle_sender(message)
+            self._forgo_sender(message)
         if not message.finished:
             message.finished = True
             self.finished.append(message)
@@ -2796,7 +2796,7 @@ class Correlator:
                 self._limit(self.gone)
             self._drop_message_id(message)
         if message.spf_key is not None:
-            self._settle_sender(message)
+            self._forgo_sender(message)
 
     def _drop_message_id(self, message: Message) -> None:
         """A message is not found by its Message-ID any more; once nobody is, those that had it in common are a crowd no longer."""
@@ -3743,8 +3743,8 @@ class Correlator:
             one.message = message
             message.keep(one.low)
 
-    def _settle_sender(self, message: Message) -> None:
-        """The sender of a message will never be known: the result that it has on trial is its own."""
+    def _forgo_sender(self, message: Message) -> None:
+        """No line will tell the sender of a message any more: the result that it has on trial is its own."""
         key, message.spf_key = message.spf_key, None
         if key in self.crowds:
             crowd = self.crowds[key]
