@@ -2282,8 +2282,8 @@ class Message:
         self.called_in: Optional[str] = None
         self.past: Optional[Message] = None
 
-    def keep(self, low: Optional[int]) -> None:
-        """It was made from an earlier line, too."""
+    def needs(self, low: Optional[int]) -> None:
+        """To make it again the line at `low` is needed, too; None: no such line."""
         if low is not None and low < self.low:
             self.low = low
 
@@ -2304,7 +2304,11 @@ class Message:
 
 
 class Session:
-    """An smtpd process while it serves one client. `low`: position of the first line that told something worth keeping."""
+    """An smtpd process while it serves one client. `low`: position of the first line that told something that its mails will show.
+
+    `pending`: decisions that wait for the `client=` of the mail they are about. `spf`: the result of the last refusal, for it may be about
+    the next recipient, too. `message`: the one it is receiving. `live`: the client is not gone. `took_all`: as in Disconnect.
+    """
 
     __slots__ = ("client_hostname", "client_ip", "client_tls", "helo", "protocol", "sasl_username", "started", "low", "pending", "spf",
                  "message", "live", "took_all")
@@ -2318,15 +2322,15 @@ class Session:
         self.message: Optional[Message] = None
         self.live, self.took_all = True, False
 
-    def keep(self, low: int) -> None:
-        """What a line at `low` told is worth keeping."""
+    def needs(self, low: int) -> None:
+        """To make again what is known of it the line at `low` is needed, too."""
         self.low = low if self.low is None else min(self.low, low)
 
     def greet(self, helo: Optional[str], protocol: Optional[str], low: int) -> None:
         """How the client greeted, as a refusal told: that is true of its next mails, too."""
         if helo is not None:
             self.helo, self.protocol = helo, protocol
-            self.keep(low)
+            self.needs(low)
 
     def close(self) -> None:
         """The client is gone. Without a circle of references a message's memory is free as soon as it is written."""
@@ -2753,7 +2757,7 @@ class Correlator:
         announced = self.announced.pop((origin.host, queue_id), None) if self.announced else None
         if announced:
             self._adopt(message, announced.value)
-            message.keep(announced.low)
+            message.needs(announced.low)
         if self.open_count > MAX_OPEN:
             self._make_room()
         return message
@@ -3046,7 +3050,7 @@ class Correlator:
             return
         session = self._session_of(origin, event)
         session.client_tls = event.client_tls
-        session.keep(self.position)
+        session.needs(self.position)
 
     def fold_proxied(self, origin: Origin, event: Proxied) -> None:
         """A before-queue filter took the message in under an ID of its own: the client is this session's."""
@@ -3056,14 +3060,14 @@ class Correlator:
         child = child or self._find(origin, event.child)
         child.front = {"client_hostname": session.client_hostname, "client_ip": session.client_ip, "client_tls": session.client_tls,
                        "sasl_username": session.sasl_username, "protocol": event.protocol, "helo": event.helo}
-        child.keep(session.low)
+        child.needs(session.low)
         if child.peer_ip is not None:
             show_front(child, child.peer_ip)
         senders = self._senders(event.envelope_from, child.envelope_from)
         one = self._told_of(client_key(origin.host, session.client_ip), session, senders, "") if child.spf is None else None
         if one is not None:
             child.spf, child.spf_result = one, one.event.result
-            child.keep(one.low)
+            child.needs(one.low)
 
     # -- births
 
@@ -3073,7 +3077,7 @@ class Correlator:
         session = self._session_of(origin, event)
         if queue_id is None:                # a before-queue filter will tell the ID, maybe of a message that is born by then
             session.sasl_username = username
-            session.keep(self.position)
+            session.needs(self.position)
             return
         message = self._bear(origin, queue_id)
         if session.message is not None and session.message is not message:
@@ -3084,7 +3088,7 @@ class Correlator:
         message.sasl_username, message.client_tls = username, session.client_tls
         if session.helo is not None and not orig_hostname and not is_loopback(client_ip):      # else a filter's
             message.helo, message.protocol = session.helo, session.protocol
-        message.keep(session.low)
+        message.needs(session.low)
         if orig_queue_id or orig_hostname:
             self._take_xforward(origin, message, event)
         if self.by_policy and not orig_queue_id:
@@ -3178,7 +3182,7 @@ class Correlator:
         if is_srs(sender):
             message.original_envelope_from = original_sender(sender, self._rewritten_from)
             if sender.lower() in self.rewritten:
-                message.keep(self.rewritten[sender.lower()].low)
+                message.needs(self.rewritten[sender.lower()].low)
         if message.spf_key is not None:
             self._confirm_spf(message, message.spf_key)
         if message.pending:
@@ -3235,7 +3239,7 @@ class Correlator:
             return
         if event.action != "reject" and event.judge != "proxy":
             session.pending += (event,)
-            session.keep(self.position)
+            session.needs(self.position)
             return
         queue_id = "NOQUEUE-%s%06d" % (digits_of(self.time // SECOND), (self.position - self.file_start) % 1000000)
         message = Message(origin.host, self.server_hostname or origin.host, queue_id, self.time, self.position, False)
@@ -3246,7 +3250,7 @@ class Correlator:
             refused = (event.envelope_from, event.recipient)
             session.pending = tuple(one for one in session.pending if (one.envelope_from, one.recipient) != refused)
         message.client_tls = session.client_tls
-        message.keep(session.low)
+        message.needs(session.low)
         self._learn(message, event)
         self._claim_spf(message, session, event)
         self._refuse(message, event)
@@ -3458,7 +3462,7 @@ class Correlator:
         """Tie an open message to the one it came from. Of that there may be no row to inherit from, but its lines can be read again."""
         adopt(child, link)
         if child.parent is link.parent and self.filter.domains:
-            child.keep(link.parent.low)
+            child.needs(link.parent.low)
 
     def _announce(self, origin: Origin, link: Link) -> None:
         """A message that this host makes of another one: yet to be born, or no more in memory."""
@@ -3542,7 +3546,7 @@ class Correlator:
             ended.sort(key=lambda one: one.queue_id == child)       # the one that the filter made stands before the queue
             if gone:
                 message = self._find(origin, gone[0].value)
-                message.keep(gone[0].low)
+                message.needs(gone[0].low)
                 self._keep_gone(key, gone[1:])
             elif ended and self.now - ended[0].heard <= DISORDER:
                 message = ended[0]
@@ -3703,7 +3707,7 @@ class Correlator:
             message, one.refused = self._again(one.refused), None
             if message.spf_result is None:
                 message.spf_result = one.event.result
-                message.keep(one.low)
+                message.needs(one.low)
 
     def _crowd(self, key: Tuple[str, str], low: int) -> Crowd:
         """What a client has under way; a further line of it stands at `low`."""
@@ -3741,7 +3745,7 @@ class Correlator:
         message.spf_result = one.event.result if one else None
         if one is not None:
             one.message = message
-            message.keep(one.low)
+            message.needs(one.low)
 
     def _forgo_sender(self, message: Message) -> None:
         """No line will tell the sender of a message any more: the result that it has on trial is its own."""
@@ -3844,7 +3848,7 @@ class Correlator:
             self._await_spf(message, senders)
             return
         message.spf, message.spf_result = one, one.event.result
-        message.keep(one.low)
+        message.needs(one.low)
         self._remember(session, one)
 
     def _told_of(self, key: Tuple[str, str], session: Session, senders: Set[Optional[str]], said: str) -> Optional[Waiting]:
@@ -3877,7 +3881,7 @@ class Correlator:
     @staticmethod
     def _remember(session: Session, one: Waiting) -> None:
         session.spf = one
-        session.keep(one.low)
+        session.needs(one.low)
 
     def _remembered(self, session: Session) -> Optional[Waiting]:
         """What a session remembers, as long as it may be about its next recipient, too."""
