@@ -7217,7 +7217,7 @@ class Daemon:
         self.trouble, self.state_trouble = Trouble(), Trouble()
         self.next_flush = self.quiet_since = clock.monotonic()
         self.log_time = self.file_start = 0
-        waiter.tell = lambda: report(self.statistics())
+        waiter.tell = lambda: log_statistics(self.statistics())
 
     def begin(self) -> None:
         """Find the place where the reading stopped last time."""
@@ -7230,7 +7230,7 @@ class Daemon:
         self.tracker.calendar.read(self.tracker.previous)
         LOG.info("following %s from byte %d", self.follower.current.path, self.follower.current.offset)
         if place is None:                   # where it began, it is to begin again, should the database keep it waiting
-            self.save(self.place())
+            self.try_to_save(self.place())
 
     def follow(self) -> None:
         """Run until told to stop; then commit what is finished, and save."""
@@ -7281,7 +7281,7 @@ class Daemon:
     def flush(self) -> None:
         """Write what is finished, then save the position before the first line that is still needed."""
         self.recorder.flush()
-        self.save(self.place())
+        self.try_to_save(self.place())
 
     def place(self) -> Optional[Place]:
         """Where the next run is to begin."""
@@ -7289,10 +7289,10 @@ class Daemon:
         place = self.follower.place(low)
         return place._replace(repeated=self.tracker.calendar.is_repeated(low)) if place is not None else None
 
-    def save(self, place: Optional[Place]) -> None:
-        """Save a position. While that fails, everything goes on: the next run would only read more again."""
+    def try_to_save(self, place: Optional[Place]) -> None:
+        """Save a position; while that fails, everything goes on, for the next run would only read more again. Raises StateTaken."""
         try:
-            self.keep(place)
+            self.save(place)
             self.state_trouble.over("the position is saved again")
         except StateTaken:
             raise
@@ -7305,16 +7305,16 @@ class Daemon:
             progress.show(self.follower.position, self.recorder)
             if len(self.tracker.correlator.finished) >= MAX_FINISHED:
                 self.recorder.flush()
-                self.keep(self.place())
+                self.save(self.place())
         self.recorder.flush()
         place = self.place()
         self.tracker.correlator.close(everything=False)
         self.recorder.flush()
-        self.keep(place)
+        self.save(place)
         self.follower.insist()
 
-    def keep(self, place: Optional[Place]) -> None:
-        """Save a position, if there is one that can be found again."""
+    def save(self, place: Optional[Place]) -> None:
+        """Save a position, if there is one that can be found again; raises OutputError when that cannot be written."""
         if place is not None:
             self.state.save(place)
 
@@ -7340,7 +7340,7 @@ def class_lines(tracker: Tracker) -> List[str]:
     return found
 
 
-def report(lines: Iterable[str]) -> None:
+def log_statistics(lines: Iterable[str]) -> None:
     """Put statistics into the log, whatever its level."""
     for line in lines:
         LOG.log(STATISTICS, "%s", line)
