@@ -605,8 +605,8 @@ CUT_TAG = re.compile(r"([^ ]+) (?=[^ ]{32} )([^ \[\]:]+)\[([0-9]+)\]? ")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
 REPEATED = re.compile(r"message repeated ([0-9]{1,9}) times: \[ ?(.*)$")
 REPEATED_LAST = re.compile(_HOST + r"last message repeated ([0-9]{1,9}) times? *$")
-WHOLE = re.compile("(?:%s|%s)%s" % (YEARLESS.pattern, ISO.pattern, TAGGED.pattern))      # a line as far as its first `: `
-BEGUN = re.compile(r"(?:[A-Z][a-z]?|(?:%s)(?: [ 0-9:.,]*)?|[0-9][0-9T:.,+-]*)$" % "|".join(MONTHS))          # a part of a stamp
+WHOLE_HEAD = re.compile("(?:%s|%s)%s" % (YEARLESS.pattern, ISO.pattern, TAGGED.pattern))      # a line as far as its first `: `
+STAMP_PART = re.compile(r"(?:[A-Z][a-z]?|(?:%s)(?: [ 0-9:.,]*)?|[0-9][0-9T:.,+-]*)$" % "|".join(MONTHS))
 OF_POSTFIX = re.compile(r".{0,80}? postfix[a-z0-9-]{0,32}/[a-z/-]{2,40}\[[0-9]{1,7}\]: ")
 
 
@@ -817,19 +817,19 @@ def split_line(rest: str) -> Optional[Tuple[Header, str]]:
 
 
 def behind_torn(head: str, start: int) -> int:
-    """Where in what stands before its first `: ` a line begins that was appended to another, cut off within stamp, host or tag; else 0.
+    """Where in `head`, the text before a line's first `: `, a second line begins that was appended to a torn one; 0 when it is but one.
 
-    So rsyslog goes on when a disk was full. No text of strangers is to stand there, as it might behind a tag without colon, or a colon
-    without blank: hence a host at most, a blank, and a word without colon. `start` is where the first line's host begins, -1 where its
-    stamp is not whole.
+    So rsyslog goes on when a disk was full: the first line ends within its stamp, host or tag. A stranger must not bring this about by a
+    text that looks like a line, behind a tag without colon, or a colon without blank: so what is left of the first line may be a host, a
+    blank and a word without colon, and no more. `start` is where the first line's host begins, -1 where its stamp is not whole.
 
     >>> behind_torn("Nov 29 14:53:17 mx poNov 29 14:53:20 mx postfix/smtp[14]", 16), behind_torn("Nov 29 14:53:20 mx postfix/smtp[14]", 16)
     (21, 0)
     """
-    found = WHOLE.search(head, max(start, 0))
+    found = WHOLE_HEAD.search(head, max(start, 0))
     place = found.start() if found else 0
     _, _, tag = head[start:place].partition(" ")
-    was_cut_off = " " not in tag and ":" not in tag if start >= 0 else BEGUN.match(head[:place])
+    was_cut_off = " " not in tag and ":" not in tag if start >= 0 else STAMP_PART.match(head[:place])
     return place if was_cut_off else 0
 
 
@@ -5931,7 +5931,7 @@ def is_one(file: Rotated, known: LogFile) -> bool:
     return file.identity == known.identity and (is_akin(file.head, known.head) if known.head else not known.is_ailing)
 
 
-def begun(file: Rotated, present: int) -> int:
+def begun_at(file: Rotated, present: int) -> int:
     """When a file was begun, by the middle one of its first stamps: there may be odd ones among them, of a host whose clock is wrong, or of
     a line that was held back on its way. One that has none, not after it was written to for the last time.
     """
@@ -6215,7 +6215,7 @@ class Follower:
         files = self._look_at_all(needed)
         names = [file.path for file in files]
         present = 0 if are_numbered(names, self.path) else max((file.mtime for file in files), default=0)
-        return sorted(files, key=lambda file: (present and begun(file, present), -rotations(file.path), file.mtime, file.path))
+        return sorted(files, key=lambda file: (present and begun_at(file, present), -rotations(file.path), file.mtime, file.path))
 
     def _look_at_all(self, needed: int) -> List[Rotated]:
         """The rotated files as they are under their names, all at once: a rotation meanwhile would have hidden one."""
@@ -7518,7 +7518,7 @@ def chunks_of(path: str) -> Iterator[bytes]:
 def span_of(file: LogFile) -> Tuple[int, int, int]:
     """When a file was begun, for putting files in order, the earliest of its first stamps, and its present, for years; it is closed.
 
-    It was begun at the middle one of its first stamps, for some may be odd (begun); none of its lines is older than the earliest. Its
+    It was begun at the middle one of its first stamps, for some may be odd (begun_at); none of its lines is older than the earliest. Its
     present is when it was last written to. A copy may have lost that: what its last line says, read as of then, is nearer. Where
     archives set all to 0, or to a day before any Postfix, it is now.
     """
