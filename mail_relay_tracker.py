@@ -730,10 +730,11 @@ class Calendar:
         time = round(moment.timestamp()) * SECOND + microseconds(parts[3]) + max(second - 59, 0) * SECOND
         later = time + round(moment.replace(fold=1).timestamp() - moment.timestamp()) * SECOND
         if self._again or later > time:
-            self._turn(later > time and (self._again or self.last - time > STEP_BACK and later - self.last < DAY))
+            self._switch(later > time and (self._again or self.last - time > STEP_BACK and later - self.last < DAY))
         return later if self._again and abs(self.last - time) > DISORDER else time
 
-    def _turn(self, again: bool) -> None:
+    def _switch(self, again: bool) -> None:
+        """Into the hour that is repeated, or out of it."""
         if again != self._again:
             self._again = again
             self._repeated = (self.where(), NEVER) if again else (self._repeated[0], self.where())
@@ -745,7 +746,7 @@ class Calendar:
     def go_on(self, position: int, repeated: bool) -> None:
         """Begin at a position, in an hour that is the repeated one, or is not."""
         self.where = lambda: position
-        self._turn(repeated)
+        self._switch(repeated)
 
 
 STAMP_FORMS = (
@@ -5185,15 +5186,18 @@ class MysqlStore(Store):
     """MySQL, MariaDB, and clusters that speak their protocol. One connection, one statement per batch, committed by itself.
 
     After any trouble the connection is thrown away: a driver whose read timed out would hand the next statement the answer
-    of the one before. `idle` tells that all that was said was answered. The pure driver is used: it has timeouts in every
-    version, and behaves alike everywhere.
+    of the one before. The pure driver is used: it has timeouts in every version, and behaves alike everywhere.
+
+    `host_no` counts how often a host was left for the next one: modulo their number it is the place of the one in use. `idle`: every
+    statement sent was answered. `served`: this connection has carried out a write. `session`: of the last one the name of the database
+    and host, when that server was started, and the number there.
     """
 
     def __init__(self, hosts: List[Tuple[str, int]], options: Dict[str, Any], tls_required: bool = False) -> None:
         self.hosts = hosts
         self.options = options
         self.tls_required = tls_required
-        self.turn = 0
+        self.host_no = 0
         self.name = "database %s" % options.get("database", "")
         self.connection: Any = None
         self.cursor: Any = None
@@ -5207,12 +5211,12 @@ class MysqlStore(Store):
         errors: List[TrackerError] = []
         for _ in range(len(self.hosts)):
             try:
-                self._connect_to(*self.hosts[self.turn % len(self.hosts)])
+                self._connect_to(*self.hosts[self.host_no % len(self.hosts)])
                 self.idle = True
                 return
             except TrackerError as error:
                 self.close()
-                self.turn += 1
+                self.host_no += 1
                 errors.append(error)
         away = [error for error in errors if isinstance(error, StoreGone)]      # it may be the one that is set up
         worst = max(away or errors, key=lambda error: error.exit_code)
@@ -5400,12 +5404,12 @@ class MysqlStore(Store):
             raise self._blame(error) from error
 
     def _blame(self, error: Exception) -> Exception:
-        """What a failed statement means. A host that takes connections but no statements is left for the next one; one that served is asked
-        anew first: its wait_timeout, or a firewall, may have ended a connection on which little was said.
+        """What a failed statement means. A host that takes connections but no statements is left for the next one; a sound one is asked
+        again: two transactions were in conflict, or its wait_timeout, or a firewall, has ended a connection on which little was said.
         """
         meaning, number = self._meaning(error), getattr(error, "errno", None)
-        was_cut = self.served and number in CUT and "timed out" not in str(error)
-        self.turn += isinstance(meaning, StoreGone) and number not in CONFLICTS and not was_cut
+        was_sound = number in CONFLICTS or self.served and number in CUT and "timed out" not in str(error)
+        self.host_no += isinstance(meaning, StoreGone) and not was_sound
         return meaning
 
     def _meaning(self, error: Exception) -> Exception:
