@@ -7424,7 +7424,8 @@ def run_once(config: Config, dry_run: bool) -> int:
     daemon.begin()
     recorder.begin()
     daemon.once(Progress())
-    finish(recorder, dry_run)
+    show_results(recorder, dry_run)
+    store.close()
     state.release()
     return 0
 
@@ -7455,7 +7456,8 @@ def run_import(config: Config, paths: List[str], dry_run: bool) -> int:
     tracker.correlator.close(everything=True)
     recorder.flush()
     recorder.complete()
-    finish(recorder, dry_run)
+    show_results(recorder, dry_run)
+    store.close()
     return LogError.exit_code if broken else 0
 
 
@@ -7584,14 +7586,13 @@ def show(lines: Iterable[str], stream: Optional[TextIO], name: str = "standard o
         raise OutputError("%s: %s: make room, or send it elsewhere" % (name, error.strerror)) from error
 
 
-def finish(recorder: Recorder, dry_run: bool) -> None:
-    """Print the rows of a dry run, then the summary."""
+def show_results(recorder: Recorder, dry_run: bool) -> None:
+    """Print the rows of a dry run, then the summary; raises OutputError."""
     if dry_run:
         show(map(row_json, cast(SqliteStore, recorder.store).all_rows()), sys.stdout)
         show(summary(recorder, dry_run), sys.stderr, "standard error")
     else:
         show(summary(recorder, dry_run), sys.stdout)
-    recorder.store.close()
 
 
 def summary(recorder: Recorder, dry_run: bool) -> List[str]:
