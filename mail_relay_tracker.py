@@ -3029,13 +3029,13 @@ class Correlator:
                 self._end_message(session, broken=False)
             session.close()
 
-    def _end_message(self, session: Optional[Session], broken: bool) -> None:
+    def _end_message(self, session: Session, broken: bool) -> None:
         """End the message of a session when it can never reach the queue: the session broke off, or it is thrown away anyway.
 
         After an orderly end cleanup and qmgr may be a moment behind; a message of which they say nothing goes idle. So does one that
         was accepted, perhaps, and would leave no row.
         """
-        message = session.message if session else None
+        message = session.message
         if message is None or message.queued or message.ended:
             return
         if message.message_id is None:      # cleanup saw no header of it: it is not on hold, there is nothing of it
@@ -7376,6 +7376,11 @@ class Progress:
                 self.visible = False
 
 
+def rejects_of(config: Config) -> RejectFile:
+    """Where the rows go that the database refuses while the log is followed: beside the state."""
+    return RejectFile(config["state_file"] + ".rejected.jsonl")
+
+
 def make_tracker(config: Config) -> Tracker:
     """The pure part, set up as configured."""
     correlator = Correlator(int(config["queue_timeout"] * SECOND), raw_text(config["server_hostname"]),
@@ -7395,7 +7400,7 @@ def run_daemon(config: Config) -> NoReturn:
     state, waiter, store = StateFile(config["state_file"]), Waiter(), make_store(config)
     state.acquire()
     waiter.install()
-    recorder = Recorder(store, make_tracker(config), RejectFile(config["state_file"] + ".rejected.jsonl"), waiter.sleep)
+    recorder = Recorder(store, make_tracker(config), rejects_of(config), waiter.sleep)
     daemon = Daemon(config, Follower(config["log_file"], config["rotation_check_interval"]), recorder, state, waiter)
     try:
         daemon.begin()
@@ -7419,7 +7424,7 @@ def run_once(config: Config, dry_run: bool) -> int:
     store = SqliteStore("") if dry_run else make_store(config)
     state.acquire()
     tracker = make_tracker(config)
-    recorder = Recorder(store, tracker, RejectFile(config["state_file"] + ".rejected.jsonl"), pause, ONE_SHOT_TRIES)
+    recorder = Recorder(store, tracker, rejects_of(config), pause, ONE_SHOT_TRIES)
     daemon = Daemon(config, Follower(config["log_file"], config["rotation_check_interval"]), recorder, state, Waiter())
     daemon.begin()
     recorder.begin()
@@ -7570,6 +7575,11 @@ def import_file(file: LogFile, recorder: Recorder, progress: Progress) -> bool:
     return whole
 
 
+def silence(descriptor: int) -> None:
+    """Let what cannot be written come to nothing: at its end the interpreter flushes what is left, and would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
 def show(lines: Iterable[str], stream: Optional[TextIO], name: str = "standard output") -> None:
     """Print lines; raises OutputError when that cannot be done, BrokenPipeError when nobody reads them any more."""
     if stream is None:
@@ -7582,7 +7592,7 @@ def show(lines: Iterable[str], stream: Optional[TextIO], name: str = "standard o
     except BrokenPipeError:
         raise
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())      # the interpreter shall not try again
+        silence(stream.fileno())
         raise OutputError("%s: %s: make room, or send it elsewhere" % (name, error.strerror)) from error
 
 
@@ -7641,12 +7651,13 @@ def check_log(config: Config) -> str:
         tracker.feed(*batch)
     known = tracker.totals()[PARSED]
     follower.close()
-    for name in siblings(config["log_file"])[-1:]:
+    rotated = siblings(config["log_file"])
+    for name in rotated[-1:]:
         if not os.access(name, os.R_OK):
             raise LogError("rotated log %s: cannot be read, but after a stop its rest is to be: make it readable for user %s"
                            % (name, user_name()))
     return "%s, %d bytes, %d rotated files; %s" % (
-        config["log_file"], os.stat(config["log_file"]).st_size, len(siblings(config["log_file"])),
+        config["log_file"], os.stat(config["log_file"]).st_size, len(rotated),
         "%d of the first lines tell of mail" % known if known else "none of the first lines tells of mail yet")
 
 
@@ -7746,7 +7757,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except KeyboardInterrupt:
         return complain("interrupted: what was written stays, and may be written again", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)    # the reader is gone; the interpreter shall not flush to it
+        silence(1)
         return complain("standard output was closed by its reader", OutputError.exit_code)
 
 
@@ -7756,7 +7767,7 @@ def complain(text: str, code: int) -> int:
         if sys.stderr is not None:
             print("mail_relay_tracker: %s" % text, file=sys.stderr)
     except OSError:                         # its reader is gone, or its disk is full: the exit code tells all the same
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        silence(2)
     return code
 
 
