@@ -6768,10 +6768,22 @@ def find_config(path: Optional[str]) -> Optional[str]:
 
 
 def load_config(path: Optional[str]) -> Config:
-    """Read and check a configuration file; raises ConfigError that names file, key and remedy."""
+    """The configuration in a file, checked, None: the built-in one; raises ConfigError that names file, key and remedy."""
     if path is None:
         values = {option.key: check_value(option, BUILT_IN.get(option.key, option.default), "defaults") for option in OPTIONS}
         return Config("built-in defaults", values)
+    parser = read_config(path)
+    check_keys(parser, path)
+    config = Config(path, {option.key: check_value(option, parser.get(option.section, option.key, fallback=option.default), path)
+                           for option in OPTIONS})
+    for problem in (shared_file(config), odd_database(config)):
+        if problem:
+            raise ConfigError("configuration %s: %s" % (path, problem))
+    return config
+
+
+def read_config(path: str) -> configparser.ConfigParser:
+    """What a configuration file holds, not checked yet; raises ConfigError when it cannot be read, or is no INI file."""
     parser = configparser.ConfigParser(interpolation=None, strict=True)
     try:
         with open(path, encoding="utf-8-sig") as handle:        # editors put a mark at its head
@@ -6790,19 +6802,18 @@ def load_config(path: Optional[str]) -> Config:
                           % (path, ", ".join(str(number) for number, _ in wrong))) from None
     except configparser.Error as error:
         raise ConfigError("configuration %s: %s" % (path, str(error).replace("\n", " "))) from error
-    known = {(option.section, option.key): option for option in OPTIONS}
+    return parser
+
+
+def check_keys(parser: configparser.ConfigParser, path: str) -> None:
+    """Raise ConfigError when there is a key that no option has."""
+    known = {(option.section, option.key) for option in OPTIONS}
     if parser.defaults():
         raise ConfigError("configuration %s: section [DEFAULT] is not used: put each key into its section; the template lists all" % path)
     for section in parser.sections():
         for key in parser[section]:
             if (section, key) not in known:
                 raise ConfigError("configuration %s: unknown key %s in section [%s]: %s" % (path, key, section, advice(key)))
-    config = Config(path, {option.key: check_value(option, parser.get(option.section, option.key, fallback=option.default), path)
-                           for option in OPTIONS})
-    for problem in (shared_file(config), odd_database(config)):
-        if problem:
-            raise ConfigError("configuration %s: %s" % (path, problem))
-    return config
 
 
 def shared_file(config: Config) -> str:
