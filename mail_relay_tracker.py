@@ -5273,7 +5273,7 @@ class MysqlStore(Store):
                 LOG.debug("ending session %d: %s", former[2], error)
 
     def _greet(self) -> None:
-        """Set the session up, and find out whether this server takes statements, and has the table."""
+        """Set the session up, and make sure that this server will take what is written, and has the table."""
         self.cursor.execute("SET SESSION time_zone = '+00:00', SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', "
                             "SESSION sql_select_limit = 18446744073709551615")      # which holds for SHOW, too
         self._end_former_session()
@@ -5285,18 +5285,22 @@ class MysqlStore(Store):
         if len(self.hosts) == 1:            # of several, one that does not answer is left
             self.cursor.execute("SET SESSION lock_wait_timeout = %d, SESSION innodb_lock_wait_timeout = %d"
                                 % tuple(min(int(wait), LOCK_PATIENCE) for wait in waits))
-        if int(packet) < MIN_PACKET:
+        self._check_server(int(packet), str(read_only))
+        self.batch_bytes = min(BATCH_BYTES, int(packet) - 4096)
+        self._look_at_table()
+
+    def _check_server(self, packet: int, read_only: str) -> None:
+        """Raise ConfigError or StoreGone when this server would not take rows, or only in the clear where TLS is asked for."""
+        if packet < MIN_PACKET:
             raise ConfigError("%s: the server takes no statement above max_allowed_packet = %s bytes, too little for a row: "
                               "set it to 16777216, as is usual, in its configuration; %d is the least" % (self.name, packet, MIN_PACKET))
-        self.batch_bytes = min(BATCH_BYTES, int(packet) - 4096)
-        if len(self.hosts) > 1 and str(read_only) not in WRITABLE:
+        if len(self.hosts) > 1 and read_only not in WRITABLE:
             raise StoreGone("%s: the server is read-only" % self.name)
         if self.tls_required:
             self.cursor.execute("SHOW STATUS LIKE 'Ssl_cipher'")
             if not (self.cursor.fetchone() or ("", ""))[1]:
                 raise ConfigError("%s: the connection is not encrypted: set up TLS on the server, or unset [database] ssl_verify"
                                   % self.name)
-        self._look_at_table()
 
     def _look_at_table(self) -> None:
         """Find out whether the table is there, has all columns, and tells apart what is to be."""
