@@ -2143,6 +2143,7 @@ SCORE = ("spam_status", "spam_score", "exact_score", "spam_required", "spam_test
 MID_PLAIN = re.compile(r"[!-+\--;=@-\[\]^`-~]*$")
 MID_NOISE = re.compile(r"(?:\\x\{[0-9A-Fa-f]+\}|\\\\|[^!-+\--;=@-\[\]^`-~])+")
 SWEPT = {"hold": HELD, "discard": DISCARDED, "reject": REJECTED, "bounce": BOUNCED}
+HostKey = Tuple[str, str]           # a host, and what is its own there: a client's address, a Message-ID, a queue ID
 
 
 class Pile:
@@ -2276,7 +2277,7 @@ class Message:
         self.dkim_weight, self.scanned_until = -1, 0
         self.exact_score = self.scored = self.fronted = self.put_off = False
         self.requeued_as = self.mid_key = None      # type: Optional[str]
-        self.spf_key: Optional[Tuple[str, str]] = None
+        self.spf_key: Optional[HostKey] = None
         self.parent: Optional[Message] = None
         self.front: Optional[Dict[str, Optional[str]]] = None
         self.stored: Dict[int, Row] = {}
@@ -2403,7 +2404,7 @@ class Straddle(NamedTuple):
     since: int
 
 
-def client_key(host: str, client_ip: Optional[str]) -> Tuple[str, str]:
+def client_key(host: str, client_ip: Optional[str]) -> HostKey:
     """By what a client's crowd is found: its address, which programs spell in letters of either case."""
     return host, (client_ip or "").lower()
 
@@ -2709,26 +2710,26 @@ class Correlator:
         self.time = 0
         self.position = 0
         self.file_start = self.turn = 0
-        self.open_by_host: Dict[str, Dict[str, Message]] = {}                     # by host: its open messages, by queue ID
+        self.open_by_host: Dict[str, Dict[str, Message]] = {}               # by host: its open messages, by queue ID
         self.open_count = 0
         self.sessions: Dict[str, Session] = {}                              # by process
-        self.late: List[Waiting] = []                                       # SPF results that came behind the refusal to which they led
-        self.crowds: Dict[Tuple[str, str], Crowd] = {}                      # by host and client: what it has under way
+        self.late: List[Waiting] = []                                       # SPF results that were logged after the refusal they had led to
+        self.crowds: Dict[HostKey, Crowd] = {}                              # by host and client: what it has under way
         self.awaiting: Dict[Tuple[str, str, Optional[str]], Context] = {}   # by host, client, sender: has no SPF result yet
         self.by_policy = False                                              # a policy server has spoken
-        self.by_message_id: Dict[Tuple[str, str], List[Message]] = {}       # by host and Message-ID: who has it now
-        self.twins: Dict[Tuple[str, str], Crowd] = {}                       # likewise: several, while they are scanned
-        self.gone: Dict[Tuple[str, str], List[Context]] = {}                # likewise: left memory unscanned a moment ago
+        self.by_message_id: Dict[HostKey, List[Message]] = {}               # by host and Message-ID: who has it now
+        self.twins: Dict[HostKey, Crowd] = {}                               # likewise: several, while they are scanned
+        self.gone: Dict[HostKey, List[Context]] = {}                        # likewise: left memory unscanned a moment ago
         self.by_scanner = False                                             # a scanner has spoken that knows no queue ID
         self.relays: Dict[str, Connection] = {}                             # by process of a delivery agent
         self.scans: Dict[str, Context] = {}                                 # by process of a scanner: the scan at hand
         self.rewritten: Dict[str, Context] = {}                             # by SRS address: the sender that postsrsd told
-        self.announced: Dict[Tuple[str, str], Context] = {}                 # by host and queue ID: whose child is to be born
+        self.announced: Dict[HostKey, Context] = {}                         # by host and queue ID: the link to a child yet to be born
         self.due: List[Tuple[int, int, Message]] = []                       # a heap: when to look whether a message is idle
         self.serial = 0
-        self.finished: List[Message] = []                                   # these two for the next harvest
+        self.finished: List[Message] = []                                   # this, and the links, for the next harvest
         self.links: List[Link] = []
-        self.straddles: List[Straddle] = []                                 # crowds that are over, but are read as a whole
+        self.straddles: List[Straddle] = []                                 # crowds that are over, but still to be read as a whole
         self.dropped = 0                                                    # messages that named no recipient while a domain filter is set
 
     # -- messages come and go
@@ -2812,7 +2813,7 @@ class Correlator:
             self._disperse(self.twins, key)
 
     @staticmethod
-    def _forget(index: Dict[Tuple[str, str], List[Message]], key: Tuple[str, str], message: Message) -> None:
+    def _forget(index: Dict[HostKey, List[Message]], key: HostKey, message: Message) -> None:
         found = index.get(key)
         if found and message in found:
             found.remove(message)
@@ -2960,7 +2961,7 @@ class Correlator:
         lows += [relay.low for relay in self.relays.values() if self.now - relay.heard <= CONNECTION_REUSE]
         return min(lows)
 
-    def _disperse(self, crowds: Dict[Tuple[str, str], Crowd], key: Tuple[str, str]) -> None:
+    def _disperse(self, crowds: Dict[HostKey, Crowd], key: HostKey) -> None:
         """A crowd is over: what it was made of is to be read together still."""
         crowd = crowds.pop(key)
         if crowd.size > PAIR:
@@ -3568,7 +3569,7 @@ class Correlator:
         unscanned = [message for message in found if message.spam_status is None and not message.ended and not comes_from(message, child)]
         return min(unscanned, key=lambda message: (message.queue_id == child, message.queued), default=None)
 
-    def _keep_gone(self, key: Tuple[str, str], gone: List[Context]) -> None:
+    def _keep_gone(self, key: HostKey, gone: List[Context]) -> None:
         if gone:
             self.gone[key] = gone
         else:
@@ -3710,7 +3711,7 @@ class Correlator:
                 message.spf_result = one.event.result
                 message.needs(one.low)
 
-    def _crowd(self, key: Tuple[str, str], low: int) -> Crowd:
+    def _crowd(self, key: HostKey, low: int) -> Crowd:
         """What a client has under way; a further line of it stands at `low`."""
         crowd = self.crowds.get(key)
         if crowd is not None and self._is_over(crowd):
@@ -3756,7 +3757,7 @@ class Correlator:
             crowd.name(message)
             self._use_up(crowd, key, message.spf)
 
-    def _use_up(self, crowd: Crowd, key: Tuple[str, str], one: Optional[Waiting]) -> None:
+    def _use_up(self, crowd: Crowd, key: HostKey, one: Optional[Waiting]) -> None:
         """A result is a message's own from here on; the message's memory is free as soon as it is written."""
         if one is not None:
             one.message = None
@@ -3768,7 +3769,7 @@ class Correlator:
         if self._is_over(crowd):
             self._disperse(self.crowds, key)
 
-    def _confirm_spf(self, message: Message, key: Tuple[str, str]) -> None:
+    def _confirm_spf(self, message: Message, key: HostKey) -> None:
         """The sender is known: keep the result that was about it, or exchange it for the one that was."""
         own, alone = message.spf, self.crowds.get(key)
         if own is not None and alone is not None and alone.size == PAIR and alone.results == [own] and alone.unnamed == [message] \
@@ -3852,7 +3853,7 @@ class Correlator:
         message.needs(one.low)
         self._remember(session, one)
 
-    def _told_of(self, key: Tuple[str, str], session: Session, senders: Set[Optional[str]], said: str) -> Optional[Waiting]:
+    def _told_of(self, key: HostKey, session: Session, senders: Set[Optional[str]], said: str) -> Optional[Waiting]:
         """The result behind what a client was told; the mail that it was about came to nothing."""
         one, before = self._about(key, senders, said), self._remembered(session)
         if before is not None and before.sender in senders and (one is None or one.message is not None):
@@ -3868,11 +3869,11 @@ class Correlator:
             self._spend(key, one)
             self._remember(session, one)
 
-    def _about(self, key: Tuple[str, str], senders: Set[Optional[str]], said: str) -> Optional[Waiting]:
+    def _about(self, key: HostKey, senders: Set[Optional[str]], said: str) -> Optional[Waiting]:
         crowd = self.crowds.get(key)
         return crowd.about(senders, said) if crowd is not None and not self._is_over(crowd) else None
 
-    def _spend(self, key: Tuple[str, str], one: Optional[Waiting]) -> None:
+    def _spend(self, key: HostKey, one: Optional[Waiting]) -> None:
         """A result was about a mail that has no queue ID."""
         if one is not None:
             crowd = self.crowds[key]
@@ -4378,8 +4379,10 @@ def take_outcome(known: Recipient, new: Recipient, released: bool) -> None:
             setattr(known, name, getattr(new, name))
 
 
-Names = Set[Tuple[str, str]]                # (server_hostname, queue_id)
-Recall = Callable[[Names], Dict[Tuple[str, str], List[Row]]]
+Name = Tuple[str, str]                      # (server_hostname, queue_id): how the store knows a message
+Names = Set[Name]
+Stored = Dict[Name, List[Row]]              # what it has of some
+Recall = Callable[[Names], Stored]
 
 
 def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFilter) -> List[Row]:
@@ -4414,7 +4417,7 @@ def stored_host(server_hostname: str) -> str:
     return cast(str, stored_text("server_hostname", server_hostname))
 
 
-def name_of(message: Message) -> Tuple[str, str]:
+def name_of(message: Message) -> Name:
     """Under which name the store knows a message."""
     return stored_host(message.server_hostname), message.queue_id
 
@@ -4437,12 +4440,12 @@ def births_apart(messages: List[Message]) -> List[List[Message]]:
     return found
 
 
-def parent_name(message: Message) -> Tuple[str, str]:
+def parent_name(message: Message) -> Name:
     """Under which name the store knows the message that this one came from."""
     return stored_host(message.server_hostname), message.parent_queue_id or ""
 
 
-def child_name(link: Link) -> Tuple[str, str]:
+def child_name(link: Link) -> Name:
     """Under which name the store knows the message that a link leads to."""
     return stored_host(link.parent.server_hostname), link.child
 
@@ -4472,7 +4475,7 @@ def is_heir(message: Message) -> bool:
     return any(one.recipient_no not in named and one.upstream_to is not None for one in message.recipients)
 
 
-def tie_heirs(heirs: List[Message], harvest: Harvest, stored: Dict[Tuple[str, str], List[Row]], recall: Recall) -> None:
+def tie_heirs(heirs: List[Message], harvest: Harvest, stored: Stored, recall: Recall) -> None:
     """Give messages the parent that their rows name, open, at hand or stored, if it handed them on (and is no mail that they tell of)."""
     at_hand = {(message.host, message.queue_id): message for message in harvest.messages} if heirs else {}
     missing = {parent_name(message) for message in heirs} - set(stored)
@@ -4506,10 +4509,10 @@ def message_from(rows: List[Row]) -> Optional[Message]:
     return message
 
 
-def follow_links(links: List[Link], stored: Dict[Tuple[str, str], List[Row]], recall: Recall) -> List[Message]:
+def follow_links(links: List[Link], stored: Stored, recall: Recall) -> List[Message]:
     """The messages out of memory that turned out to come from others, tied to these; and what came from them in turn."""
     found: List[Message] = []
-    children: Dict[Tuple[Tuple[str, str], int], Optional[Message]] = {}     # by name and birth
+    children: Dict[Tuple[Name, int], Optional[Message]] = {}      # by name and birth
     for _ in range(MAX_GENERATIONS):
         missing = {child_name(link) for link in links} - set(stored)
         if missing:
@@ -4841,9 +4844,9 @@ def row_from(values: Iterable[Any]) -> Row:
     return Row(**named)
 
 
-def by_name(rows: Iterable[Row]) -> Dict[Tuple[str, str], List[Row]]:
+def by_name(rows: Iterable[Row]) -> Stored:
     """Rows by (server_hostname, queue_id)."""
-    found: Dict[Tuple[str, str], List[Row]] = {}
+    found: Stored = {}
     for row in rows:
         found.setdefault((row.server_hostname, row.queue_id), []).append(row)
     return found
@@ -4876,7 +4879,7 @@ class Store:
         """The newest `first_seen` in the table, 0 when it is empty."""
         raise NotImplementedError
 
-    def recall(self, names: Names) -> Dict[Tuple[str, str], List[Row]]:
+    def recall(self, names: Names) -> Stored:
         """All rows of these messages, oldest first; which of them are meant, `latest` and `born_rows` say."""
         raise NotImplementedError
 
@@ -5064,7 +5067,7 @@ class SqliteStore(Store):
         found = self._execute("SELECT MAX(first_seen) FROM mail_relay_log").fetchone()[0]
         return time_from(found) if found else 0
 
-    def recall(self, names: Names) -> Dict[Tuple[str, str], List[Row]]:
+    def recall(self, names: Names) -> Stored:
         return by_name(row_from(values) for host, queue_ids in by_host(names)
                        for values in self._execute(RECALL % ("?", ", ".join("?" * len(queue_ids))), [host] + queue_ids))
 
@@ -5327,7 +5330,7 @@ class MysqlStore(Store):
         found = self._query("SELECT MAX(first_seen) FROM mail_relay_log")[0][0]
         return time_from(found) if found else 0
 
-    def recall(self, names: Names) -> Dict[Tuple[str, str], List[Row]]:
+    def recall(self, names: Names) -> Stored:
         rows: List[Row] = []
         for host, queue_ids in by_host(names):
             listed = ", ".join("_ascii X'%s'" % one.encode("ascii", "replace").hex() for one in queue_ids)
