@@ -2699,7 +2699,7 @@ class Correlator:
 
     __slots__ = (
         "queue_timeout", "server_hostname", "filter", "now", "time", "position", "file_start", "turn", "open_by_host", "open_count",
-        "sessions", "crowds", "late", "awaiting", "by_policy", "by_message_id", "twins", "gone", "by_scanner", "relays", "scans",
+        "sessions", "crowds", "late", "awaiting", "has_policy", "by_message_id", "twins", "gone", "has_scanner", "relays", "scans",
         "rewritten", "announced", "due", "serial", "finished", "links", "straddles", "dropped")
 
     def __init__(self, queue_timeout: int, server_hostname: str = "", tracks: Optional[DomainFilter] = None) -> None:
@@ -2716,11 +2716,11 @@ class Correlator:
         self.late: List[Waiting] = []                                       # SPF results that were logged after the refusal they had led to
         self.crowds: Dict[HostKey, Crowd] = {}                              # by host and client: what it has under way
         self.awaiting: Dict[Tuple[str, str, Optional[str]], Context] = {}   # by host, client, sender: has no SPF result yet
-        self.by_policy = False                                              # a policy server has spoken
+        self.has_policy = False                                             # a policy server has spoken
         self.by_message_id: Dict[HostKey, List[Message]] = {}               # by host and Message-ID: who has it now
         self.twins: Dict[HostKey, Crowd] = {}                               # likewise: several, while they are scanned
         self.gone: Dict[HostKey, List[Context]] = {}                        # likewise: left memory unscanned a moment ago
-        self.by_scanner = False                                             # a scanner has spoken that knows no queue ID
+        self.has_scanner = False                                            # a scanner has spoken that knows no queue ID
         self.relays: Dict[str, Connection] = {}                             # by process of a delivery agent
         self.scans: Dict[str, Context] = {}                                 # by process of a scanner: the scan at hand
         self.rewritten: Dict[str, Context] = {}                             # by SRS address: the sender that postsrsd told
@@ -2797,7 +2797,7 @@ class Correlator:
             del messages[message.queue_id]
             self.open_count -= 1
         if message.mid_key is not None:
-            if (self.by_scanner or message.fronted) and message.spam_status is None:    # a before-queue filter may tell late
+            if (self.has_scanner or message.fronted) and message.spam_status is None:    # a before-queue filter may tell late
                 self.gone.setdefault((message.host, message.mid_key), []).append(Context(message.queue_id, message.heard, message.low))
                 self._limit(self.gone)
             self._drop_message_id(message)
@@ -3093,7 +3093,7 @@ class Correlator:
         message.needs(session.low)
         if orig_queue_id or orig_hostname:
             self._take_xforward(origin, message, event)
-        if self.by_policy and not orig_queue_id:
+        if self.has_policy and not orig_queue_id:
             self._take_spf(message, session)
         if session.pending:
             self._take_pending(message, session)
@@ -3148,7 +3148,7 @@ class Correlator:
             self.by_message_id[key] = [message]
             return
         twins.append(message)
-        if self.by_scanner:
+        if self.has_scanner:
             self._gather(twins)
 
     def fold_pickup(self, origin: Origin, event: Pickup) -> None:
@@ -3173,7 +3173,7 @@ class Correlator:
         if message.queued:
             return
         message.queued = True
-        if self.by_scanner and message.spam_status is None:
+        if self.has_scanner and message.spam_status is None:
             self._claim_score(message, lambda twin: not twin.queued)
         message.size, message.nrcpt = size, nrcpt
         self._set_sender(message, sender)
@@ -3404,7 +3404,7 @@ class Correlator:
         recipient.relay_status, recipient.dsn, recipient.relay_message = status, dsn, reason
         recipient.smtp_code = reply_code(reason) if origin.daemon in REMOTE_AGENTS else None
         recipient.delay, recipient.delays, recipient.next_queue_id = number(delay), delays, None
-        if self.by_scanner and message.spam_status is None and message.mid_key is not None and may_be_scanned(recipient):
+        if self.has_scanner and message.spam_status is None and message.mid_key is not None and may_be_scanned(recipient):
             self._claim_score(message, lambda twin: not twin.by_address)
         if status == SENT:
             self._fold_sent(origin, message, recipient, reason)
@@ -3559,8 +3559,8 @@ class Correlator:
 
         Not the one that the filter made of it, unless there is no other: then it stands before the queue.
         """
-        if not self.by_scanner:
-            self.by_scanner = True
+        if not self.has_scanner:
+            self.has_scanner = True
             for twins in self.by_message_id.values():
                 self._gather(twins)
         found = self.by_message_id.get((origin.host, message_id_forms(message_id)[1]), ())
@@ -3641,7 +3641,7 @@ class Correlator:
                 message.spf.message = None
             message.spf, message.spf_result = Waiting(event, origin.prefix, self.now, self.time, self.position), event.result
             return
-        if not self.by_policy:
+        if not self.has_policy:
             self._begin_policy()
         new = Waiting(event, origin.prefix, self.now, self.time, self.position)
         owner = self._awaited_by(new, origin.host, event.client_ip) if self.awaiting else None
@@ -3675,7 +3675,7 @@ class Correlator:
 
     def _begin_policy(self) -> None:
         """The first result of all: there is a policy server. What came in so far waits for results, too."""
-        self.by_policy = True
+        self.has_policy = True
         for message in self._all_open():
             if message.session is not None and message.envelope_from is None and message.orig_queue_id is None and not message.ended:
                 self._take_spf(message, message.session)
