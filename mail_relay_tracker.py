@@ -2234,17 +2234,44 @@ class Sweep(NamedTuple):
 
 
 class Message:
-    """All that is known of a message: its columns, its recipients, and where it stands.
+    """All that is known of a message: its columns, and these.
 
-    `low` is the position of the first line it was made from; `opened` and `heard` tell by the log's clock when it came into memory
-    and when it was spoken of last. `continued`: it was not born here, the store may know its rows. `by_address` and `named` find
-    recipients again: those of delivery lines, and those only named so far. `called_in`: the SPF result that was shown, and is another's.
-    `past`: what the store has of a continuation, for those that come from it and are written before. `kept_back`: its recipients to
-    whom a filter does not give it on, though to others it does. `put_off`: a milter refused what it cannot refuse.
+    Where it stands:
+        low                 position of the first line that it was made from
+        opened, heard       when it came into memory, and when it was last spoken of, by the log's clock
+        continued           it was not born here: the store may know its rows
+        queued              qmgr had it in the active queue
+        ended, removed      the log has told its end; its queue file is gone
+        finished            given to a harvest
+        probe, generated    it only asks whether an address is good; Postfix itself wrote it, by its Message-ID
+        stored              the rows that the store has of it, by recipient_no
+    Its recipients:
+        recipients          all of them; next_no: the number that the next tracked one gets
+        by_address, named   the same, to find them again: those of delivery lines; those only named so far
+        fate                what befell the whole message, and befalls recipients named later, too
+        sweeps              all that befell it, for recipients that only the store remembers
+        kept_back           to whom a filter does not give it on, though to others it does
+        put_off             a milter refused one of them where no client hears it
+    Whence it came:
+        session, peer_ip    of the smtpd that received it; its client, which may be a filter where client_ip is not
+        pickup_sender       the sender as pickup told it
+        pending             decisions that fell before it had an ID; they count once its sender is known to be theirs
+        front, fronted      the client of the session in front of a before-queue filter; whether that is shown
+        orig_queue_id       its ID before a content filter, as XFORWARD told it
+        parent, past        the message it came from; what the store has of a continuation, for those that come from it
+        requeued_as         the ID under which postsuper sent it on
+    What filters said:
+        spf, spf_key        the result that it shows; of the crowd in which it waits for its sender to be known
+        called_in           the SPF result that it showed, and that is another's
+        milter_spf          opendmarc's result, which counts where there is no other
+        dkim_weight         of the line that decided
+        mid_key             its Message-ID, as far as all programs agree on it
+        scanned_until       so long, by the log's clock, a scan keeps it from being idle
+        scored, exact_score its score is spamd's, found by Message-ID, so a twin may claim it; it has decimals
     """
 
     __slots__ = MESSAGE_COLUMNS + (
-        "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "state", "sweeps", "continued", "queued", "ended",
+        "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "fate", "sweeps", "continued", "queued", "ended",
         "removed", "finished", "probe", "generated", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender",
         "peer_ip", "orig_queue_id", "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending",
         "front", "fronted", "scored", "scanned_until", "called_in", "past", "kept_back", "put_off")
@@ -2268,7 +2295,7 @@ class Message:
         self.pending: Tuple[Verdict, ...] = ()
         self.kept_back: Tuple[str, ...] = ()
         self.next_no = 0
-        self.state: Optional[Sweep] = None
+        self.fate: Optional[Sweep] = None
         self.sweeps: Tuple[Sweep, ...] = ()
         self.queued = self.ended = self.removed = self.finished = self.probe = self.generated = False
         self.session: Optional[Session] = None
@@ -2297,10 +2324,10 @@ class Message:
     def sweep(self, sweep: Sweep) -> None:
         """Something happened to the message as a whole: it reaches every recipient whose fate is not decided."""
         self.sweeps += (sweep,)
-        if self.state is None or self.state.status in UNDECIDED:
-            self.state = sweep if sweep.status else None
-        elif self.state.status == sweep.status == REQUEUED:     # postsuper tells it, then pickup
-            self.state = max(self.state, sweep, key=lambda one: one.time)
+        if self.fate is None or self.fate.status in UNDECIDED:
+            self.fate = sweep if sweep.status else None
+        elif self.fate.status == sweep.status == REQUEUED:     # postsuper tells it, then pickup
+            self.fate = max(self.fate, sweep, key=lambda one: one.time)
         for recipient in self.recipients:
             sweep_recipient(recipient, sweep)
 
@@ -2875,7 +2902,7 @@ class Correlator:
         """
         if message.generated and message.envelope_from is None:
             return True
-        if message.recipients or message.state is not None:
+        if message.recipients or message.fate is not None:
             return False
         own = message.pickup_sender is not None or message.generated and message.peer_ip is None
         return is_double_bounce(message) or own and message.parent_queue_id is None
@@ -3043,7 +3070,7 @@ class Correlator:
             self._judge_pending(message)
             message.sweep(Sweep(None, self.time))
         accepted = message.message_id is not None and self._may_be_tracked(message)
-        if broken and not accepted or message.state is not None and message.state.status == DISCARDED:
+        if broken and not accepted or message.fate is not None and message.fate.status == DISCARDED:
             self._end(message)
 
     def fold_client_tls(self, origin: Origin, event: ClientTls) -> None:
@@ -3168,7 +3195,7 @@ class Correlator:
         """`queue active`: sender, size, recipient count; repeated on every retry, the first counts (trap 11)."""
         queue_id, sender, size, nrcpt = event
         message = self._find(origin, queue_id)
-        if message.continued or message.state is not None and message.state.status == HELD:
+        if message.continued or message.fate is not None and message.fate.status == HELD:
             message.sweep(Sweep(None, self.time))
         if message.queued:
             return
@@ -3354,8 +3381,8 @@ class Correlator:
         """A further recipient of a message; only a tracked one gets a number, and so a row."""
         recipient = Recipient(orig_to, upstream_to, time if message.continued or time > message.first_seen else message.first_seen)
         self._number(message, recipient)
-        if message.state is not None:
-            sweep_recipient(recipient, message.state)
+        if message.fate is not None:
+            sweep_recipient(recipient, message.fate)
         message.recipients.append(recipient)
         return recipient
 
@@ -3592,7 +3619,7 @@ class Correlator:
         if message.spam_status is not None or message.mid_key is None:
             return
         twins = self.by_message_id.get((message.host, message.mid_key), ())
-        twin = next((one for one in twins if one is not message and one.scored and one.state is None and is_behind(one)), None)
+        twin = next((one for one in twins if one is not message and one.scored and one.fate is None and is_behind(one)), None)
         if twin is not None:
             self._move_score(twin, message)
 
@@ -4052,15 +4079,15 @@ def stand_in_for(message: Message) -> Optional[Recipient]:
 
     Postfix's own address probes (verify.c) name none until they are answered, and make no row then: only their sender tells.
     """
-    if is_double_bounce(message) or message.state is None and (is_in_maildrop(message) or is_given_up(message)):
+    if is_double_bounce(message) or message.fate is None and (is_in_maildrop(message) or is_given_up(message)):
         return None
-    told = message.client_ip or message.envelope_from is not None or message.state or message.pickup_sender is not None
+    told = message.client_ip or message.envelope_from is not None or message.fate or message.pickup_sender is not None
     if not told and (message.message_id is None or message.generated):
         return None
     recipient = Recipient(None, None, message.first_seen)
     recipient.recipient_no = message.next_no
-    if message.state is not None:
-        sweep_recipient(recipient, message.state)
+    if message.fate is not None:
+        sweep_recipient(recipient, message.fate)
     return recipient
 
 
@@ -4069,11 +4096,11 @@ def comes_again(message: Message) -> bool:
     who tries again under another ID: pickup (pickup.c), local, bounce. So is a mail one recipient of which a milter refuses: there is no
     client to hear it (cleanup_milter.c:cleanup_milter_eval).
     """
-    state = message.state
-    if state is None or state.status != REJECTED or message.peer_ip is not None or message.stored \
+    fate = message.fate
+    if fate is None or fate.status != REJECTED or message.peer_ip is not None or message.stored \
             or not is_loopback(message.client_ip or "::1"):       # of local mail a milter's refusal names this host as its client
         return False
-    return message.put_off or TRY_AGAIN.match(state.text or "") is not None or (state.dsn or "").startswith("4.")
+    return message.put_off or TRY_AGAIN.match(fate.text or "") is not None or (fate.dsn or "").startswith("4.")
 
 
 def rows_of(message: Message, tracks: DomainFilter) -> List[Row]:
@@ -4085,7 +4112,7 @@ def rows_of(message: Message, tracks: DomainFilter) -> List[Row]:
         return []
     if not message.by_address and not message.stored and not message.queue_id.startswith("NOQUEUE") \
             and all(one.refused for one in message.recipients):
-        refused = message.state is not None and message.state.status == REJECTED
+        refused = message.fate is not None and message.fate.status == REJECTED
         stand_in = stand_in_for(message) if not tracks.domains or refused and not message.recipients else None
         message.recipients += [stand_in] if stand_in else []
     if message.parent is not None:
