@@ -16,10 +16,10 @@ DESCRIPTION
               -> Pile -> parse_<program> -> event -> Correlator.fold_<event> -> Message
               -> settle (with what the store remembers) -> Row -> Store -> saved position
 
-    Lines come in batches; those of a program are parsed together, for that is sooner done, then all are folded in their order.
+    Lines come in batches: those of one program are parsed together, which is faster, then all are folded in the order of the log.
 
-    The rule for, say, milter-hold: `parse_decision` makes it a Verdict, `fold_verdict` decides whom it concerns, `Message.sweep`
-    brings it to the recipients.
+    Where a rule is to be found, say that for milter-hold: `parse_decision` makes it a Verdict, `fold_verdict` decides whom it concerns,
+    `Message.sweep` brings it to the recipients.
 
 MAP
     constants and limits    units of time, how long and how much is kept; patterns and tables stand where they are used
@@ -38,13 +38,22 @@ MAP
     Each section uses only those above it. Those from line header to correlator are pure: no clock, file, socket or driver.
 
 GLOSSARY
-    queue ID    Postfix's name of a message, reused after a while when short     orig_to    the recipient as the client named it
-    birth       the line with which an ID begins: client=, uid=, message-id=     to         the recipient handed on (upstream_to)
-    continuation    lines of a message that has left memory                      relay      the next hop
-    low water   the first line still needed to rebuild what is in memory         dsn        enhanced status code, RFC 3463
-    sweep       an event of a whole message, brought to its recipients           harvest    messages that are ready for the store
-    crowd       mails of one client whose SPF results are yet to be told apart   twins      mails with one Message-ID, likewise
-    settle      to make rows of a harvest, with what the store has of it         trap N     has its test in tests/unit/test_traps.py
+    queue ID        Postfix's name of a message; a short one is given out anew after a while
+    birth           the line with which a message begins under its ID: client=, uid= or message-id=
+    continuation    lines of a message whose beginning is not in memory: the store may have rows of it
+    leg             the way of a mail under one queue ID; a content filter, an alias or postsuper -r begins another
+    orig_to, to     the recipient as the client named it, and as handed on (column upstream_to)
+    relay           the next hop
+    dsn             enhanced status code, RFC 3463
+    sweep           an event of a whole message, brought to its recipients
+    crowd           what one client has under way, its SPF results yet to be told apart
+    twins           messages with one Message-ID, whose scores are yet to be told apart
+    low water       the position of the first line still needed to rebuild what is in memory
+    straddle        a stretch of the log that is read again as a whole or not at all, for a crowd was under way in it
+    harvest         messages that are ready for the store
+    settle          to make rows of a harvest, with what the store has of it
+    witness         a digest of some bytes of a file, by which it is known again whatever its name
+    trap N          has its test in tests/unit/test_traps.py
 
 FILES
     ./mail_relay_tracker.conf, /etc/mail_relay_tracker.conf; without either: ./mail_relay_tracker.db, ./mail_relay_tracker.state.json
@@ -71,8 +80,8 @@ GUARANTEE
 import signal
 import sys
 
-if __name__ == "__main__":              # from here on: while Python compiles this file, it has none of it to go by
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)        # a service that is just starting is not ended by what a running one is asked
+if __name__ == "__main__":              # before all else: the other imports take a while, and a signal may come meanwhile
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)        # asked of a running service, it must not end one that is just starting
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     sys.excepthook = lambda kind, *error: None if kind is KeyboardInterrupt else sys.__excepthook__(kind, *error)
 
@@ -128,8 +137,8 @@ SECOND = 1000000                    # every time inside is an integer: microseco
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+EPOCH = datetime.datetime(1970, 1, 1)   # where they begin
 NEVER = 1 << 62                     # a time, or a position, that never comes
-EPOCH = datetime.datetime(1970, 1, 1)   # their beginning
 
 SCAN_LIFE = 300 * SECOND            # spamd's own limit (--timeout-child); so long a message being scanned is not idle
 SPF_WAIT = 60 * SECOND              # a policy result older than this is not of the `client=` that follows
@@ -140,18 +149,18 @@ CONNECTION_REUSE = 10 * MINUTE      # an outbound TLS line tells of deliveries u
 ANNOUNCED_LIFE = MINUTE             # a message that another one named is born within this time, or was not born here
 DRAFT_LIFE = 10 * MINUTE            # a message of which nobody can say yet whether it makes a row waits this long for more
 ROWS_LIFE = 8 * DAY                 # rows last heard of before that are not continued: maximal_queue_lifetime is 5 days by default
-DISORDER = 10 * SECOND              # by so much, lines of several processes may come out of turn
+DISORDER = 10 * SECOND              # lines of several processes may be out of order by this much
 BIRTH_DISORDER = 5 * SECOND         # lines of a message that are so much older than its `client=` are of another one with this ID
 BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, when a birth is placed within a delivery
 
 MAX_OPEN = 30000                    # open messages; the oldest are written and forgotten beyond that
 MAX_CONTEXTS = 20000                # sessions, TLS connections, waiting results, SRS pairs: each table
-MAX_STRADDLES = 500                 # crowds that are over; those that nobody needs any more are looked for beyond that
+MAX_STRADDLES = 500                 # beyond that those that nobody needs any more are looked for, and dropped
 MAX_WAITING = 1000                  # SPF results of one client
 MAX_ORIGINS = 8000                  # cached line prefixes ("host program[pid]")
 MAX_PROGRAMS = 500                  # programs with counters of their own
 MAX_GENERATIONS = 10                # messages of which one came from the other, found in the store
-MAX_COPIES = 10000                  # what "message repeated n times" may claim
+MAX_COPIES = 10000                  # repetitions that are believed of "message repeated n times"
 MAX_LINE = 65536                    # bytes of one line that are looked at; the rest is dropped, counted
 MAX_DOMAIN = 255                    # characters of a domain name
 TRAILER_REACH = 4096                # Postfix cuts a record at 2000 bytes (msg_syslog.c): its last fields stand within
@@ -160,7 +169,7 @@ TEXT_LIMIT = 16000                  # characters kept of a TEXT column
 SAMPLES = 100                       # failed lines, and refused rows, shown per run
 BATCH_ROWS = 500                    # rows of one statement: more gains nothing
 MAX_FINISHED = 4 * BATCH_ROWS       # finished messages that wait for the next time to write; more are written at once
-BATCH_NAMES = 400                   # queue IDs of one question: at their longest within MIN_PACKET
+BATCH_NAMES = 400                   # queue IDs in one query: even at their longest they fit into MIN_PACKET
 BATCH_BYTES = 500000                # below max_allowed_packet of every server in the field
 
 SENT, BOUNCED, DEFERRED, EXPIRED, REJECTED, HELD = "sent", "bounced", "deferred", "expired", "rejected", "held"
@@ -174,7 +183,7 @@ CLASSES = ("parsed", "ignored", "foreign", "unsupported", "failed")
 # ============================================================================ errors
 
 class TrackerError(Exception):
-    """Something the operator can mend: its text names the file, the key and the remedy. `exit_code` as in sysexits.h, but 1."""
+    """Something the operator can mend: its text names the file, the key and the remedy. `exit_code`: as in sysexits.h, save 1."""
 
     exit_code = 1
 
@@ -312,7 +321,7 @@ class Connect(NamedTuple):
 
 
 class Disconnect(NamedTuple):
-    """smtpd: the client is gone (smtpd.c:smtpd_service). `took_all`: it was this host itself, and each mail that it began was taken."""
+    """smtpd: the client is gone (smtpd.c:smtpd_service). `took_all`: it was this host itself, and every mail it began was accepted."""
 
     took_all: Optional[bool] = None
 
@@ -341,8 +350,8 @@ class RelayTls(NamedTuple):
 class Client(NamedTuple):
     """smtpd: the queue file is open, the message is born (smtpd.c:mail_open_stream).
 
-    `queue_id` is None (NOQUEUE) when a before-queue filter will give it an ID. `orig_…` are what a content filter told by
-    XFORWARD of the message as it came in.
+    `queue_id` is None (NOQUEUE) when a before-queue filter will give it an ID. `orig_…`: the ID and the client that the message had when
+    it came in, as a content filter told by XFORWARD.
     """
 
     queue_id: Optional[str]
@@ -440,7 +449,7 @@ class Handled(NamedTuple):
 class Delivery(NamedTuple):
     """A delivery agent's verdict on one recipient (log_adhoc.c). `relay` as logged; `relay_tls` only from Postfix 3.11 on.
 
-    `conn_use`: over a connection that an earlier delivery had opened; how often it was used.
+    `conn_use`: how often its connection was used, if an earlier delivery had opened that.
     """
 
     queue_id: str
@@ -476,7 +485,7 @@ class Restarted(NamedTuple):
     """master: Postfix started or stopped: no smtpd session lives on."""
 
 
-BY_THE_WAY, LISTED, OVERALL = range(3)          # weights of a line on DKIM: of signing, or a count; of some signatures; of the message
+BY_THE_WAY, LISTED, OVERALL = range(3)          # weights of a line on DKIM, about: signing, or a count; some signatures; the message
 
 
 class Dkim(NamedTuple):
@@ -509,8 +518,9 @@ class MilterSpf(NamedTuple):
 class Spf(NamedTuple):
     """policyd-spf and its kin: a result for a client, mostly before there is a queue ID. `sender` None: the text did not tell.
 
-    `debug`: the policy server told it by the way; its answer follows. `refusal`: the words from which it was read. They may be the sender
-    domain's own (`exp=` of RFC 7208, 6.2), who may name any client there: they count for whom Postfix refuses in these words.
+    `debug`: logged for debugging, the server's answer follows. `refusal`: the words of a refusal, from which the result was read. They may
+    be those of the sender's domain (`exp=`, RFC 7208, 6.2), which may name any client in them: so the result counts only for a client
+    whom Postfix refuses in these words.
     """
 
     client_ip: str
@@ -548,8 +558,8 @@ class SpamResult(NamedTuple):
 class Spam(NamedTuple):
     """A spam verdict that names its message by queue ID (milter header, amavis, rspamd), or by Message-ID.
 
-    `child`: under which ID the filter gave the message on. `status` is None where it did not scan, but checked or made signatures.
-    `kept_back`: those of its recipients to whom the filter did not give it on, though to others it did, as they stand in the line.
+    `child`: the ID under which the filter gave the message on. `status` is None where it did not scan, but checked or made signatures.
+    `kept_back`: the recipients, as they stand in the line, to whom the filter did not give it on, though to others it did.
     """
 
     queue_id: Optional[str]
@@ -581,7 +591,7 @@ Event = Any                                     # one of the records above; None
 
 
 def maker(event: Type[Any]) -> Callable[[Iterable[Any]], Any]:
-    """Makes events of a kind from their fields in order, as a pattern's groups have them: faster by far than by name.
+    """What makes events of a kind of their fields, in order, as a pattern's groups have them: far faster than the class itself.
 
     >>> maker(Connect)(("mx", "::1"))
     Connect(client_hostname='mx', client_ip='::1')
@@ -648,21 +658,21 @@ LATEST = epoch(2038, 1, 19, 0)      # what a TIMESTAMP holds on every server, be
 class Calendar:
     """Reads time stamps: the forms of rsyslog, syslog-ng, journalctl, Postfix and RFC 5424, mixed as they come.
 
-    A stamp without a year gets the year that brings it nearest below `newest` + 1 day; `newest` is what the caller knows
-    of the present: the wall clock when following, the file's mtime when importing. A stamp without a zone is local time
-    (TZ); so is one with a zone's letters other than UTC and GMT, which name no one zone. In the hour that the end of summer time
-    repeats, the reading goes on where the line before left off. `where` tells the position of the line at hand: between which
-    positions that hour lies is noted, so that a restart in its midst reads it alike.
+    A stamp without a year gets the latest year that brings it to no more than a day after `newest`. That is what the caller knows of the
+    present: the wall clock when following, the file's mtime when importing. A stamp without a zone is local time (TZ); so is one with a
+    zone's letters other than UTC and GMT, for the same letters name several zones. In the hour that the end of summer time repeats, a
+    stamp means two moments: the line before tells which. Between which positions that hour is read a second time is noted, by `where`,
+    which tells that of the line at hand, so that a restart in its midst reads it alike.
     """
 
     def __init__(self, newest: int) -> None:
         self.newest = newest
         self.last = 0
         self.where: Callable[[], int] = int         # int() is 0: till somebody tells the position
-        self._again = False
-        self._repeated = (0, 0)
-        self._second = self._zone = "\n"
-        self._base = 0
+        self._again = False                         # in the hour that is repeated, the second time
+        self._repeated = (0, 0)                     # the positions between which that was so last
+        self._second = self._zone = "\n"            # of the last stamp in RFC 3339 as far as its second: most lines share these,
+        self._base = 0                              # and its time, with the line before
 
     def read(self, line: str) -> Tuple[int, int]:
         """The time of a line, and where its host begins; (0, -1) when there is no stamp that could be read.
@@ -724,7 +734,7 @@ class Calendar:
         return int(found.group(1)) * SECOND + int(found.group(2))
 
     def _local(self, year: int, month: int, day: int, parts: Tuple[Any, ...]) -> int:
-        """Local time as an instant; a leap second counts as the second after."""
+        """Local time as a moment, in an hour that is repeated `later` the second time; a leap second counts as the second after."""
         hour, minute, second = map(int, parts[:3])
         moment = datetime.datetime(year, month, day, hour, minute, min(second, 59))
         time = round(moment.timestamp()) * SECOND + microseconds(parts[3]) + max(second - 59, 0) * SECOND
@@ -1882,11 +1892,11 @@ make_connect, make_client_tls, make_client, make_verdict = maker(Connect), maker
 make_relay_tls, make_delivery, make_message_id = maker(RelayTls), maker(Delivery), maker(MessageId)
 make_queued, make_removed, make_dkim, make_dmarc = maker(Queued), maker(Removed), maker(Dkim), maker(Dmarc)
 make_spam_start, make_spam_result = maker(SpamStart), maker(SpamResult)
-Groups = Tuple[str, ...]                        # of the shapes that a line has not: empty
+Groups = Tuple[str, ...]                        # of all shapes: empty, but for those of the one that the line has
 
 
 def holding(excluding: Match[str]) -> str:
-    """A class that excludes characters, as one of those it holds: sooner found, for of a few excluded each would be compared.
+    """A class that excludes characters, as the class of those it holds: a few that are excluded are compared in turn, many are looked up.
 
     >>> re.sub(".+", holding, "[^b-y]")
     '[\\\\x00-\\\\x61\\\\x7a-\\\\xff]'
@@ -1896,7 +1906,7 @@ def holding(excluding: Match[str]) -> str:
 
 
 def shapes(*usual: str) -> Pattern[str]:
-    """One pattern for the usual shapes of a program's lines: of each line of a text it finds one of them, or nothing but the line.
+    """One pattern for the usual shapes of a program's lines: of every line of a text it finds the groups, all empty in another shape.
 
     >>> shapes("a([0-9]+)", "b([0-9]+)").findall("b7\\nx\\na1")
     [('', '7'), ('', ''), ('1', '')]
@@ -2011,7 +2021,7 @@ USUAL = {
 
 
 def parse_all(parse: Callable[[str], Event], texts: List[str]) -> List[Event]:
-    """What a parser makes of each of many texts, none of which holds a newline: the same as one by one, only sooner.
+    """What a parser makes of each of many texts, none of which holds a newline: the same as one by one, but faster.
 
     >>> parse_all(parse_qmgr, ["4F00061AE: removed", "warning: x", "?"])
     [Removed(queue_id='4F00061AE', by='qmgr'), Ignored(), None]
