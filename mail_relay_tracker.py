@@ -1245,15 +1245,15 @@ def parse_check(queue_id: str, what: str, content: str, cut: bool) -> Event:
 def find_trailer(content: str) -> Optional[Match[str]]:
     """The fields behind the content of a header or body line.
 
-    The content may imitate them, and so may a quoted address within them. They are found one after the other, none within
-    another, the last that begins where the content can end counts; read once with any quoted address and once without
-    those that hold such an imitation, the reading that reaches furthest is the true one.
+    The content may imitate them, and so may a quoted address within them. So a pattern finds them one after the other, none within
+    another, and the last counts that begins where the content can still end. Each pattern takes another view of what an address may
+    hold: of their findings the one that reaches furthest is the true one, of equals the first.
     """
     readings = []
     for pattern in CHECK_TRAILERS:
         found = [one for one in pattern.finditer(content, 0, CHECK_CONTENT + TRAILER_REACH) if one.start() <= CHECK_CONTENT]
         readings += found[-1:]
-    return max(readings, key=lambda one: one.end(), default=None)       # of equals the first
+    return max(readings, key=lambda one: one.end(), default=None)
 
 
 def parse_spam_header(queue_id: str, content: str) -> Optional[Spam]:
@@ -1391,10 +1391,10 @@ def parse_delivery(text: str) -> Event:
 
 
 def is_doubtful(reason: str, upstream_to: str, orig_to: Optional[str]) -> bool:
-    """Whether a reason holds what may be the true end of an address, and all before is its local part as it was logged before 3.5.
+    """Whether nobody can say where an address ends: it is none as it stands, and a second chain of fields follows, in the reason.
 
-    A local part can imitate the whole chain of fields, and so can the reply of a server: of two chains behind an address that is none as
-    it stands, nobody can say which is forged, and neither is believed. Behind one that is, the first counts, as from 3.5 on it must.
+    Before 3.5 a local part was logged as it came, and may imitate the whole chain; so may the reply of a server, at any time. Which of the
+    two is forged cannot be told, and neither is believed. Behind what is an address the first chain counts, as from 3.5 on it must.
 
     >>> is_doubtful("250 ok@a>, relay=b", "x@y", None), is_doubtful("250 ok@a>, relay=b", "", None)
     (False, True)
@@ -1404,7 +1404,7 @@ def is_doubtful(reason: str, upstream_to: str, orig_to: Optional[str]) -> bool:
 
 
 def holds_chain(address: Optional[str]) -> bool:
-    """Whether what was read as a source route reaches into the fields behind it: had it held them, they would stand between quotes.
+    """Whether what was read as a source route reaches into the fields behind it: had a true one held them, there would be quotes.
 
     >>> holds_chain("@a>, relay=b[192.0.2.1]:25, delay=1, status=sent (x@y"), holds_chain('@a:"b, status=sent (x"@y')
     (True, False)
@@ -1576,6 +1576,7 @@ SPF_SENDER = r'("(?:(?! identity=)[^"\\]|\\.)*"(?:@[^;"]*)?|[^;]*)'      # what 
 RECEIVED_SPF = re.compile(r"(?:prepend |Header field not prepended: )?(?:Received-SPF: )?([A-Za-z]+)(?: \((?:mailfrom|helo)\)|;) "
                           r"identity=(mailfrom|helo); client-ip=([^;]+); helo=[^;]*; envelope-from=(.*); receiver=[^;]*;? *$")
 EXPLAINED_SPF = re.compile(r"(?:prepend |Header field not prepended: )Received-SPF: ([A-Za-z]+) \(")
+# Strangers choose the explanation of a HELO, before the fields, and the sender, behind them: so the fields are found as one chain.
 SPF_CHAIN = re.compile(r"(?:identity=|smtp\.)(mailfrom|helo)(?:; |=[^ ]* \()client-ip=\"?([^;\" ]+)\"?; helo=[^;]*; "
                        r"envelope-from=" + SPF_SENDER + r"; receiver=[^;]*;?$")
 AUTH_RESULTS = re.compile(r"(?:prepend |Header field not prepended: )Authentication-Results: [^ ;]+; spf=([a-z]+) ")
@@ -1621,7 +1622,7 @@ def parse_behind_id(text: str, parse: Callable[[str], Event]) -> Event:
 
 
 def parse_spf_answer(text: str) -> Event:
-    """The answer itself: a header to be prepended, or a refusal."""
+    """The answer of policyd-spf itself: a header to be prepended, or a refusal."""
     found = RECEIVED_SPF.match(text)
     if found:
         result, identity, client_ip, sender = found.groups()
@@ -1637,10 +1638,7 @@ def parse_spf_answer(text: str) -> Event:
 
 
 def spf_event(result: str, identity: str, client_ip: str, sender: str, answered: bool) -> Event:
-    """A result, its words those of the column. One on HELO counts when it was the answer, or when there is no sender.
-
-    Strangers choose the HELO's explanation, before the fields, and the sender, behind them: the fields are taken as a chain.
-    """
+    """A result, its words those of the column. One on HELO counts when it was the answer, or when there is no sender."""
     word = spf_word(result)
     if sender[:1] == '"' == sender[-1:]:
         sender = sender[1:-1]
@@ -1690,7 +1688,7 @@ def parse_policy_spf(text: str) -> Event:
 
 
 def parse_perl_answer(text: str) -> Event:
-    """Its answer: the comment holds quotes and parentheses, the fields reach the end of the line.
+    """The answer of postfix-policyd-spf-perl: the comment holds quotes and parentheses, the fields reach the end of the line.
 
     The sender, quoted, may imitate them; but what begins within it cannot reach the end.
     """
@@ -1772,8 +1770,8 @@ def parse_spamd_result(text: str) -> Event:
 def parse_amavis(text: str) -> Event:
     """amavis, default template: `(id) Passed SPAMMY {…}, … <from> -> <to>, Queue-ID: …, Message-ID: …, …, Hits: 6.3, …`.
 
-    The names of attachments, in parentheses before, the Message-ID and the subject, behind, are strangers', and may imitate the chain of
-    fields: it counts where it begins with the first address, that is, the first behind these names, if their end is beyond doubt.
+    Strangers choose the names of attachments, in parentheses before the chain of fields, and the Message-ID and subject behind it; all may
+    imitate it. It counts where it begins with the first address behind those names, if there is no doubt where they end.
     """
     found = AMAVIS.match(text)
     if not found:
@@ -1783,7 +1781,7 @@ def parse_amavis(text: str) -> Event:
     if chain is None:
         return IGNORED if len(ends) != 1 or AMAVIS_MORE.search(text) else None
     recipients, queue_id, mid, hits, child = chain.groups()
-    cut = text.endswith("...")              # it goes on in the next line: what stands whole counts, with a field begun behind it
+    cut = text.endswith("...")              # it goes on in the next line: only fields behind which another begins are sure to be whole
     if not (queue_id or mid or child) or cut and not text.startswith(",", chain.end()):
         return IGNORED
     mid = mid and mid.partition(">")[0]     # of several the first, as Postfix has it
@@ -1831,7 +1829,7 @@ def parse_rspamd(text: str) -> Event:
     if not found:
         return None if RSPAMD_ID.match(text) else ignore_unless_repeated(text)
     mid, queue_id, _, flag, action, score, required, symbols = found.groups()
-    told = action not in RSPAMD_NO_VERDICT      # T (greylist) is but the first try of a mail; S skips the scan, but for GTUBE
+    told = action not in RSPAMD_NO_VERDICT      # a greylisted mail comes again, for another verdict; S skips the scan, but for GTUBE
     if flag == "S" and not told:
         return IGNORED
     tests = ",".join(RSPAMD_SYMBOL.findall(symbols))
@@ -2395,15 +2393,15 @@ class Waiting:
         self.contended = self.lent = False
 
 
-PAIR = 2                            # one result and one mail, or two mails, are not to be mistaken for each other
+PAIR = 2                            # one result and one message leave nothing to be told apart
 
 
 class Crowd:
-    """What is under way together of one client, or with one Message-ID: which line is about which message, only all of them tell.
+    """What is under way together, of one client or with one Message-ID: only all its lines tell which result is about which message.
 
-    From `low` to `high`, positions, it is read as a whole or not at all, for who begins to read in its midst would take one for the
-    other. `size` counts results and messages, of which a PAIR is no crowd. Of a client: the `results` that are nobody's for good, the
-    messages that are `unnamed`, their sender not being known yet.
+    So it is read again as a whole, from position `low` to `high`, or not at all. It began at `since`, by the log's clock. `size` counts its
+    results and messages, of which a PAIR is no crowd. Of a client: `results` are those that no message has for good yet, `unnamed` the
+    messages whose sender is not known yet.
     """
 
     __slots__ = ("low", "high", "since", "size", "results", "unnamed")
@@ -2424,9 +2422,9 @@ class Crowd:
         return [one for one in self.results if one.message is None]
 
     def about(self, senders: Set[Optional[str]], said: str = "") -> Optional[Waiting]:
-        """A result about one of these senders: the newest that waits, else one that a message has on trial, or lent.
+        """A result about one of these senders: the newest that waits, else the first that a message has on trial, else one that is lent.
 
-        `said`: what the client was told; a refusal is to be found in it.
+        `said`: what the client was told; if the result was read from a refusal, that has to stand there.
         """
         fits = [one for one in self.results if one.sender in senders and said.endswith(one.event.refusal or "")]
         found = next((one for one in reversed(fits) if one.message is None), None)
@@ -2434,7 +2432,7 @@ class Crowd:
 
 
 class Straddle(NamedTuple):
-    """Positions that are not to be read one without the other: of a crowd that began at `since`. They are kept in order of `high`."""
+    """From `low` to `high`, positions, a crowd was under way that began at `since`. Straddles are kept in order of `high`."""
 
     high: int
     low: int
@@ -2442,7 +2440,7 @@ class Straddle(NamedTuple):
 
 
 def client_key(host: str, client_ip: Optional[str]) -> HostKey:
-    """By what a client's crowd is found: its address, which programs spell in letters of either case."""
+    """The key of a client's crowd: programs differ in the case of the letters of an IPv6 address."""
     return host, (client_ip or "").lower()
 
 
@@ -2469,10 +2467,10 @@ class Context(NamedTuple):
 
 
 class Link(NamedTuple):
-    """`child` was said to come from `parent`, and is not in memory: its rows are to be asked.
+    """A line told that the message with ID `child` comes from `parent`; while it is not in memory, it is looked for in the store.
 
-    The child must be born within `birth`, (first, last) microsecond, for IDs are given out anew. `recipient` None: a notification. Else
-    the one whose delivery handed the message on: it must not be a stranger's, unless local(8) itself `forwarded` it.
+    It must be born within `birth`, (first, last) microsecond, for IDs are given out anew. `recipient`: the one whose delivery made it, None
+    for a notification. `forwarded`: local(8) itself told so; anything else is the word of a next hop, which may be a stranger's.
     """
 
     child: str
@@ -2483,27 +2481,27 @@ class Link(NamedTuple):
 
 
 def comes_from(message: Message, queue_id: Optional[str]) -> bool:
-    """Whether a message was made of another one, by its ID."""
+    """Whether a message was made of the one with this ID."""
     return queue_id is not None and message.parent_queue_id == queue_id
 
 
 def birth_during(delay: Optional[float], time: int) -> Tuple[int, int]:
-    """When a message may have come into being that was made by a delivery told of at `time`, `delay` seconds after the mail's arrival."""
+    """Between which moments a delivery told at `time`, `delay` seconds after the mail arrived, may have made another message."""
     return time - int((delay or 0) * SECOND) - BIRTH_SLACK, time + BIRTH_SLACK
 
 
 def is_born(child: Message, link: Link) -> bool:
-    """Whether a message came into being when the one must have to which a link leads."""
+    """Whether a message was born when the one that a link leads to must have been."""
     return link.birth[0] <= child.first_seen <= link.birth[1]
 
 
 def is_former(child: Message, link: Link) -> bool:
-    """Whether an open message is over, and had the ID before the one to which a link leads."""
+    """Whether an open message is over, and not the one that a link leads to: it had the same ID before."""
     return child.removed and not is_born(child, link)
 
 
 class Harvest(NamedTuple):
-    """What is ready to be written; and what is not, the open messages by host and queue ID."""
+    """Messages that are ready to be written, links to follow, and the messages still open: the former may come from these."""
 
     messages: List[Message]
     links: List[Link]
@@ -2522,16 +2520,16 @@ def is_older(time: int, other: int) -> bool:
 
 
 def bounce_stands(known: Recipient, status: Optional[str]) -> bool:
-    """Whether a recipient's bounce stays told: one destination of an alias has bounced, and local(8) now tells of one that got the mail."""
+    """Whether a recipient's bounce stays: one destination of an alias has bounced, and now local(8) tells of another that got the mail."""
     return known.relay_status == BOUNCED and known.relay_host == "local" and status in (SENT, REQUEUED)
 
 
 def outranks(status: Optional[str], time: int, known: Recipient) -> bool:
-    """Whether an outcome replaces the one known of a recipient: the newer stamp does, and of equal ones what is heard last, unless that is
-    only waiting and the other a decision.
+    """Whether an outcome replaces the one known of a recipient.
 
-    What was only waiting gives way to a decision whatever their stamps: between the two a clock may have been set back. Of equal ones of
-    local(8) what is heard last counts: one process tells in turn of all that an alias or a .forward means.
+    The newer stamp prevails. An older decision replaces what only waits, all the same: a clock may have been set back between the two. Of
+    equal stamps the last one heard prevails, unless it only waits and the known one is a decision; of local(8) even then, for one process
+    tells in turn of all that an alias or a .forward means.
     """
     if bounce_stands(known, status):
         return False
@@ -2557,7 +2555,7 @@ def goes_on(recipient: Recipient) -> bool:
 
 
 def hand_on(recipient: Recipient) -> None:
-    """The mail goes on under another ID, which has the outcome."""
+    """Let a recipient show that its mail goes on under another ID, which has the outcome."""
     if not bounce_stands(recipient, REQUEUED):
         recipient.relay_status = REQUEUED
 
@@ -2687,7 +2685,7 @@ def is_of_instance(prefix: str, host: str, instance: str) -> bool:
 
 
 def is_near(address: Optional[str]) -> bool:
-    """Whether an address is of this host or its own network.
+    """Whether an address is one of this host or of its own network.
 
     >>> is_near("192.168.1.5"), is_near("192.0.2.1"), is_near(None)
     (True, False, False)
@@ -2842,7 +2840,7 @@ class Correlator:
             self._forgo_sender(message)
 
     def _drop_message_id(self, message: Message) -> None:
-        """A message is not found by its Message-ID any more; once nobody is, those that had it in common are a crowd no longer."""
+        """A message is not found by its Message-ID any more; with the last one its twins are over."""
         key = message.host, message.mid_key or ""
         self._forget(self.by_message_id, key, message)
         if self.twins and key in self.twins and key not in self.by_message_id:
@@ -2858,8 +2856,8 @@ class Correlator:
                 del index[key]
 
     def _make_room(self) -> None:
-        """Finish the oldest tenth: bounded memory, and their rows continue when their lines come. They are forgotten once they are handed
-        out, not before: the store could not tell a line that comes in between of what it does not know yet.
+        """Finish the oldest tenth: so memory is bounded, and lines that come later continue their rows. Until they are harvested they stay
+        open, for a line that comes before finds nothing in the store yet.
         """
         unfinished = [message for message in self._all_open() if not message.finished]
         if len(unfinished) > MAX_OPEN:
@@ -2884,7 +2882,7 @@ class Correlator:
                     self._leave(message)    # it makes no row: nothing is to find it any more, whenever the next harvest is
 
     def _may_wait(self, message: Message) -> bool:
-        """A silent message that is not idle: its client is still sending it, or nobody can say yet whether it makes a row."""
+        """Whether a silent message is not idle: its client is still sending it, or nobody can say yet whether it makes a row."""
         age = self.now - message.opened
         if age >= PATIENCE or message.ended:
             return False
@@ -2907,8 +2905,8 @@ class Correlator:
 
     @staticmethod
     def _is_draft(message: Message) -> bool:
-        """A bounce that was only begun; or mail of this host itself that has named no recipient, and tells of no other mail: that may be a
-        probe (verify.c, `sendmail -bv`).
+        """Whether a message is a bounce that has only begun; or one of this host itself that named no recipient and came from no other one:
+        that may be a probe (verify.c, `sendmail -bv`).
         """
         if message.generated and message.envelope_from is None:
             return True
@@ -2919,7 +2917,7 @@ class Correlator:
 
     @staticmethod
     def _is_coming_in(message: Message) -> bool:
-        """Whether its client is still sending it; or, when that is this host itself, has yet to tell by its leave whether it did."""
+        """Whether its client is still sending it; or is this host itself, whose `disconnect` will tell whether it has sent it."""
         session = message.session
         if session is None or not session.live or message.queued:
             return False
@@ -2971,9 +2969,9 @@ class Correlator:
     def low_water(self, position: int) -> int:
         """The position from which all that is in memory and not yet written can be read again; `position`: all is read to there.
 
-        Reading again must not begin in the midst of a crowd. But one may reach back into another, and this into a third: those that
-        began long before the last of them are not regarded, or the position would never move. Begun in the midst of such a crowd,
-        a message that has no result of its own may take another's.
+        Reading again must not begin in the midst of a crowd. But one may reach back into another, and this into a third: those that began
+        more than CROWD_LIFE before the last of them are passed over, or the position would never move. Where reading begins in the midst
+        of one of these, a message that has no result of its own may take another's.
         """
         low, oldest = self._first_needed(position), None
         for one in reversed(self.straddles):
@@ -2999,7 +2997,7 @@ class Correlator:
         return min(lows)
 
     def _disperse(self, crowds: Dict[HostKey, Crowd], key: HostKey) -> None:
-        """A crowd is over: what it was made of is to be read together still."""
+        """A crowd is over; its lines are still to be read together."""
         crowd = crowds.pop(key)
         if crowd.size > PAIR:
             bisect.insort(self.straddles, Straddle(crowd.high, crowd.low, crowd.since))
@@ -3613,7 +3611,7 @@ class Correlator:
             self.gone.pop(key, None)
 
     def _gather(self, twins: List[Message]) -> None:
-        """Messages with one Message-ID: which result is about which of them, tells what becomes of all of them."""
+        """Make twins of the messages with one Message-ID, if they are several: only together do they tell whose score is whose."""
         if len(twins) < 2:
             return
         key = twins[0].host, twins[0].mid_key or ""
@@ -3625,7 +3623,7 @@ class Correlator:
         crowd.low, crowd.size = min(low, crowd.low), PAIR + 1       # they are read together again
 
     def _claim_score(self, message: Message, is_behind: Callable[[Message], bool]) -> None:
-        """Of messages with one Message-ID that are scanned at the same time, the one that goes on was answered first."""
+        """Give a message that goes on the score of a twin that has not, `is_behind`: of those scanned together it was answered first."""
         if message.spam_status is not None or message.mid_key is None:
             return
         twins = self.by_message_id.get((message.host, message.mid_key), ())
@@ -3701,7 +3699,7 @@ class Correlator:
         crowd.size += 1
 
     def _takes_place(self, crowd: Crowd, free: List[Waiting], new: Waiting) -> bool:
-        """Whether a result is the answer of which another one told before, for debugging."""
+        """Put a result, if it is the answer that another one foretold for debugging, in that one's place; tells whether it was."""
         for old in free:
             if old.event.debug and old.prefix == new.prefix and (old.sender == new.sender or new.sender is None):
                 new.low, new.sender, new.contended, new.refused = old.low, old.sender, old.contended, new.refused or old.refused
@@ -3718,7 +3716,7 @@ class Correlator:
                 self._take_spf(message, message.session)
 
     def _awaited_by(self, one: Waiting, host: str, client_ip: str) -> Optional[Message]:
-        """Whom a result may be about that was written by another hand than Postfix's, and came behind the line that told the sender."""
+        """The message that has waited for this result: its policy server's line came behind the line of Postfix that told the sender."""
         known = self.awaiting.pop((host, client_ip, one.sender), None)
         if known is None or self.now - known.heard > SPF_LATE or known.value.spf is not None:
             return None
@@ -3735,13 +3733,13 @@ class Correlator:
         return not crowd.results and not crowd.unnamed
 
     def _tell_late(self, at_end: bool = False) -> None:
-        """Results that came behind a refusal go out with it, not one harvest later: there may be none."""
+        """Give results that came behind a refusal to it in time for its harvest: there may be no later one."""
         for one in self.late:
             self._tell_refused(one, at_end)
         self.late = [one for one in self.late if one.refused is not None]
 
     def _tell_refused(self, one: Waiting, at_end: bool = False) -> None:
-        """Nobody asked for a result in time: it was that of the refusal before."""
+        """A result that came behind a refusal, and that no other message asked for in time, was about that refusal."""
         if one.refused is not None and (at_end or self.now - one.heard > SPF_LATE):
             message, one.refused = self._again(one.refused), None
             if message.spf_result is None:
