@@ -3993,10 +3993,10 @@ INHERITED = tuple("client_hostname client_ip helo protocol sasl_username client_
 
 
 def inherit(message: Message) -> None:
-    """What only the first leg of a mail knows, its later legs show as well.
+    """Let a message show what only the first leg of its mail knows.
 
-    Where reading began anew behind the birth of that one, and it has no row, as when it is not tracked, it tells nothing: then what the
-    store has stays, for of the legs between it nobody else knows it.
+    Where reading began anew behind the birth of that leg, and it has no row, as when it is not tracked, it tells nothing. Then what the
+    rows of this message already show of it stays: nobody else knows it any more.
     """
     leg = below = message.queue_id
     parents = lineage(message)
@@ -4006,18 +4006,19 @@ def inherit(message: Message) -> None:
             leg, below = parent.queue_id, leg
         for name in INHERITED:
             value = getattr(parent, name)
-            is_told = value is not None or name in CLIENT_FACTS and parent.client_ip is not None    # else it is of the filter's own hop
+            # That the client had no TLS, or no login, is told, too: what the message has itself is of the filter's hop.
+            is_told = value is not None or name in CLIENT_FACTS and parent.client_ip is not None
             if is_told and not (is_lost and getattr(message, name) is not None):
                 setattr(message, name, value)
         inherit_names(message, parent, below)
 
 
 def inherit_names(message: Message, parent: Message, leg: str) -> None:
-    """Let recipients show the names that a parent of theirs, whose mail went on as `leg`, knew them by.
+    """Let recipients show the names (orig_to) that a parent of theirs, whose mail went on as `leg`, knew them by.
 
-    One keeps its own if the parent gave it on by the very same two. Where its lines tell a name, as an alias has one, that is the parent's
-    `to`; where they do not, the `to` of both is the same, if it went on so at once. So it is when the mail was requeued, which changes no
-    recipient, and the parent shows by now what it inherited itself.
+    One keeps its own name if the parent handed it on under the very same two addresses. If its lines tell a name, as of an alias, that is
+    the parent's `to`. If they do not, and the mail went on directly, the `to` of both is the same; likewise if it was requeued, which
+    changes no recipient, and the parent itself shows an inherited name by now.
     """
     gone_on = [one for one in parent.recipients if goes_on(one) and one.upstream_to]
     into = [one for one in gone_on if leg in (one.next_queue_id, parent.requeued_as)]
@@ -4033,9 +4034,9 @@ def inherit_names(message: Message, parent: Message, leg: str) -> None:
 
 
 def number_heirs(message: Message, parent: Message, tracks: DomainFilter) -> None:
-    """Number the recipients of which only what they inherited shows that they are tracked: by the address they had on the first leg; or
-    because local(8) made them of a tracked one, whose name it keeps to itself when there is an `owner-` alias (alias.c); or because they
-    were tracked before the mail was requeued.
+    """Number the recipients of which only the inheritance shows that they are tracked: by the address they had on the first leg; because
+    local(8) made them of a tracked one, whose name it does not log when there is an `owner-` alias (alias.c); or because they were tracked
+    before the mail was requeued.
     """
     known = [one for one in parent.recipients if one.recipient_no is not None and goes_on(one)]
     made = any(one.relay_host == "local" and one.next_queue_id == message.queue_id for one in known)
@@ -4047,9 +4048,9 @@ def number_heirs(message: Message, parent: Message, tracks: DomainFilter) -> Non
 
 
 def fill_in(message: Message) -> None:
-    """Fill what stands in for something never logged."""
+    """Put what comes nearest in the place of what was never logged."""
     if message.spf is not None and message.spf.contended and message.envelope_from is None:
-        message.spf_result = None           # but a guess, until the sender is known
+        message.spf_result = None           # until the sender is known it is no more than a guess
     if message.spf_result is None:
         message.spf_result = message.milter_spf
     if message.envelope_from is None and message.pickup_sender is not None:
@@ -4100,9 +4101,9 @@ def stand_in_for(message: Message) -> Optional[Recipient]:
 
 
 def comes_again(message: Message) -> bool:
-    """Whether nothing was refused: of mail that no client brought, what cleanup cannot take for now is kept by the one that brought it,
-    who tries again under another ID: pickup (pickup.c), local, bounce. So is a mail one recipient of which a milter refuses: there is no
-    client to hear it (cleanup_milter.c:cleanup_milter_eval).
+    """Whether what looks refused is tried again under another ID: mail that no client brought, and that cleanup cannot take for now, is
+    kept by the program that brought it, pickup (pickup.c), local or bounce. Likewise mail one recipient of which a milter refuses: there
+    is no client to hear that (cleanup_milter.c:cleanup_milter_eval).
     """
     fate = message.fate
     if fate is None or fate.status != REJECTED or message.peer_ip is not None or message.stored \
@@ -4177,9 +4178,10 @@ def recipient_from(row: Row) -> Recipient:
 def absorb(message: Message, stored: Iterable[Row]) -> List[Link]:
     """Unite a message with the rows that the store has of it.
 
-    A birth is united with rows of the very same moment, or those that began without it, a continuation with the latest: unless the
-    two contradict each other, for short queue IDs come back. What is stored stays, what was unknown is filled in, a newer outcome
-    replaces an older one, never the other way round. Returns the links to the messages that inherit from what was unknown until now.
+    A birth is united with rows of the very same moment, or with those that began without it; a continuation with the latest; neither
+    when the two contradict each other, for short queue IDs come back. What is stored stays, what was unknown is filled in, a newer
+    outcome replaces an older one, never the other way round. Returns links to the messages that this one was handed on as, when the store
+    has not known its birth until now: they inherit from it.
     """
     rows = continued_rows(message, stored) if message.continued else born_rows(message, stored)
     same_birth = bool(rows) and not message.continued and rows[0].first_seen <= message.first_seen
@@ -4212,7 +4214,7 @@ def own_facts(message: Message, row: Row) -> Set[str]:
 
 
 def forget_hop(message: Message, row: Row) -> None:
-    """Let a message that is read again without the session in front of its filter take the client from its row: its own is the filter."""
+    """Read again without the session in front of its filter, a message has that filter for its client: take the true one from its row."""
     if message.peer_ip is not None and row.client_ip not in (None, message.client_ip) and not is_loopback(row.client_ip or ""):
         for name in CLIENT_FACTS:
             setattr(message, name, getattr(row, name))
@@ -4235,10 +4237,10 @@ def absorb_sender(message: Message, sender: Optional[str], original: Optional[st
 
 
 def latest(rows: Iterable[Row], moment: int) -> List[Row]:
-    """The rows of the message that bore this queue ID at a moment: the newest born by then, if it was heard of since a mail may wait.
+    """Of the rows with one queue ID those of the message that bore it at a moment: the newest one born by then. Not if it was last heard of
+    so long before that it cannot be in the queue any more; on hold it can.
 
-    On hold it waits without a limit. When there is none, those of the first one born later: the clock may have been set back, or the
-    lines come in disorder.
+    When there is none, those of the first one born later: the clock may have been set back, or lines come in disorder.
     """
     rows = list(rows)
     young = [row.first_seen for row in rows if row.last_seen >= moment - ROWS_LIFE or row.relay_status == HELD]
@@ -4264,9 +4266,11 @@ def born_rows(message: Message, stored: Iterable[Row]) -> List[Row]:
 
 
 def is_rest(row: Row, message: Message) -> bool:
-    """Whether a row that began later is of this message, which did not end before. Read once more, the Message-ID tells; else there is none
-    in what was read first, and that began with an attempt of its own (which tells the size), or amid the last one heard of; or there
-    is nothing but a client in what was read last, and no other in what came within a minute.
+    """Whether a row that began later is the rest of this message, for the older log is read after the newer one.
+
+    If both have a Message-ID, that decides. A row without one began behind it: it is the rest of a message that has not ended, if it began
+    with an attempt of its own, which tells the size, or soon after the last line heard here. If only the row has one, it is the rest when
+    no more than a client is known here, and the row begins within a minute and names no other.
     """
     gap = row.first_seen - message.last_seen
     if row.message_id is None:
@@ -4278,8 +4282,8 @@ def is_rest(row: Row, message: Message) -> bool:
 
 
 def continued_rows(message: Message, stored: Iterable[Row]) -> List[Row]:
-    """The rows that a continuation is about. A message born at the very moment of its first line may have got the ID after it: then
-    the one before is meant, if that has the continuation's recipients and the newer one has not.
+    """The rows that a continuation is about. If a message was born at the very moment of its first line, that may be one of the message
+    before, which had the same ID: it is, if that one has the continuation's recipients and the newer one has not.
     """
     rows = latest(stored, message.first_seen)
     if rows and rows[0].first_seen == message.first_seen:
@@ -4310,7 +4314,7 @@ def better(name: str, known: Any, new: Any) -> Any:
 
 
 def unite(message: Message, known: List[Recipient]) -> None:
-    """Put the stored recipients of a message and those of its continuation together; what the sweep missed reaches the others."""
+    """Put the stored recipients of a message and those of its continuation together; those that it does not name are swept as well."""
     fresh, message.recipients = message.recipients, known
     message.next_no = max(one.recipient_no or 0 for one in known) + 1
     free = Unmatched(known, inherited=message.parent_queue_id is not None)
@@ -4331,7 +4335,7 @@ def unite(message: Message, known: List[Recipient]) -> None:
 
 
 class Unmatched:
-    """The stored recipients of a message, each to be matched once by one of its continuation: found without a search, mostly."""
+    """The stored recipients of a message, each to be matched once by one of its continuation; by index, mostly, for there may be many."""
 
     def __init__(self, known: List[Recipient], inherited: bool) -> None:
         self.inherited = inherited
@@ -4373,21 +4377,25 @@ class Unmatched:
         return list(self.known.values())
 
 
-LOOSE_MATCHES: Tuple[Callable[[Recipient, Recipient], bool], ...] = (
+LOOSE_MATCHES: Tuple[Callable[[Recipient, Recipient], bool], ...] = (      # of old ones without a delivery, the best match first
+    # The same refusal, read again.
     lambda new, old: new.relay_status == old.relay_status == REJECTED and new.upstream_to is None
     and new.orig_to == old.orig_to and new.last_seen == old.last_seen,
+    # One that was only named: now its delivery is told.
     lambda new, old: not new.refused and not old.refused and old.orig_to is not None and old.orig_to.lower() == (new.orig_to or "").lower(),
+    # A row that stands for all recipients, when none was named yet.
     lambda new, old: old.orig_to is None,
+    # One that a milter refused: cleanup itself tells its bounce.
     lambda new, old: not new.refused and new.relay_host == "none" and old.relay_status == REJECTED and old.orig_to == new.orig_to,
 )
 OUTCOME = tuple(name for name in RECIPIENT_COLUMNS if name not in ("recipient_no", "orig_to", "upstream_to"))
 
 
 def take_outcome(known: Recipient, new: Recipient, released: bool) -> None:
-    """Give a stored recipient the outcome that its continuation tells, if that is the newer one; fill in what it lacks. One on hold that
+    """Give a stored recipient the outcome that its continuation tells, if that is the newer one; else only what it lacks. One on hold that
     was not `released` stays there when it is but deferred.
 
-    A line read again tells what is stored already, perhaps less: the links to other messages may have come later.
+    A line read again tells no more than what is stored, perhaps less: what ties it to other messages may have come later.
     """
     if bounce_stands(known, new.relay_status):
         known.next_queue_id = known.next_queue_id or new.next_queue_id
@@ -4423,11 +4431,10 @@ Recall = Callable[[Names], Stored]
 def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFilter) -> List[Row]:
     """Turn what is ready into rows, after asking the store what it knows of it.
 
-    `recall` takes (server_hostname, queue_id) pairs and returns the rows it has of each. It is asked for continuations, those from which
-    others came included, for messages hardly newer than what the store may hold (`known_until`), for parents and children out of
-    memory.
+    `recall` is asked for continuations, those from which others came included; for messages hardly newer than what the store may hold
+    (`known_until`); for parents and children that are not in memory.
     """
-    messages, links = harvest.messages, harvest.links       # what is learnt of links stays for a second try
+    messages, links = harvest.messages, harvest.links       # the harvest's own list: what is added to it stays for a second try
     names = {name_of(message) for message in messages if message.continued or message.first_seen <= known_until + BIRTH_DISORDER}
     names |= {parent_name(message) for message in messages if lost_parent(message)}
     parents = [parent for message in messages if message.parent is not None for parent in lineage(message) if is_apart(parent)]
@@ -4461,7 +4468,9 @@ _birth = operator.attrgetter("server_hostname", "queue_id", "first_seen")
 
 
 def births_apart(messages: List[Message]) -> List[List[Message]]:
-    """Messages, those apart whose birth was read once more while they were open: these are to meet the rows of the first reading."""
+    """Messages in groups, to be written one after the other: mostly one. If a birth was read once more while its message was open, the
+    second one comes in a later group, to find the rows of the first.
+    """
     births = list(map(_birth, messages))
     if len(set(births)) == len(births):
         return [messages]
@@ -4496,14 +4505,14 @@ def is_apart(message: Message) -> bool:
 
 
 def recollect(parent: Message, stored: Iterable[Row]) -> None:
-    """Let a parent that is still apart from its rows know its past, which its heirs inherit."""
+    """Let a parent that is not united with its rows yet know them as its past, which its heirs inherit."""
     if is_apart(parent):
         rows = continued_rows(parent, stored)
         parent.past = message_from(rows) if rows and not contradicts(parent, rows[0]) else None
 
 
 def is_heir(message: Message) -> bool:
-    """Whether a message that, as its rows say, came from another one has named a recipient since: that one inherits, too."""
+    """Whether a message came from another one, as its rows say, and has named a recipient since they were written, who inherits, too."""
     if not message.stored or message.parent is not None or message.parent_queue_id is None:
         return False
     named = {number for number, row in message.stored.items() if row.upstream_to is not None}
@@ -4545,7 +4554,7 @@ def message_from(rows: List[Row]) -> Optional[Message]:
 
 
 def follow_links(links: List[Link], stored: Stored, recall: Recall) -> List[Message]:
-    """The messages out of memory that turned out to come from others, tied to these; and what came from them in turn."""
+    """The stored messages that, as links tell, came from others, now tied to these; and those that came from them in turn."""
     found: List[Message] = []
     children: Dict[Tuple[Name, int], Optional[Message]] = {}      # by name and birth
     for _ in range(MAX_GENERATIONS):
@@ -4591,7 +4600,7 @@ class Tracker:
     def feed(self, lines: List[str], position: int, file_start: int) -> None:
         """Read complete lines, one character per byte, without their newline. `position` is that of the first, `file_start` its file's.
 
-        They are sorted by parser, for a pattern reads many lines of a kind sooner than as many of all kinds; then told in their order.
+        They are sorted by parser, for a pattern reads many lines of one kind faster than lines of all kinds; then folded in their order.
         """
         self.correlator.file_start = file_start
         times, origins = self._sort(lines, position)
@@ -4693,7 +4702,7 @@ class Tracker:
             self.on_unsupported(line)
 
     def _repeat(self, origin: Origin, event: Event, times: int, time: int, position: int, length: int) -> None:
-        """Fold an event so many times, each with a position within the line as its own; when these are used up, with a turn of its own."""
+        """Fold an event so many times, each as if it stood at another byte of the line; `turn` counts how often these are used up."""
         try:
             for copy in range(1, min(times, MAX_COPIES) + 1) if event is not IGNORED else ():
                 self.correlator.time, self.correlator.position = time, position + copy % length
