@@ -4584,7 +4584,11 @@ def follow_links(links: List[Link], stored: Stored, recall: Recall) -> List[Mess
 # -- lines in, events folded
 
 class Tracker:
-    """Lines in, finished messages out: the calendar, the parsers and the correlator, one after the other. No input stops it."""
+    """Lines in, finished messages out: the calendar, the parsers and the correlator, one after the other. No input stops it.
+
+    `origins` are the processes met, by prefix; `piles` the lines of a batch, by parser; `tallies` the lines counted, by program. `nobody`
+    is the process of lines that have none. `previous` is the last line of the batch before, should the next one say that it is repeated.
+    """
 
     def __init__(self, calendar: Calendar, correlator: Correlator, on_unsupported: Callable[[str], None],
                  on_failure: Callable[[str], None]) -> None:
@@ -4617,7 +4621,7 @@ class Tracker:
             self.correlator.forget_hosts()
 
     def _sort(self, lines: List[str], position: int) -> Tuple[List[int], List[Origin]]:
-        """Lay each text on its pile; returns of each line its time and its process."""
+        """Lay each text on its pile; returns the time and the process of each line."""
         times: List[int] = []
         origins: List[Origin] = []
         known, calendar, stamp, start, time = self.origins.get, self.calendar, "\n", 0, 0
@@ -4686,7 +4690,7 @@ class Tracker:
         return self._pass(IGNORED_LINES if line.startswith("-- ") else FOREIGN)
 
     def _pass(self, line_class: int) -> Tuple[Origin, str]:
-        """Count a line of no program; it has nobody for its process, of whom nothing is counted."""
+        """Count a line that is of no program; what stands for it on the pile of nobody is not counted again."""
         self._tally("")[line_class] += 1
         return self.nobody, ""
 
@@ -4852,7 +4856,7 @@ def storables(values: Sequence[Any], column: Column) -> Iterable[Any]:
 
 
 def are_storable(values: Sequence[Any], column: Column) -> bool:
-    """Whether these values stay as they are in a column: seen sooner of all together than of each."""
+    """Whether these values stay as they are in a column: to look at all together is faster than at each."""
     if column.name in TIMES:
         return False
     told = list(filter(None, values))
@@ -4863,7 +4867,7 @@ def are_storable(values: Sequence[Any], column: Column) -> bool:
 
 
 def each_once(values: Sequence[Any], make: Callable[[List[Any]], Iterable[Any]]) -> Iterator[Any]:
-    """What is made of these values, of equal ones once: rows written together have much in common."""
+    """What `make` makes of these values, once of equal ones: rows written together have much in common."""
     distinct = list(set(values))
     made = dict(zip(distinct, make(distinct)))
     return map(made.__getitem__, values)
@@ -4897,7 +4901,7 @@ def by_name(rows: Iterable[Row]) -> Stored:
 
 
 def by_host(names: Names) -> Iterator[Tuple[str, List[str]]]:
-    """Hosts, as the table has them, each with some of its queue IDs: for a query each."""
+    """(host as the table has it, some of its queue IDs): one query for each."""
     for host, group in itertools.groupby(sorted(names), operator.itemgetter(0)):
         queue_ids = [queue_id for _, queue_id in group]
         for start in range(0, len(queue_ids), BATCH_NAMES):
@@ -4905,11 +4909,11 @@ def by_host(names: Names) -> Iterator[Tuple[str, List[str]]]:
 
 
 class Store:
-    """Where rows go. What `write` has returned from is committed; when it raises, some of its rows may be. Again they change nothing.
+    """Where rows go. When `write` returns they are committed; when it raises, some may be: to write them again changes nothing.
 
     Every call may raise StoreGone (keep the rows, try again), StoreRefused or ConfigError (tell the operator, then the
-    same), and `write` RowRefused (at least one of these rows will never be taken). `bulk` announces that much will be written
-    before anybody reads, until `complete` is called.
+    same), and `write` RowRefused (at least one of these rows will never be taken). `bulk`: until `complete` is called much is
+    written, and little read.
     """
 
     name = ""
@@ -4932,15 +4936,15 @@ class Store:
         raise NotImplementedError
 
     def rehearse(self) -> None:
-        """Write nothing, but as `write` would: rights and a server that is read-only show now."""
+        """Write no row, but in the same way as `write`: missing rights, or a server that is read-only, show now."""
         raise NotImplementedError
 
     def weakness(self) -> str:
-        """What `--check` tells besides: how the store may lose what it has taken."""
+        """How the store may lose what it has committed, for `--check`; empty when it does not."""
         return ""
 
     def complete(self) -> None:
-        """Make up for what was put off while much was written."""
+        """Make up for what was put off while much was written: the end of `bulk`."""
 
     def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
         """(relay_status, rows, messages) of the rows of these hosts that were first seen in a period, most rows first."""
@@ -4955,11 +4959,11 @@ class Store:
         return "%s %s" % (column.name, column.type)
 
     def with_columns(self, missing: List[Column]) -> str:
-        """How to give the table the columns that it lacks."""
+        """The statement, or other remedy, that gives the table the columns that it lacks."""
         return "ALTER TABLE mail_relay_log " + ", ".join("ADD COLUMN " + self.definition(column) for column in missing)
 
     def without_index(self, name: str, columns: List[str]) -> str:
-        """How to be rid of an index of these columns."""
+        """The statement, or other remedy, that rids the table of an index of these columns."""
         raise NotImplementedError
 
     def check_table(self, present: Iterable[str], unique: Dict[str, List[str]]) -> None:
@@ -5018,10 +5022,10 @@ OUTCOMES = ("SELECT relay_status, COUNT(*), SUM(recipient_no = 0) FROM mail_rela
             "AND server_hostname IN (%s) GROUP BY relay_status ORDER BY 2 DESC, 1")
 
 
-# A statement replaces a row that has an older last_seen, or is `incomplete` while its own is not, or has the same last_seen and neither a
-# parent nor a HELO that it lacks. For it may come late, behind what was written since: a server that hangs goes on with it when nobody
-# waits any more; and a message becomes better known without a new line of its own. At the same last_seen what is known does not become
-# unknown, but for what may prove to be another's.
+# When a new row replaces the stored one: if that has an older last_seen, or is `incomplete` while the new one is not; and at the same
+# last_seen, for a message becomes better known without a new line of its own, if that has no parent and no HELO that the new one lacks.
+# Not always, for a statement may come late: a server that hangs carries it out when nobody waits any more. At the same last_seen nothing
+# known becomes unknown, except what may prove to be another message's (REVOCABLE).
 PREVAILS = ("(NEW.last_seen > last_seen OR relay_status = '%s' AND NEW.relay_status <> '%s' OR NEW.last_seen = last_seen "
             "AND (NEW.parent_queue_id IS NOT NULL OR parent_queue_id IS NULL) AND (NEW.helo IS NOT NULL OR helo IS NULL))"
             % (INCOMPLETE, INCOMPLETE))
@@ -5031,10 +5035,10 @@ FILLED_IN = REPLACED.replace("CASE", "CASE WHEN NEW.{0} IS NULL AND NEW.last_see
 
 
 def upsert(form: str, conflict: str, new: str) -> str:
-    """The statement that inserts rows or, on their key, replaces what is older, or `incomplete`. `new`: what NEW.column is to the server.
+    """The statement that inserts rows or, on their key, replaces those over which they prevail. `new`: how the server spells NEW.column.
 
-    On MySQL and MariaDB each assignment sees those before it. Those to the columns that decide leave the decision as it was; last_seen
-    and relay_status have to come last for that, in this order.
+    On MySQL and MariaDB each assignment sees the values of those before it. None may change what PREVAILS is to the next one: so last_seen
+    and relay_status are assigned last, in this order; the other columns in it do not change it.
     """
     updated = [name for name in ROW_COLUMNS if name not in KEY and name not in ("last_seen", "relay_status")]
     assignments = ", ".join((REPLACED if name in REVOCABLE else FILLED_IN).format(name) for name in updated + ["last_seen", "relay_status"])
@@ -5047,8 +5051,8 @@ SQLITE_UPSERT = upsert("(%s)" % ", ".join("?" * len(ROW_COLUMNS)), "ON CONFLICT 
 MYSQL_UPSERT = upsert("%s", "ON DUPLICATE KEY UPDATE", r"VALUES(\1)")
 
 
-LOCK_PATIENCE = 10                  # seconds after which a server tells of a lock, before it counts as one that does not answer
-LOCK_WAIT = 0.5                     # seconds in which SQLite itself waits for a lock: no signal reaches it there
+LOCK_PATIENCE = 10                  # seconds after which a server is to tell of a lock, lest it seem to be one that does not answer
+LOCK_WAIT = 0.5                     # seconds for which SQLite itself waits for a lock: no signal is heard meanwhile
 NULLS: Dict[None, None] = {}
 sqlite3.register_adapter(type(None), NULLS.get)      # NULL as it is: the driver would look for an adapter anew for each, in vain
 
@@ -5173,7 +5177,7 @@ class SqliteStore(Store):
 
 
 def literal(value: Any) -> str:
-    """A value as SQL that holds nothing but itself: text in hexadecimal, so no byte of a log line can end it.
+    """A value as SQL: text in hexadecimal, so that no byte of a log line can end it.
 
     >>> literal("a'b"), literal(None), literal(-0.5)
     ("_utf8mb4 X'612762'", 'NULL', '-0.5')
@@ -5505,7 +5509,7 @@ def row_json(row: Row) -> str:
 
 # ============================================================================ log follower
 
-CHUNK = 1 << 17                     # bytes: what is made of so many lines at once, a processor's cache still holds
+CHUNK = 1 << 17                     # bytes read at once: what is made of their lines still fits into a processor's cache
 ROTATION_GRACE = 2.0                # seconds for which a renamed file may still be written to: rsyslog goes on until it gets its signal
 WITNESS = 256                       # bytes at a file's head, and before a position, that tell it from any other
 BEGINNING = 4096                    # bytes whose stamps tell when a rotated file was begun
@@ -5605,10 +5609,11 @@ def torn(line: str) -> List[Tuple[int, str]]:
 class LogFile:
     """One log file, open: identity from the descriptor, never from the path, which may mean another file by now.
 
-    `start` is the position of its first byte in all that was read, `offset` that of the first byte not yet handed out, `rest` the
-    beginning of a line whose end is not there yet, `head` and `tail` the file's first bytes and the last ones read. A packed file,
-    or a pipe, is only read forward. `failing`: it could not be read when that was last tried; `damaged`: nor will it ever; `said`: that
-    was logged.
+    `start` is the position of its first byte in all that was read; `offset` is where in the file the lines not yet handed out begin; `rest`
+    is the beginning of a line whose end is not there yet; `head` and `tail` are the file's first bytes and the last ones read. `packed`: it
+    is only read forward, as a pipe is, too. `skipping`: what comes up to the next newline is dropped. `at_end`: the last read gave nothing.
+    `touched`: its mtime when it was last read. `failing`: it could not be read when that was last tried; `damaged`: nor will it ever be;
+    `said`: that was logged.
     """
 
     def __init__(self, path: str, start: int, opener: Callable[[str], IO[bytes]] = open_log) -> None:
@@ -5673,8 +5678,8 @@ class LogFile:
         return data
 
     def opening(self, head: bytes) -> bytes:
-        """As many bytes as its first ones are, from the first on that is no NUL byte: a copytruncate leaves a hole before what is written
-        next by a writer that does not append.
+        """As many bytes as `head` has, from the first one on that is no NUL byte: behind a copytruncate a writer that does not append
+        leaves a hole of these before its next line.
         """
         if head[:1] != b"\0":
             return head
@@ -5781,8 +5786,8 @@ class LogFile:
         return self.take(self.fetch())
 
     def fetch(self) -> bytes:
-        """The next bytes; whether they are still this file's is to be asked before they are taken. A damaged archive has no more; of one
-        that is read piece by piece all counts that stands before the damage.
+        """The next bytes. Before they are taken, `is_truncated` tells whether they still follow what was read. A damaged archive gives all
+        that stands before the damage, for it is read piece by piece, and then no more.
         """
         if not self.packed:
             return self.handle.read(CHUNK)
@@ -5897,7 +5902,7 @@ def rotated_beside(path: str) -> Dict[str, os.stat_result]:
 
 
 def is_being_packed(path: str) -> bool:
-    """Whether a packed file is made of the plain one beside it, as far as can be seen: that may also be an older one that was left over."""
+    """Whether a packed file is just being made of the plain one beside it, as far as can be seen: it may be an older one left over."""
     heads: List[bytes] = []
     for name in (path.rpartition(".")[0], path):
         try:
@@ -5940,7 +5945,7 @@ def are_numbered(names: Sequence[str], log: str) -> bool:
 
 
 def identities(path: str) -> Dict[str, Tuple[int, int]]:
-    """Which files the rotated ones of a log are, by name."""
+    """(device, inode) of the rotated files of a log, by name."""
     return {full: (status.st_dev, status.st_ino) for full, status in rotated_beside(path).items()}
 
 
@@ -5988,7 +5993,7 @@ def is_one(file: Rotated, known: LogFile) -> bool:
 
 def begun_at(file: Rotated, present: int) -> int:
     """When a file was begun, by the middle one of its first stamps: there may be odd ones among them, of a host whose clock is wrong, or of
-    a line that was held back on its way. One that has none, not after it was written to for the last time.
+    a line that was held back on its way. A file without stamps counts as begun when it was last written to.
     """
     times = sorted(times_in(file.opening.decode("latin-1").split("\n"), present))
     return times[len(times) // 2] if times else file.mtime
@@ -5997,10 +6002,17 @@ def begun_at(file: Rotated, present: int) -> int:
 class Follower:
     """Reads a log and whatever it is rotated into, every line once and in order.
 
-    `files` are those that a saved position may still point into, the last one is being read; `queue` are rotated files to be
-    read before the live one, open, for their names may be given to others meanwhile. Limits: lines written between a
-    copytruncate's copy and its truncation are lost to every reader, and so are files deleted before they were read. `blocked`: there
-    may be a next file, but it cannot be read. `idle_at`: when it was last seen that nothing is left unread, by the clock of `read`.
+    Lines written between a copytruncate's copy and its truncation are lost to every reader, and so are files deleted before they were
+    read. Times are by the clock of `read`:
+        files           those that a saved position may still point into; the last one is being read
+        queue           those to be read next, rotated ones, then the live one: open, for their names may be given to others meanwhile
+        ready, base     lines read, and not handed out yet; while no file is open, the position where the next one begins
+        next_check      when to look again whether the log was rotated
+        rotated_at      since when the file at hand is no longer the live one, or could not be read while others wait
+        grace           seconds for which such a file is still waited for
+        idle_at         when it was last seen that nothing is left unread
+        blocked         there may be a next file, but it cannot be read
+        warned          that rotated files lie where they are not looked for
     """
 
     def __init__(self, path: str, check_interval: float, opener: Callable[[str], IO[bytes]] = open_log) -> None:
@@ -6070,8 +6082,8 @@ class Follower:
         return self.ready.popleft() if self.ready else None
 
     def _fail(self, error: Exception, once: bool) -> None:
-        """A file cannot be read on. An archive whose content is damaged will never be any better; what else ails a file may pass while it
-        is the one at hand: then what was read of it and not yet taken is read again.
+        """The file at hand cannot be read on. An archive with damaged content will never be any better. Whatever else ails a file may pass:
+        then what was read of it and not yet taken is read again.
         """
         file = self.current
         file.damaged = file.packed and getattr(error, "errno", None) is None
@@ -6085,7 +6097,7 @@ class Follower:
             file.handle.seek(file.offset + len(file.rest))
 
     def _heal(self) -> None:
-        """The file was read, unless it is an archive that could not be: such a handle is not read again, only a new one."""
+        """The file at hand was read. Not so an archive that failed: its handle gives no more, only a new one will."""
         file = self.current
         if file.said and not (file.packed and file.failing):
             file.said = file.failing = False
@@ -6297,14 +6309,14 @@ class Follower:
             return None
 
     def _unknown(self, files: List[Rotated], since: int, *known: Optional[LogFile]) -> List[LogFile]:
-        """Of some files those written to since then, without the known ones and copies of any, open; of very many the first."""
+        """Those of some files that were written to since then, and are neither known nor copies of any; open; of very many the first."""
         known_files = [file for file in known if file is not None]
         fresh = [file for file in files if file.mtime >= since and file.head and not any(is_one(file, one) for one in known_files)]
         found = (file for number, file in enumerate(fresh) if not self._is_copy(fresh, number, known_files))
         return self._open_all(list(itertools.islice(found, MAX_QUEUE)))
 
     def _is_copy(self, files: List[Rotated], number: int, known: List[LogFile]) -> bool:
-        """Whether all of a file stands in another one, too: in a known one, in one that is longer, or as long and stands before it."""
+        """Whether all of a file stands in another one, too: in a known one, in a longer one, or in one as long that comes before it."""
         kin = [one for one in known if is_akin(one.head, files[number].head)]
         rivals = [place for place, one in enumerate(files) if place != number and is_akin(one.head, files[number].head)]
         if not kin and not rivals:
@@ -6375,8 +6387,8 @@ class Follower:
         return moved
 
     def _is_done_with(self, now: float, once: bool) -> bool:
-        """Whether nothing more is awaited of the file at hand, for there are others. One that cannot be read, but may be some day, is
-        passed over after a while, if the next one can be read meanwhile: else it is not the file that ails. Who reads `once` is told.
+        """Whether to go on with the next file. One that cannot be read for now is tried again; after a while it is passed over, if the next
+        one can be read: else it is not the file that ails. Raises LogError instead for who reads `once`.
         """
         if not self.current.is_ailing:
             return True
@@ -6390,8 +6402,8 @@ class Follower:
         return False
 
     def _can_be_read(self, file: LogFile) -> bool:
-        """Whether a queued file can be read just now, a damaged archive as far as ever. Should its handle be stale, and its name gone to
-        another one, its disk is seen to answer.
+        """Whether a queued file can be read just now, or is damaged for good. If its handle is stale, its name is tried: even when that
+        means another file by now, the disk is seen to answer.
         """
         try:
             file.peek(0, 1)
@@ -6403,13 +6415,13 @@ class Follower:
         return True
 
     def _has_time(self, now: float, once: bool) -> bool:
-        """Whether a rotated file is still waited for."""
+        """Whether a rotated file is still waited for; to ask for the first time begins the wait."""
         if self.rotated_at is None:
             self.rotated_at, self.next_check = now, now + min(self.grace, self.check_interval)
         return not once and now - self.rotated_at < self.grace
 
     def _follow_rotation(self, now: float, once: bool) -> bool:
-        """Go on with the live log, if that is another file by now and nobody can still be writing to this one."""
+        """Go on with what comes next, if the live log is another file by now and nobody can still be writing to this one."""
         if self._is_live():
             self.rotated_at = None
             self._open_anew()
@@ -6452,8 +6464,8 @@ class Follower:
         return (status.st_dev, status.st_ino) == self.current.identity
 
     def _open_anew(self) -> None:
-        """A handle may be stale while the file is well, as after the restart of an NFS server: go on with a new one, in the live log or in
-        what it was rotated into meanwhile.
+        """When the file at hand fails: its handle may be stale while the file is well, as after the restart of an NFS server. Go on with a
+        new one, of the live log or of what it was rotated into meanwhile.
         """
         stale = self.current
         if not stale.is_ailing:
@@ -6481,7 +6493,7 @@ class Follower:
         return True
 
     def _go_live(self, live: Optional[LogFile]) -> bool:
-        """Go on with the live file, unless there are others to be read before it; while there is none, nothing is finished."""
+        """Go on with the live file, unless there are others to be read before it; False when there is neither."""
         if self.queue and live is not None:
             live.close()
         elif live is not None:
