@@ -6544,7 +6544,7 @@ STATE_BYTES = 4096                  # what a state needs on a disk: less than a 
 
 
 class StateFile:
-    """Where the reading stands, in a small JSON file: written beside, synced, renamed, so it is always whole.
+    """Where the reading stands, in a small JSON file: written beside it, synced, renamed, so that it is always whole.
 
     A lock beside it keeps a second tracker out. A file written by hand, `{"position": N, "inode": I}`, is as good as ours.
     """
@@ -6645,7 +6645,7 @@ class StateFile:
         self.saved = place
 
     def _sync_folder(self) -> None:
-        """Make the new name last, too."""
+        """Make the rename last through a power cut, too."""
         folder = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -6656,7 +6656,7 @@ class StateFile:
             os.close(folder)
 
     def _hold(self) -> None:
-        """Somebody may have tidied the lock file away: then it is made anew, unless another tracker did that."""
+        """Make sure that the lock is held: when somebody tidied its file away, it is made anew, unless another tracker did that."""
         try:
             held = self.lock is not None and os.path.samestat(os.stat(self.path + ".lock"), os.fstat(self.lock.fileno()))
         except FileNotFoundError:
@@ -6675,7 +6675,7 @@ class StateFile:
 
 
 class UntouchedState(StateFile):
-    """A state file that is looked at and never changed, nor locked: a dry run's."""
+    """A state file that is read, but neither changed nor locked: a dry run's."""
 
     def acquire(self) -> None:
         """Nothing to lock."""
@@ -6722,11 +6722,11 @@ def _witness_from(value: Any) -> Optional[Tuple[int, str]]:
 class RejectFile:
     """Rows that the database will never take, kept with their values and the reason, one JSON object per line.
 
-    One that an earlier run kept, be it for another reason, is not kept again; of a large file its last part is looked through.
+    One that stands there already, be it for another reason, is not added again; of a large file only the last part is looked through.
     """
 
     LOOKED_THROUGH = 1 << 24
-    ROW = b', "row": '                  # in texts quotes have a backslash: this stands between the reason and the row alone
+    SEAM = b', "row": '                 # between reason and row, and nowhere else: in JSON's texts quotes have a backslash
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -6734,7 +6734,7 @@ class RejectFile:
         self.kept: Optional[Set[bytes]] = None
 
     def add(self, row: Row, reason: str) -> None:
-        """Keep a row; the caller goes on with the others. Raises OutputError when it cannot be kept: nothing of it is left then."""
+        """Keep a row; the caller goes on with the others. Raises OutputError when that cannot be done: then no part of it is left there."""
         line = json.dumps({"reason": reason, "row": json.loads(row_json(row))}) + "\n"
         try:
             self._append(line.encode("ascii"))
@@ -6769,7 +6769,7 @@ class RejectFile:
             os.close(descriptor)
 
     def _print_of(self, line: bytes) -> bytes:
-        return hashlib.blake2b(line.partition(self.ROW)[2], digest_size=16).digest()
+        return hashlib.blake2b(line.partition(self.SEAM)[2], digest_size=16).digest()
 
 
 # ============================================================================ configuration
@@ -6880,7 +6880,7 @@ def check_keys(parser: configparser.ConfigParser, path: str) -> None:
 
 
 def shared_file(config: Config) -> str:
-    """What is wrong when one file is to be two things: the state would be written over the log, or the rows."""
+    """What is wrong when two keys name one file: the state would be written over the log, or over the rows. Empty when nothing is."""
     known = {os.path.realpath(config.source): "configuration"}
     for key in ("log_file", "password_file", "database", "state_file"):
         if not config[key] or key == "database" and config["engine"] != "sqlite":
@@ -6896,7 +6896,7 @@ def shared_file(config: Config) -> str:
 
 
 def odd_database(config: Config) -> str:
-    """What is wrong with keys of [database] that stand for themselves, but not together."""
+    """What is wrong with keys of [database] that are good by themselves, but not together. Empty when nothing is."""
     if config["engine"] == "sqlite":
         in_memory = config["database"] == ":memory:"
         return "[database] database = :memory:: name a file, for rows in memory end with the tracker" if in_memory else ""
@@ -6914,7 +6914,7 @@ def odd_database(config: Config) -> str:
 
 
 def warn_if_open(handle: IO[str], what: str, why: str) -> None:
-    """Tell of a file that is to be secret, and is not."""
+    """Log a warning when everybody can read a file that is to be secret."""
     if os.fstat(handle.fileno()).st_mode & stat.S_IROTH:
         LOG.warning("%s can be read by everybody: `chmod 640` it, %s", what, why)
 
@@ -6931,7 +6931,7 @@ def advice(key: str) -> str:
 def check_value(option: Option, text: str, path: str) -> Any:
     """A setting as its kind asks for."""
     text = text.strip()
-    first_line = text.partition("\n")[0]        # in the others may stand a password
+    first_line = text.partition("\n")[0]        # a line that was indented by mistake may hold the password
     where = "configuration %s: [%s] %s = %s" % (path, option.section, option.key, "…" if option.key == "password" else first_line)
     if "\0" in text:
         raise ConfigError("%s: holds a NUL byte: remove it" % where.replace("\0", "\\0"))
@@ -6996,14 +6996,14 @@ def read_hosts(text: str) -> List[Tuple[str, Optional[int]]]:
 
 
 def read_word(text: str) -> str:
-    """Text without blanks: a comment behind it would become part of it."""
+    """Text without blanks: with one, it is most likely a value and a comment behind it, which an INI file does not know."""
     if len(text.split()) > 1:
         raise ValueError("is to be one word; comments stand in lines of their own")
     return text
 
 
 def file_name(text: str) -> str:
-    """A path, as UTF-8 where the locale cannot say it: in the C locale, say, of a Python 3.6."""
+    """A path, as UTF-8 where the locale has no bytes for it, as the C locale of Python 3.6."""
     try:
         os.fsencode(text)
     except UnicodeEncodeError:
@@ -7070,12 +7070,12 @@ def make_store(config: Config) -> Store:
 # ============================================================================ daemon loop
 
 REPORT_AGAIN = 600                  # seconds between two reports of the same trouble
-SAME_TROUBLE = 60                   # seconds within which one that was over is still the same
-LONG_TROUBLE = 10                   # seconds after which that one is told of all the same
-ONE_SHOT_TRIES = 4                  # how often a command that is no daemon asks for a database that is away
+SAME_TROUBLE = 60                   # seconds within which a trouble that was over and comes back is the same one, and not reported
+LONG_TROUBLE = 10                   # seconds after which such a one is reported all the same
+ONE_SHOT_TRIES = 4                  # how often a command other than the daemon tries to reach a database that is away
 STOP_GRACE = 1.5                    # seconds that a call to the database may still take when the daemon is told to stop
-LAST_WORDS = 0.25                   # seconds for what is to be said then
-STATISTICS = logging.CRITICAL + 1   # the level of what was asked for: told whatever the log's level is
+LAST_WORDS = 0.25                   # seconds for logging that, before the process is ended
+STATISTICS = logging.CRITICAL + 1   # the level of what was asked for: logged whatever the log's level is
 
 
 class Interrupted(BaseException):
@@ -7087,8 +7087,9 @@ class Stopped(Exception):
 
 
 class Waiter:
-    """Sleeps that a signal ends at once, and the signals themselves: SIGTERM and SIGINT stop, SIGUSR1 asks for statistics, SIGHUP for a
-    look at the log (`woken`); SIGALRM, after a stop, ends what does not return (`ending`: there is nothing more to wait for).
+    """Sleeps that a signal ends at once, and the signals themselves: SIGTERM and SIGINT stop (`stopping`), SIGUSR1 asks for statistics
+    (`asked`), which `tell` gives, SIGHUP for a look at the log (`woken`). SIGALRM, after a stop, breaks off what does not return, and once
+    nothing more is to be done (`ending`) ends the process.
     """
 
     def __init__(self) -> None:
@@ -7121,7 +7122,7 @@ class Waiter:
         self.woken = True
 
     def _give_up(self, number: int, frame: Any) -> None:
-        if self.ending:                     # nobody reads what is said at the end: standard error is a pipe that is full
+        if self.ending:                     # the last words block: standard error is a full pipe that nobody reads
             os._exit(0)
         self.ending = True
         raise Interrupted()
@@ -7142,7 +7143,11 @@ class Waiter:
 
 
 class Trouble:
-    """Says once what is wrong, again after a while, and once when it is over. What comes back within a minute is the same trouble."""
+    """Says once what is wrong, again after a while, and once when it is over. What comes back within a minute is the same trouble.
+
+    `kind` is the error's class. Of the trouble at hand, by the clock: `since` when it lasts (0: there is none), when it was `reported`
+    last, when the one before `ended`. `said`: it was reported at all, so its end is to be as well. `count`: of all errors.
+    """
 
     def __init__(self) -> None:
         self.kind: Optional[Type[TrackerError]] = None
@@ -7151,7 +7156,7 @@ class Trouble:
         self.count = 0
 
     def report(self, error: TrackerError, consequence: str) -> None:
-        """Log a trouble, unless this kind of it was logged just now."""
+        """Log an error, unless one of its kind was logged a short while ago."""
         now = clock.monotonic()
         self.count += 1
         if not self.since:
@@ -7179,7 +7184,9 @@ ANY_TROUBLE = (StoreGone, StoreRefused, ConfigError, OutputError)      # what a 
 class Recorder:
     """Brings what the tracker has ready into the store, however long that takes, and counts it.
 
-    `sleep` waits and tells whether to go on. `tries` 0: for ever, as the daemon does; else give up after so many.
+    `sleep` waits and tells whether to go on. `tries` 0: for ever, as the daemon does; else give up after so many. `known_until`: the store
+    may hold messages born by then. `is_new`: the connection has not served yet. `first`, `last`, `hosts`: of all messages written, for
+    the summary.
     """
 
     def __init__(self, store: Store, tracker: Tracker, rejects: RejectFile, sleep: Callable[[float], bool], tries: int = 0) -> None:
@@ -7237,13 +7244,15 @@ class Recorder:
         return written
 
     def expect(self, first: int) -> None:
-        """Another file comes, from the time `first` on: what was made of lines as late as that, or will be, is to be asked for."""
+        """Another file follows, whose lines begin at `first`. If others as late were read before, what was made of these,
+        or will be, is to be asked for.
+        """
         if first <= self.tracker.correlator.now:
             self.flush()
             self.known_until = max(self.known_until, self.last, self.tracker.correlator.newest_birth())
 
     def complete(self) -> None:
-        """All is written."""
+        """All is written: let the store make up for what it put off."""
         self._try(self.store.complete, ANY_TROUBLE)
 
     def _set_aside(self, refused: Set[Row], row: Row, reason: str) -> None:
@@ -7255,7 +7264,7 @@ class Recorder:
     def _try(self, act: Callable[[], Any], bearable: Tuple[Type[TrackerError], ...]) -> Any:
         """Do something with the store; when that fails, connect anew and do it again: every act may be repeated.
 
-        A lost connection, a deadlock are mended by the first new connection, at once; what that one meets is the trouble.
+        A first new connection is made at once, and without a report, for it mends a lost one, or a deadlock.
         """
         wait, tried = 1.0, 0
         while True:
@@ -7307,7 +7316,7 @@ class Daemon:
         self.tracker.calendar.go_on(self.follower.position, place is not None and place.repeated)
         self.tracker.calendar.read(self.tracker.previous)
         LOG.info("following %s from byte %d", self.follower.current.path, self.follower.current.offset)
-        if place is None:                   # where it began, it is to begin again, should the database keep it waiting
+        if place is None:                   # if it ends while the database is away, it is to begin here again, not at the log's end then
             self.try_to_save(self.place())
 
     def follow(self) -> None:
@@ -7350,8 +7359,8 @@ class Daemon:
         return True
 
     def let_time_pass(self) -> None:
-        """At the end of the log time goes on by our clock: by as long as nothing has come since the last line, whatever its stamp. It
-        stands still while lines may wait where they cannot be read.
+        """At the end of the log its clock goes on by ours: by the time for which nothing has come since the last line, whatever its stamp.
+        It stands still while there may be lines that cannot be read.
         """
         if self.log_time:
             self.tracker.correlator.advance(self.log_time + int(max(self.follower.idle_at - self.quiet_since, 0) * SECOND))
@@ -7426,12 +7435,12 @@ def log_statistics(lines: Iterable[str]) -> None:
 
 # ============================================================================ commands and main
 
-GARBAGE = (50000, 20, 50)           # when to look for circles of objects (gc): there are few, and looking as often as usual costs a sixth
+GARBAGE = (50000, 20, 50)           # for gc: there are few circles of objects, and to look for them as often as usual costs a sixth
 EARLIEST = epoch(1999, 1, 1, 0)     # no Postfix has written a log before
 
 
 class Progress:
-    """A line on a terminal that tells how far a one-shot command is; silent where nobody looks."""
+    """A line on a terminal that tells how far a one-shot command is; nothing where standard error is no terminal."""
 
     def __init__(self) -> None:
         self.began = self.shown = clock.monotonic()
@@ -7510,7 +7519,7 @@ def run_once(config: Config, dry_run: bool) -> int:
 
 
 def pause(seconds: float) -> bool:
-    """Wait, for commands that no signal handler ends."""
+    """Wait, where no signal handler is installed: a signal ends the process itself."""
     clock.sleep(seconds)
     return True
 
@@ -7576,7 +7585,7 @@ def unreadable(path: str, error: Exception) -> LogError:
 
 @functools.lru_cache(maxsize=None)
 def copy_of(path: str) -> IO[bytes]:
-    """A pipe, kept in a temporary file: it is looked at twice, like every file to import. The file has no name, so that nothing is left
+    """A pipe's content in a temporary file, for what is imported is looked at twice. The file has no name, so that nothing is left of it
     however the import ends.
     """
     try:
@@ -7601,11 +7610,11 @@ def chunks_of(path: str) -> Iterator[bytes]:
 
 
 def span_of(file: LogFile) -> Tuple[int, int, int]:
-    """When a file was begun, for putting files in order, the earliest of its first stamps, and its present, for years; it is closed.
+    """Close a file, and tell of it, in microseconds: when it was begun, the earliest of its first stamps, and what is the present to it.
 
-    It was begun at the middle one of its first stamps, for some may be odd (begun_at); none of its lines is older than the earliest. Its
-    present is when it was last written to. A copy may have lost that: what its last line says, read as of then, is nearer. Where
-    archives set all to 0, or to a day before any Postfix, it is now.
+    It was begun at the middle one of its first stamps, for some may be odd (begun_at): so files are put in order. The earliest tells what
+    may have been read before. The present, for stamps without a year, is when it was last written to. A copy may have lost that: then its
+    last line, read as of the copy, is nearer. Where an archive sets all to 0, or to a day before any Postfix, the present is now.
     """
     times, present = [0], file.mtime()
     present = present if present >= EARLIEST else int(clock.time()) * SECOND
