@@ -3741,7 +3741,7 @@ class Correlator:
     def _tell_refused(self, one: Waiting, at_end: bool = False) -> None:
         """A result that came behind a refusal, and that no other message asked for in time, was about that refusal."""
         if one.refused is not None and (at_end or self.now - one.heard > SPF_LATE):
-            message, one.refused = self._again(one.refused), None
+            message, one.refused = self._writable(one.refused), None
             if message.spf_result is None:
                 message.spf_result = one.event.result
                 message.needs(one.low)
@@ -3805,9 +3805,13 @@ class Correlator:
             self._disperse(self.crowds, key)
 
     def _confirm_spf(self, message: Message, key: HostKey) -> None:
-        """The sender is known: keep the result that was about it, or exchange it for the one that was."""
-        own, alone = message.spf, self.crowds.get(key)
-        if own is not None and alone is not None and alone.size == PAIR and alone.results == [own] and alone.unnamed == [message] \
+        """The sender is known: keep the result on trial if it is about that sender, else exchange it for the one that is.
+
+        If there is none, a result that no other mail contended for is lent: a policy server may have seen the sender in another form. Else
+        the message has no result, and awaits one that comes late.
+        """
+        own, known = message.spf, self.crowds.get(key)
+        if own is not None and known is not None and known.size == PAIR and known.results == [own] and known.unnamed == [message] \
                 and own.sender == bare(message.envelope_from or "") and own.refused is None:
             own.message = message.spf_key = None        # one result, one mail: nobody else to ask
             del self.crowds[key]
@@ -3823,30 +3827,30 @@ class Correlator:
             return
         found = crowd.about(senders)
         if found is None and own is not None and own in crowd.results and not own.contended:
-            own.lent = True                 # maybe a sender that was rewritten; unless a mail of that very sender comes
+            own.lent = True                 # until a mail of that very sender comes
             return
         holder = found.message if found is not None else None
         if own is not None and own in crowd.results:
             own.message = None
         self._attach(message, self._call_in(found))
         if holder in crowd.unnamed and own in crowd.results:
-            self._attach(holder, own)       # on trial it does not age
+            self._attach(holder, own)       # swapped: on trial there, it does not age
         if found is None and not message.queued:
             self._await_spf(message, senders)
         self._use_up(crowd, key, found)
 
     def _call_in(self, one: Optional[Waiting]) -> Optional[Waiting]:
-        """Take a result from the message of another sender that has it."""
+        """Take a result away from the message of another sender that shows it, if there is one."""
         holder = one.message if one is not None else None
         if one is not None and holder is not None:
-            holder = self._again(holder)
+            holder = self._writable(holder)
             holder.called_in = one.event.result if one.lent else holder.called_in
             self._attach(holder, None)
             one.lent = False
         return one
 
-    def _again(self, message: Message) -> Message:
-        """A message, or when it has left memory a continuation that reaches its rows."""
+    def _writable(self, message: Message) -> Message:
+        """A message that is still to be written; when it has left memory, a continuation by which its rows are reached."""
         if not message.finished or message in self.finished:
             return message
         messages = self.open_of(message.host)
@@ -3855,7 +3859,7 @@ class Correlator:
             return known
         again = Message(message.host, message.server_hostname, message.queue_id, message.first_seen, self.position, True, self.now)
         self._finish(again)
-        if known is None:                   # till it is written its lines find it
+        if known is None:                   # so that lines that come before it is written find it
             messages[message.queue_id] = again
             self.open_count += 1
         return again
