@@ -5958,7 +5958,7 @@ def names_in(folder: str) -> List[str]:
     try:
         return os.listdir(folder)
     except OSError as error:
-        raise LogError("log folder %s: %s: check [logging] log_file; user %s needs to read its folder"
+        raise LogError("log folder %s: %s: check [logging] log_file; user %s must be able to read its folder"
                        % (folder, error.strerror, user_name())) from error
 
 
@@ -6150,7 +6150,7 @@ class Follower:
         """The live log, open. It may be missing for a moment."""
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):
-                raise OSError(errno.ESPIPE, "is no regular file")
+                raise OSError(errno.ESPIPE, "is not a regular file")
             return LogFile(self.path, 0, self.opener)
         except FileNotFoundError:
             return None
@@ -6183,7 +6183,7 @@ class Follower:
             truncated = live is not None and live.inode == place.inode and live.size() < place.position
             self.queue = self._unknown(self._by_age(place.mtime), place.mtime, live) if place.mtime else []
             if place.position or place.head and place.head[0]:      # of an empty file nothing is missed, and nothing tells it from another
-                LOG.warning("%s; lines not read yet may stand where logs are rotated to: --import them; reading %s from its beginning",
+                LOG.warning("%s; lines not read yet may be in other rotated logs: --import them; reading %s from its beginning",
                             "the log was truncated" if truncated else "the file that the saved position belongs to is gone",
                             ", then ".join([one.path for one in self.queue[:1]] + [self.path]))
                 self._name_sealed(place)
@@ -6609,7 +6609,7 @@ class StateFile:
         """The saved place, None when there is none; nothing is changed. Raises ValueError when the file is damaged."""
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):
-                raise OutputError("state file %s: is no regular file: set [state] state_file to a path of its own" % self.path)
+                raise OutputError("state file %s: is not a regular file: set [state] state_file to a path of its own" % self.path)
             with open(self.path, "rb") as handle:
                 data = handle.read(1 << 20)
         except FileNotFoundError:
@@ -6700,14 +6700,14 @@ def place_from(state: Any, version: int) -> Place:
     if not isinstance(state, dict):
         raise ValueError("not a JSON object")
     if not isinstance(state.get("version", version), int):
-        raise ValueError("version is to be a number")
+        raise ValueError("version must be a number")
     if state.get("version", version) > version:
         raise ValueError("written by a newer version")
     position, inode, device = state["position"], state.get("inode"), state.get("device")
     mtime, repeated = state.get("mtime", 0), bool(state.get("repeated"))
     for value in (position, 0 if inode is None else inode, 0 if device is None else device, mtime):
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
-            raise ValueError("position, inode and device are to be numbers")
+            raise ValueError("position, inode and device must be numbers")
     prints = state.get("fingerprint") or {}
     if not isinstance(prints, dict):
         raise ValueError("fingerprint")
@@ -6743,13 +6743,13 @@ class RejectFile:
         try:
             self._append(line.encode("ascii"))
         except OSError as error:
-            raise OutputError("reject file %s: %s: make room, and its directory writable; the row is kept until then"
+            raise OutputError("reject file %s: %s: make room, and make its directory writable; the row waits until then"
                               % (self.path, error.strerror)) from error
         self.count += 1
         if self.count <= SAMPLES:
             LOG.error("the database refuses a row of %s: %s; kept in %s", row.queue_id, reason, self.path)
         if self.count == SAMPLES:
-            LOG.error("further ones are kept there, and counted, without a word")
+            LOG.error("further ones are kept there, and counted, but not shown")
 
     def _append(self, line: bytes) -> None:
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
@@ -6862,7 +6862,7 @@ def read_config(path: str) -> configparser.ConfigParser:
             "make it a file that user %s can read" % user_name()
         raise ConfigError("configuration %s: %s: %s, or name another one with -c" % (path, error.strerror, remedy)) from error
     except UnicodeDecodeError as error:
-        raise ConfigError("configuration %s: byte %d is no UTF-8: save it as UTF-8" % (path, error.start + 1)) from error
+        raise ConfigError("configuration %s: byte %d is not UTF-8: save it as UTF-8" % (path, error.start + 1)) from error
     except configparser.ParsingError as error:      # whose own words show the line, and that may hold the password
         wrong = getattr(error, "errors", None) or [(getattr(error, "lineno", 0), "")]
         raise ConfigError("configuration %s: line %s: is neither a [section] nor, within one, key = value"
@@ -6894,7 +6894,7 @@ def shared_file(config: Config) -> str:
         except OSError:
             return "%s = %s: the current directory is gone: name a path from the root" % (key, config[key])
         if path in known:
-            return "%s = %s: is the %s, too: name a file of its own" % (key, config[key], known[path])
+            return "%s = %s: is also the %s: name a file of its own" % (key, config[key], known[path])
         known[path] = key
     return ""
 
@@ -6905,7 +6905,7 @@ def odd_database(config: Config) -> str:
         in_memory = config["database"] == ":memory:"
         return "[database] database = :memory:: name a file, for rows in memory end with the tracker" if in_memory else ""
     if config["password"] and config["password_file"]:
-        return "[database] password_file = %s: there is a password, too: remove one of the two" % config["password_file"]
+        return "[database] password_file = %s: there is also a password: remove one of the two" % config["password_file"]
     if config["unix_socket"] and config["ssl_verify"]:
         return "[database] ssl_verify = yes: over unix_socket = %s nothing is encrypted: unset one of the two" % config["unix_socket"]
     for key in ("ssl_ca", "ssl_cert", "ssl_key"):
@@ -6913,7 +6913,7 @@ def odd_database(config: Config) -> str:
             return "[database] %s = %s: no such file" % (key, config[key])
     for key, other in (("ssl_cert", "ssl_key"), ("ssl_key", "ssl_cert")):
         if config[key] and not config[other]:
-            return "[database] %s = %s: name its %s, too" % (key, config[key], other)
+            return "[database] %s = %s: name its %s as well" % (key, config[key], other)
     return ""
 
 
@@ -6940,9 +6940,9 @@ def check_value(option: Option, text: str, path: str) -> Any:
     if "\0" in text:
         raise ConfigError("%s: holds a NUL byte: remove it" % where.replace("\0", "\\0"))
     if "\n" in text and option.kind != "domains":
-        raise ConfigError("%s: goes over several lines: an indented line continues the one before" % where)
+        raise ConfigError("%s: spans several lines: an indented line continues the one before" % where)
     if not text and option.default and option.kind in ("text", "path"):
-        raise ConfigError("%s: is not to be empty: remove the line for the default, %s" % (where.rstrip(), option.default))
+        raise ConfigError("%s: must not be empty: remove the line for the default, %s" % (where.rstrip(), option.default))
     if "|" in option.kind:
         return check_word(text.lower(), option.kind.split("|"), where)
     reader = KINDS.get(option.kind)
@@ -6955,7 +6955,7 @@ def check_value(option: Option, text: str, path: str) -> Any:
 def check_word(word: str, words: List[str], where: str) -> str:
     """One of a few words."""
     if word not in words:
-        raise ConfigError("%s: is to be one of %s" % (where, ", ".join(words)))
+        raise ConfigError("%s: must be one of %s" % (where, ", ".join(words)))
     return word
 
 
@@ -6966,21 +6966,21 @@ def read_seconds(text: str) -> float:
     except ValueError:
         seconds = 0
     if not 0 < seconds < 31536000:
-        raise ValueError("is to be a number of seconds above 0, below 31536000 (a year)")
+        raise ValueError("must be a number of seconds above 0, below 31536000 (a year)")
     return seconds
 
 
 def read_port(text: str) -> int:
     """A TCP port."""
     if not re.match("[0-9]{1,5}$", text) or not 0 < int(text) < 65536:
-        raise ValueError("is to be a port number, 1 to 65535")
+        raise ValueError("must be a port number, 1 to 65535")
     return int(text)
 
 
 def read_flag(text: str) -> bool:
     """yes or no."""
     if text.lower() not in configparser.ConfigParser.BOOLEAN_STATES:
-        raise ValueError("is to be yes or no")
+        raise ValueError("must be yes or no")
     return configparser.ConfigParser.BOOLEAN_STATES[text.lower()]
 
 
@@ -6994,7 +6994,7 @@ def read_hosts(text: str) -> List[Tuple[str, Optional[int]]]:
     for part in text.split(","):
         found = re.match(r"(?:\[([^][\s]+)\]|([^][:\s]+)|([^][\s]*:[^][\s]*:[^][\s]*))(?::([0-9]+))?$", part.strip())
         if not found:
-            raise ValueError("is to be a host, or several: db1, db2:3307, [2001:db8::1]:3306")
+            raise ValueError("must be a host, or several: db1, db2:3307, [2001:db8::1]:3306")
         hosts.append((found.group(1) or found.group(2) or found.group(3), read_port(found.group(4)) if found.group(4) else None))
     return hosts
 
@@ -7002,7 +7002,7 @@ def read_hosts(text: str) -> List[Tuple[str, Optional[int]]]:
 def read_word(text: str) -> str:
     """Text without blanks: with one, it is most likely a value and a comment behind it, which an INI file does not know."""
     if len(text.split()) > 1:
-        raise ValueError("is to be one word; comments stand in lines of their own")
+        raise ValueError("must be one word; a comment needs a line of its own")
     return text
 
 
@@ -7021,7 +7021,7 @@ def read_domains(text: str) -> List[str]:
     for domain in domains:
         if not re.match(r"@?[\w.-]+$", domain) or not domain_forms(domain):
             told = re.sub("(?<=[=:]).+", "…", domain)       # an indented line `password=` would have the password there
-            raise ValueError("%s is no domain: write example.com, example.net; subdomains are included" % told)
+            raise ValueError("%s is not a domain: write example.com, example.net; subdomains are included" % told)
     return domains
 
 
@@ -7050,8 +7050,8 @@ def read_password(config: Config) -> str:
             warn_if_open(handle, "password_file %s" % path, "it holds one")
             return handle.readline().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "is no UTF-8"
-        raise ConfigError("configuration %s: [database] password_file = %s: %s: make it a file of text that user %s can read"
+        why = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+        raise ConfigError("configuration %s: [database] password_file = %s: %s: make it a text file that user %s can read"
                           % (config.source, path, why, user_name())) from error
 
 
@@ -7571,7 +7571,7 @@ def open_again(path: str, identity: Tuple[int, int], recorder: Recorder) -> LogF
         file = open_import(path)
         if file.identity != identity:
             file.close()
-            raise LogError("%s is another file by now, as after a rotation: import once more, what was read changes nothing" % path)
+            raise LogError("%s is another file by now, as after a rotation: import again; what was read already changes nothing" % path)
         return file
     except LogError:
         recorder.flush()
@@ -7741,7 +7741,7 @@ def check_log(config: Config) -> str:
     rotated = siblings(config["log_file"])
     for name in rotated[-1:]:
         if not os.access(name, os.R_OK):
-            raise LogError("rotated log %s: cannot be read, but after a stop its rest is to be: make it readable for user %s"
+            raise LogError("rotated log %s: cannot be read, but after a stop the rest of it may have to be: make it readable for user %s"
                            % (name, user_name()))
     return "%s, %d bytes, %d rotated files; %s" % (
         config["log_file"], os.stat(config["log_file"]).st_size, len(rotated),

@@ -73,9 +73,9 @@ def test_missing_configuration(command):
     ({"logging__queue_timeout": "99999999"}, ("[logging] queue_timeout = 99999999", "below 31536000")),
     ({"database__database": ":memory:"}, ("[database] database = :memory:", "name a file")),
     ({"state__state_file": "s\0x"}, ("[state] state_file = s", "NUL byte")),
-    ({"state__state_file": LOG}, ("state_file = %s" % LOG, "is the log_file, too", "of its own")),
-    ({"state__state_file": "./t.db"}, ("state_file = ./t.db", "is the database, too", "of its own")),
-    ({"state__state_file": "./tracker.conf"}, ("state_file = ./tracker.conf", "is the configuration, too", "of its own")),
+    ({"state__state_file": LOG}, ("state_file = %s" % LOG, "is also the log_file", "of its own")),
+    ({"state__state_file": "./t.db"}, ("state_file = ./t.db", "is also the database", "of its own")),
+    ({"state__state_file": "./tracker.conf"}, ("state_file = ./tracker.conf", "is also the configuration", "of its own")),
     ({"database__password": "x y\n  user = z"}, ("[database] password = …", "several lines")),
     ({"logging__poll_interval": "nan"}, ("[logging] poll_interval = nan", "number of seconds")),
     ({"database__port": "0"}, ("[database] port = 0", "1 to 65535")),
@@ -87,16 +87,16 @@ def test_missing_configuration(command):
     ({"system__server_hostname": "mx1 ; this host"}, ("[system] server_hostname", "one word")),
     ({"system__server_hostname": "mx1\n  log_file = a"}, ("[system] server_hostname = mx1", "several lines")),
     ({"DEFAULT__server_hostname": "mx1"}, ("[DEFAULT]", "into its section")),
-    ({"filters__track_domains": "a@b"}, ("[filters] track_domains", "no domain")),
+    ({"filters__track_domains": "a@b"}, ("[filters] track_domains", "not a domain")),
     ({"filters__track_domains": "*.example.com"}, ("[filters] track_domains", "subdomains are included")),
     ({"filters__track_domains": "example.com;example.net"}, ("[filters] track_domains", "write example.com, example.net")),
-    ({"filters__track_domains": '"example.com"'}, ("[filters] track_domains", "no domain")),
-    ({"database__database": ""}, ("[database] database =", "not to be empty")),
-    ({"logging__log_file": ""}, ("[logging] log_file =", "not to be empty")),
+    ({"filters__track_domains": '"example.com"'}, ("[filters] track_domains", "not a domain")),
+    ({"database__database": ""}, ("[database] database =", "must not be empty")),
+    ({"logging__log_file": ""}, ("[logging] log_file =", "must not be empty")),
     ({"database__engine": "mysql", "database__ssl_ca": "/nowhere/ca.pem"}, ("[database] ssl_ca", "no such file")),
     ({"database__engine": "mysql", "database__password_file": "/nowhere/pw"},
-     ("[database] password_file", "/nowhere/pw", "make it a file")),
-    ({"database__engine": "mysql", "database__password_file": "/etc"}, ("[database] password_file = /etc", "make it a file")),
+     ("[database] password_file", "/nowhere/pw", "make it a text file")),
+    ({"database__engine": "mysql", "database__password_file": "/etc"}, ("[database] password_file = /etc", "make it a text file")),
     ({"database__engine": "mysql", "database__password_file": "/etc/passwd", "database__password": "s"},
      ("[database] password_file = /etc/passwd", "remove one of the two")),
     ({"database__engine": "mysql", "database__host": "db1 db2"}, ("[database] host = db1 db2", "db1, db2:3307")),
@@ -113,12 +113,12 @@ def test_wrong_settings(command, settings, setting, words):
 
 
 @pytest.mark.parametrize("setting, value, words", [
-    ("database__user", "mailtracker\n  password = geheim", "[database] user = mailtracker: goes over several lines"),
+    ("database__user", "mailtracker\n  password = geheim", "[database] user = mailtracker: spans several lines"),
     ("database__user", "mailtracker\0\n  password = geheim", "[database] user = mailtracker\\0: holds a NUL byte"),
     ("database__password", "x\0\n  geheim", "[database] password = …: holds a NUL byte"),
-    ("filters__track_domains", "example.com,\n  password = geheim", "[filters] track_domains = example.com,: = is no domain"),
-    ("filters__track_domains", "example.com,\n  password=geheim", "[filters] track_domains = example.com,: password=… is no domain"),
-    ("filters__track_domains", "example.com,\n  password: geheim", "[filters] track_domains = example.com,: password: is no domain")])
+    ("filters__track_domains", "example.com,\n  password = geheim", "[filters] track_domains = example.com,: = is not a domain"),
+    ("filters__track_domains", "example.com,\n  password=geheim", "[filters] track_domains = example.com,: password=… is not a domain"),
+    ("filters__track_domains", "example.com,\n  password: geheim", "[filters] track_domains = example.com,: password: is not a domain")])
 def test_a_password_on_an_indented_line_is_not_told(command, settings, setting, value, words):
     """It is part of the value above then."""
     done = command.run("-c", command.configure(**dict(settings, **{setting: value})), "--once")
@@ -128,7 +128,7 @@ def test_a_password_on_an_indented_line_is_not_told(command, settings, setting, 
 
 @pytest.mark.parametrize("text, words", [
     (b"[database\nport=1\n", "line 1: "), (b"password = geheim\n", "line 1: "), (b"[database]\nport=1\nport=2\n", "[line  3]"),
-    (b"[database]\nport=1\npassword geheim\n", "line 3: "), (b"[database]\nuser = J\xf6rg\n", "byte 20 is no UTF-8"),
+    (b"[database]\nport=1\npassword geheim\n", "line 3: "), (b"[database]\nuser = J\xf6rg\n", "byte 20 is not UTF-8"),
     (b"[database]\nport\n", "line 2: ")])
 def test_a_file_that_is_no_configuration(command, text, words):
     (command.folder / "bad.conf").write_bytes(text)
@@ -895,7 +895,7 @@ def test_check_finds_an_sqlite_file_that_cannot_be_made(command, settings):
 def test_log_is_a_pipe(command, settings):
     os.mkfifo(str(command.folder / "pipe"))
     path = command.configure(**dict(settings, logging__log_file=command.folder / "pipe"))
-    told(command.run("-c", path, "--once", timeout=10), 74, "no regular file", "[logging] log_file")
+    told(command.run("-c", path, "--once", timeout=10), 74, "not a regular file", "[logging] log_file")
 
 
 def test_import_of_a_file_that_only_another_program_unpacks(command):

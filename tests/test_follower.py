@@ -910,7 +910,7 @@ def test_T4_a_log_that_gives_way_to_what_is_no_file_is_a_trouble_until_that_is_o
     here.begin()
     os.rename(here.path, here.path + ".1")
     made(here.path)
-    with pytest.raises(tracker.LogError, match="is no regular file: check .logging. log_file"):
+    with pytest.raises(tracker.LogError, match="is not a regular file: check .logging. log_file"):
         for _ in range(20):
             here.now += 1
             here.reader.read(here.now)

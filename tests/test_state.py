@@ -246,8 +246,8 @@ def test_T12_a_state_of_other_making(halfway, caplog, contents, expected):
     assert halfway.live(data).rows == halfway.undisturbed
 
 
-@pytest.mark.parametrize("version, why", [(2, "written by a newer version"), ("x", "version is to be a number"),
-                                          (None, "version is to be a number")])
+@pytest.mark.parametrize("version, why", [(2, "written by a newer version"), ("x", "version must be a number"),
+                                          (None, "version must be a number")])
 def test_T12_why_a_version_is_not_taken(version, why):
     with pytest.raises(ValueError, match=why):
         tracker.place_from({"version": version, "position": 7, "inode": 5}, tracker.StateFile.FORMAT)
