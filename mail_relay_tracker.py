@@ -2737,10 +2737,10 @@ class Correlator:
         "sessions", "crowds", "late", "awaiting", "has_policy", "by_message_id", "twins", "gone", "has_scanner", "relays", "scans",
         "rewritten", "announced", "due", "serial", "finished", "links", "straddles", "dropped")
 
-    def __init__(self, queue_timeout: int, server_hostname: str = "", tracks: Optional[DomainFilter] = None) -> None:
+    def __init__(self, queue_timeout: int, server_hostname: str = "", tracked: Optional[DomainFilter] = None) -> None:
         self.queue_timeout = queue_timeout
         self.server_hostname = server_hostname
-        self.filter = tracks or DomainFilter(())
+        self.filter = tracked or DomainFilter(())
         self.now = 0
         self.time = 0
         self.position = 0
@@ -4037,7 +4037,7 @@ def inherit_names(message: Message, parent: Message, leg: str) -> None:
             recipient.orig_to = is_same and same.get(to) or named.get(own, recipient.orig_to)
 
 
-def number_heirs(message: Message, parent: Message, tracks: DomainFilter) -> None:
+def number_heirs(message: Message, parent: Message, tracked: DomainFilter) -> None:
     """Number the recipients of which only the inheritance shows that they are tracked: by the address they had on the first leg; because
     local(8) made them of a tracked one, whose name it does not log when there is an `owner-` alias (alias.c); or because they were tracked
     before the mail was requeued.
@@ -4047,7 +4047,7 @@ def number_heirs(message: Message, parent: Message, tracks: DomainFilter) -> Non
     same = {one.upstream_to for one in known if one.upstream_to and message.queue_id in (one.next_queue_id, parent.requeued_as)}
     for recipient in message.recipients:
         if recipient.recipient_no is None and (
-                made or recipient.upstream_to in same or tracks.tracks(recipient.orig_to, recipient.upstream_to)):
+                made or recipient.upstream_to in same or tracked.tracks(recipient.orig_to, recipient.upstream_to)):
             recipient.recipient_no, message.next_no = message.next_no, message.next_no + 1
 
 
@@ -4116,7 +4116,7 @@ def comes_again(message: Message) -> bool:
     return message.put_off or TRY_AGAIN.match(fate.text or "") is not None or (fate.dsn or "").startswith("4.")
 
 
-def rows_of(message: Message, tracks: DomainFilter) -> List[Row]:
+def rows_of(message: Message, tracked: DomainFilter) -> List[Row]:
     """The rows of a message, one per tracked recipient; those that the store has already, unchanged, are left out.
 
     A message that named no recipient makes one row; while a domain filter is set, only when a refusal is all there is.
@@ -4126,11 +4126,11 @@ def rows_of(message: Message, tracks: DomainFilter) -> List[Row]:
     if not message.by_address and not message.stored and not message.queue_id.startswith("NOQUEUE") \
             and all(one.refused for one in message.recipients):
         refused = message.fate is not None and message.fate.status == REJECTED
-        stand_in = stand_in_for(message) if not tracks.domains or refused and not message.recipients else None
+        stand_in = stand_in_for(message) if not tracked.domains or refused and not message.recipients else None
         message.recipients += [stand_in] if stand_in else []
     if message.parent is not None:
         inherit(message)
-        number_heirs(message, message.parent, tracks)
+        number_heirs(message, message.parent, tracked)
     fill_in(message)
     facts = _message_values(message)
     rows = [make_row(facts + _recipient_values(recipient)) for recipient in message.recipients if recipient.recipient_no is not None]
@@ -4432,7 +4432,7 @@ Stored = Dict[Name, List[Row]]              # what it has of some
 Recall = Callable[[Names], Stored]
 
 
-def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFilter) -> List[Row]:
+def settle(harvest: Harvest, recall: Recall, known_until: int, tracked: DomainFilter) -> List[Row]:
     """Turn what is ready into rows, after asking the store what it knows of it.
 
     `recall` is asked for continuations, those from which others came included; for messages hardly newer than what the store may hold
@@ -4454,7 +4454,7 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracks: DomainFil
     for parent in parents:
         recollect(parent, stored.get(name_of(parent), ()))
     tie_heirs([message for message in messages if is_heir(message)], harvest, stored, recall)
-    return [row for message in messages + follow_links(links, stored, recall) for row in rows_of(message, tracks)]
+    return [row for message in messages + follow_links(links, stored, recall) for row in rows_of(message, tracked)]
 
 
 @functools.lru_cache(maxsize=256)
@@ -7234,8 +7234,8 @@ class Recorder:
         return written + self._write(harvest._replace(messages=last))
 
     def _write(self, harvest: Harvest) -> int:
-        tracks = self.tracker.correlator.filter
-        rows = self._try(lambda: settle(harvest, self.store.recall, self.known_until, tracks), ANY_TROUBLE)
+        tracked = self.tracker.correlator.filter
+        rows = self._try(lambda: settle(harvest, self.store.recall, self.known_until, tracked), ANY_TROUBLE)
         refused: Set[Row] = set()
         self._try(lambda: write_rows(self.store, rows, functools.partial(self._set_aside, refused)), ANY_TROUBLE)
         for message in harvest.messages:
