@@ -2804,8 +2804,8 @@ class Correlator:
         message = origin.open.get(queue_id)
         if message is None:
             message = self._open(origin, queue_id, True)
-        message.heard = self.now
-        if self.time > message.last_seen:   # a clock that steps back does not make it younger
+        message.heard = self.now            # as Message.hear does it, but for nearly every line a call less
+        if self.time > message.last_seen:
             message.last_seen = self.time
         return message
 
@@ -6798,7 +6798,7 @@ OPTIONS = (
     Option("database", "password", "text", "", "its password, without blanks around it; password_file keeps them"),
     Option("database", "password_file", "path", "", "file whose first line is the password, instead of `password`"),
     Option("database", "connect_timeout", "seconds", "10", "seconds to wait for a server to answer"),
-    Option("database", "ssl_ca", "path", "", "CA certificate that the server's certificate is to be signed by"),
+    Option("database", "ssl_ca", "path", "", "CA certificate by which the server's has to be signed"),
     Option("database", "ssl_cert", "path", "", "client certificate"),
     Option("database", "ssl_key", "path", "", "its private key"),
     Option("database", "ssl_verify", "flag", "no", "yes: refuse a server that offers no TLS or a certificate that does not fit"),
