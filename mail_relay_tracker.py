@@ -5724,7 +5724,7 @@ class LogFile:
         """Whether this is the file that a place speaks of: by its content; by inode when there is too little of that to tell."""
         if not self.packed and self.size() < place.position:
             return False
-        same = self.is_named_by(place)
+        same = self.has_inode_of(place)
         if place.head is None or place.tail is None:
             return same or place.inode is None
         if place.head[0] + place.tail[0] < WITNESS // 8 and not (same and place.position):
@@ -5733,8 +5733,8 @@ class LogFile:
             return False                    # known before an archive is unpacked up to the position
         return witness(self.peek(max(place.position - place.tail[0], 0), place.tail[0])) == place.tail
 
-    def is_named_by(self, place: Place) -> bool:
-        """Whether a place gives this file's inode; whether it still has the content is another question."""
+    def has_inode_of(self, place: Place) -> bool:
+        """Whether a place gives this file's device and inode; whether its content is still the same is another question."""
         return not self.packed and self.inode == place.inode and place.device in (None, self.device)
 
     def take_over(self, other: "LogFile") -> bool:
@@ -5917,10 +5917,10 @@ def is_being_packed(path: str) -> bool:
     return not heads[1] or is_akin(*heads)
 
 
-def sealed_siblings(path: str, since: int) -> List[str]:
-    """The rotated files of a log with an ending that is not understood, written to since a time in microseconds, oldest first."""
-    sealed = {full for full, name in beside(path) if is_rotated(os.path.splitext(full)[0], name) and not is_rotated(full, name)}
-    return sorted((full for full in sealed if mtime_of(full) >= since), key=mtime_of)
+def packed_otherwise(path: str, since: int) -> List[str]:
+    """The rotated files of a log that only other programs can unpack, by their endings, and that were written to `since`, oldest first."""
+    found = {full for full, name in beside(path) if is_rotated(os.path.splitext(full)[0], name) and not is_rotated(full, name)}
+    return sorted((full for full in found if mtime_of(full) >= since), key=mtime_of)
 
 
 def rotations(name: str) -> int:
@@ -5990,7 +5990,7 @@ def is_akin(head: bytes, other: bytes) -> bool:
     return common > 0 and head[:common] == other[:common]
 
 
-def is_one(file: Rotated, known: LogFile) -> bool:
+def is_same_file(file: Rotated, known: LogFile) -> bool:
     """Whether a file that was looked at is a known one; not if it was truncated since, nor if nothing was read and its handle is stale."""
     return file.identity == known.identity and (is_akin(file.head, known.head) if known.head else not known.is_ailing)
 
@@ -6181,20 +6181,20 @@ class Follower:
             self.queue = self._newer(live)
         else:
             truncated = live is not None and live.inode == place.inode and live.size() < place.position
-            self.queue = self._unknown(self._by_age(place.mtime), place.mtime, live) if place.mtime else []
+            self.queue = self._open_unknown(self._by_age(place.mtime), place.mtime, live) if place.mtime else []
             if place.position or place.head and place.head[0]:      # of an empty file nothing is missed, and nothing tells it from another
                 LOG.warning("%s; lines not read yet may be in other rotated logs: --import them; reading %s from its beginning",
                             "the log was truncated" if truncated else "the file that the saved position belongs to is gone",
                             ", then ".join([one.path for one in self.queue[:1]] + [self.path]))
-                self._name_sealed(place)
+                self._warn_of_packed_otherwise(place)
         if not self.files:
             self._go_live(live)
         elif live is not None:
             live.close()
 
-    def _name_sealed(self, place: Place) -> None:
-        """Lines that were not read may stand in files that only somebody else can unpack."""
-        names = sealed_siblings(self.path, place.mtime - SECOND)
+    def _warn_of_packed_otherwise(self, place: Place) -> None:
+        """Log it when lines not read yet may be in files that only other programs can unpack."""
+        names = packed_otherwise(self.path, place.mtime - SECOND)
         if names:
             LOG.warning("packed in a way that is not understood, and lines not read yet may stand there: %s; unpack and --import them, and "
                         "have logs packed by gzip, bzip2 or xz, with their usual endings", ", ".join(names))
@@ -6220,7 +6220,7 @@ class Follower:
                 best = self._better(best, self._open_rotated(name, 0), place)
             except BAD_FILE as error:
                 failures.append((name, error))
-            if best is not None and best.is_named_by(place):
+            if best is not None and best.has_inode_of(place):
                 break
         return best, failures
 
@@ -6230,7 +6230,7 @@ class Follower:
         made before the last lines were written.
         """
         try:
-            is_better = file.fits(place) and (best is None or file.is_named_by(place) or file.length() > best.length())
+            is_better = file.fits(place) and (best is None or file.has_inode_of(place) or file.length() > best.length())
         except BAD_FILE:
             file.close()
             raise
@@ -6263,12 +6263,12 @@ class Follower:
         now = self.current.last_write()
         files = self._by_age(now + 1)
         akin = [is_akin(file.head, self.current.head) for file in files]
-        here = [number for number, file in enumerate(files) if is_one(file, self.current) and file.head] or [
+        here = [number for number, file in enumerate(files) if is_same_file(file, self.current) and file.head] or [
             number for number in range(len(files)) if akin[number]]     # packed meanwhile; an empty file has no place among the others
         if not here and not (live and is_akin(live.head, self.current.head)):
             self._warn_of_elsewhere()
         later = [file for number, file in enumerate(files) if (file.mtime > now if akin[number] else not here or number > here[0])]
-        return self._unknown(later, 0 if here else now, self.current, live)
+        return self._open_unknown(later, 0 if here else now, self.current, live)
 
     def _warn_of_elsewhere(self) -> None:
         """Say once that the file read last is not where rotated files are looked for: then others, rotated meanwhile, are not either."""
@@ -6312,10 +6312,10 @@ class Follower:
                 raise trouble from error
             return None
 
-    def _unknown(self, files: List[Rotated], since: int, *known: Optional[LogFile]) -> List[LogFile]:
+    def _open_unknown(self, files: List[Rotated], since: int, *known: Optional[LogFile]) -> List[LogFile]:
         """Those of some files that were written to since then, and are neither known nor copies of any; open; of very many the first."""
         known_files = [file for file in known if file is not None]
-        fresh = [file for file in files if file.mtime >= since and file.head and not any(is_one(file, one) for one in known_files)]
+        fresh = [file for file in files if file.mtime >= since and file.head and not any(is_same_file(file, one) for one in known_files)]
         found = (file for number, file in enumerate(fresh) if not self._is_copy(fresh, number, known_files))
         return self._open_all(list(itertools.islice(found, MAX_QUEUE)))
 
@@ -6369,7 +6369,7 @@ class Follower:
             lost.close()
             self.queue = self._newer(None)
             return
-        missed = self._unknown(self._by_age(NEVER), lost.touched)
+        missed = self._open_unknown(self._by_age(NEVER), lost.touched)
         LOG.warning("%s was truncated at byte %d and has no copy; reading it from its beginning", self.path, lost.offset)
         lost.handle.seek(0)
         again = LogFile(lost.path, 0, lambda _: lost.handle)
@@ -6438,6 +6438,10 @@ class Follower:
         if self.current.has_grown():        # between its end and this look its writer may have come to an end
             self.next_check = now
             return True
+        return self._leave_rotated(now)
+
+    def _leave_rotated(self, now: float) -> bool:
+        """Go on with what came after the rotated file at hand; False while there is nothing: till there is, it may be written to."""
         live = self._live()                 # opened before the others are listed: should it be rotated just now, it is in hand
         try:
             self.queue = self._newer(live)
@@ -6445,7 +6449,7 @@ class Follower:
             if live is not None:
                 live.close()
             raise
-        if not self.queue and (live is None or live.is_empty()):        # the file at hand may be written to till the new one is
+        if not self.queue and (live is None or live.is_empty()):
             if live is not None:
                 live.close()
             self._open_anew()
