@@ -3204,7 +3204,7 @@ class Correlator:
         queue_id, sender, size, nrcpt = event
         message = self._find(origin, queue_id)
         if message.continued or message.fate is not None and message.fate.status == HELD:
-            message.sweep(Sweep(None, self.time))
+            message.sweep(Sweep(None, self.time))       # what is active is on hold no longer, be it only the store that knows of it
         if message.queued:
             return
         message.queued = True
@@ -3527,7 +3527,7 @@ class Correlator:
         if weight < message.dkim_weight or result is None and domain is None:
             return
         if weight == BY_THE_WAY and message.dkim_result not in (None, "signed"):
-            return
+            return                          # amavis has told a result, without a weight
         message.dkim_weight = weight
         message.dkim_result = result or message.dkim_result
         if domain is not None:
@@ -4410,7 +4410,7 @@ def take_outcome(known: Recipient, new: Recipient, released: bool) -> None:
         known.orig_to, known.upstream_to = new.orig_to or known.orig_to, new.upstream_to or known.upstream_to
     if new.relay_status not in (None, INCOMPLETE) and later:
         if known.relay_status == REQUEUED and new.relay_status == SENT:
-            return
+            return                          # the same delivery, without the message that shows where it went on
         newest = new.last_seen if known.relay_status == INCOMPLETE else max(known.last_seen, new.last_seen)
         read_again = new.last_seen <= known.last_seen       # perhaps without the line before it that told of TLS
         stays = stays_held(known, new.relay_status) and not released
