@@ -3280,7 +3280,7 @@ class Correlator:
             return
         queue_id = "NOQUEUE-%s%06d" % (digits_of(self.time // SECOND), (self.position - self.file_start) % 1000000)
         message = Message(origin.host, self.server_hostname or origin.host, queue_id, self.time, self.position, False)
-        message.next_no = self.turn
+        message.next_no = self.turn         # so repetitions of a line that have the same ID are rows of their own
         message.client_hostname = event.client_hostname or session.client_hostname
         message.client_ip = event.client_ip or session.client_ip
         if session.pending:
@@ -4322,13 +4322,14 @@ def unite(message: Message, known: List[Recipient]) -> None:
     fresh, message.recipients = message.recipients, known
     message.next_no = max(one.recipient_no or 0 for one in known) + 1
     free = Unmatched(known, inherited=message.parent_queue_id is not None)
+    released = any(sweep.status is None for sweep in message.sweeps)
     for recipient in fresh:
         recipient.orig_to = stored_text("orig_to", recipient.orig_to)
         recipient.upstream_to = stored_text("upstream_to", recipient.upstream_to)
         same = free.take(recipient)
         if same is not None:
             recipient.became = same
-            take_outcome(same, recipient, any(sweep.status is None for sweep in message.sweeps))
+            take_outcome(same, recipient, released)
         elif recipient.relay_status is not None or recipient.orig_to is not None:
             recipient.recipient_no = message.next_no if recipient.recipient_no is not None else None
             message.next_no += recipient.recipient_no is not None
