@@ -18,8 +18,8 @@ DESCRIPTION
 
     Lines come in batches: those of one program are parsed together, which is faster, then all are folded in the order of the log.
 
-    Where a rule is to be found, say that for milter-hold: `parse_decision` makes it a Verdict, `fold_verdict` decides whom it concerns,
-    `Message.sweep` brings it to the recipients.
+    Where to find a rule, for instance that for milter-hold: `parse_decision` makes a Verdict of the line, `fold_verdict` decides whom it
+    concerns, `Message.sweep` brings it to the recipients.
 
 MAP
     constants and limits    units of time, how long and how much is kept; patterns and tables stand where they are used
@@ -65,7 +65,7 @@ FILES
 
 SIGNALS
     SIGTERM, SIGINT stop (within two seconds); SIGUSR1 statistics to the log; SIGHUP look at the log at once. One-shot commands
-    are just ended by the first two, and pass over the others
+    simply end on the first two, and ignore the others
 
 EXIT STATUS
     0 done; 1 --check found a fault; 64 usage; 73 state or output not writable; 74 log not readable; 75 database gone (one-shot
