@@ -155,7 +155,7 @@ BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, wh
 
 MAX_OPEN = 30000                    # open messages; the oldest are written and forgotten beyond that
 MAX_CONTEXTS = 20000                # sessions, TLS connections, waiting results, SRS pairs: each table
-MAX_STRADDLES = 500                 # beyond that those that nobody needs any more are looked for, and dropped
+MAX_STRADDLES = 500                 # crowds that are over; beyond that those that nobody needs any more are dropped
 MAX_WAITING = 1000                  # SPF results of one client
 MAX_ORIGINS = 8000                  # cached line prefixes ("host program[pid]")
 MAX_PROGRAMS = 500                  # programs with counters of their own
@@ -2255,7 +2255,7 @@ class Message:
         stored              the rows that the store has of it, by recipient_no
     Its recipients:
         recipients          all of them; next_no: the number that the next tracked one gets
-        by_address, named   the same, to find them again: those of delivery lines; those only named so far
+        by_address, named   some of them, to be found again: those of delivery lines; those only named so far
         fate                what befell the whole message, and befalls recipients named later, too
         sweeps              all that befell it, for recipients that only the store remembers
         kept_back           to whom a filter does not give it on, though to others it does
@@ -6840,7 +6840,7 @@ def find_config(path: Optional[str]) -> Optional[str]:
 
 
 def load_config(path: Optional[str]) -> Config:
-    """The configuration in a file, checked, None: the built-in one; raises ConfigError that names file, key and remedy."""
+    """The configuration in a file, or the built-in one for None, checked; raises ConfigError that names file, key and remedy."""
     if path is None:
         values = {option.key: check_value(option, BUILT_IN.get(option.key, option.default), "defaults") for option in OPTIONS}
         return Config("built-in defaults", values)
@@ -7005,7 +7005,7 @@ def read_hosts(text: str) -> List[Tuple[str, Optional[int]]]:
 
 
 def read_word(text: str) -> str:
-    """Text without blanks: with one, it is most likely a value and a comment behind it, which an INI file does not know."""
+    """Text without blanks: behind one there most likely stands a comment, and it would become part of the value."""
     if len(text.split()) > 1:
         raise ValueError("must be one word; a comment needs a line of its own")
     return text
@@ -7083,7 +7083,7 @@ SAME_TROUBLE = 60                   # seconds within which a trouble that was ov
 LONG_TROUBLE = 10                   # seconds after which such a one is reported all the same
 ONE_SHOT_TRIES = 4                  # how often a command other than the daemon tries to reach a database that is away
 STOP_GRACE = 1.5                    # seconds that a call to the database may still take when the daemon is told to stop
-LAST_WORDS = 0.25                   # seconds for logging that, before the process is ended
+LAST_WORDS = 0.25                   # seconds for what is logged then, before the process is ended
 STATISTICS = logging.CRITICAL + 1   # the level of what was asked for: logged whatever the log's level is
 
 
@@ -7325,7 +7325,7 @@ class Daemon:
         self.tracker.calendar.go_on(self.follower.position, place is not None and place.repeated)
         self.tracker.calendar.read(self.tracker.previous)
         LOG.info("following %s from byte %d", self.follower.current.path, self.follower.current.offset)
-        if place is None:                   # if it ends while the database is away, it is to begin here again, not at the log's end then
+        if place is None:                   # should it end while the database is away, it is to begin here again, not at a later end
             self.try_to_save(self.place())
 
     def follow(self) -> None:
@@ -7668,7 +7668,7 @@ def import_file(file: LogFile, recorder: Recorder, progress: Progress) -> bool:
 
 
 def silence(descriptor: int) -> None:
-    """Let what cannot be written come to nothing: at its end the interpreter flushes what is left, and would fail once more."""
+    """Lead a descriptor nowhere that cannot be written to: else the interpreter, which flushes what is left at its end, fails again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
