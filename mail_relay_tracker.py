@@ -7151,30 +7151,46 @@ class Waiter:
             self.tell()
 
 
+def cause_of(error: TrackerError) -> Tuple[type, Any]:
+    """What tells one trouble from another: the class of the error, and the number, else the words, of what is behind it all.
+
+    >>> cause_of(StoreGone("the server is read-only"))
+    (<class 'mail_relay_tracker.StoreGone'>, 'the server is read-only')
+    """
+    root: BaseException = error
+    while root.__cause__ not in (None, root):   # an error that needs no other meaning is its own cause
+        root = root.__cause__
+    return type(error), getattr(root, "errno", None) or str(root)
+
+
 class Trouble:
     """Says once what is wrong, again after a while, and once when it is over. What comes back within a minute is the same trouble.
 
-    `kind` is the error's class. Of the trouble at hand, by the clock: `since` when it lasts (0: there is none), when it was `reported`
-    last, when the one before `ended`. `said`: it was reported at all, so its end is to be as well. `count`: of all errors.
+    `kind` is the error's class. Of the trouble at hand, by the clock: `since` when it lasts (0: there is none), when each cause of it was
+    `reported` last, for what was mended may show what else is wrong, when the one before `ended`. `said`: it was reported at all, so its
+    end is to be as well. `count`: of all errors.
     """
 
     def __init__(self) -> None:
         self.kind: Optional[Type[TrackerError]] = None
-        self.since = self.reported = self.ended = 0.0
+        self.reported: Dict[Tuple[type, Any], float] = {}
+        self.since = self.ended = 0.0
         self.said = False
         self.count = 0
 
     def report(self, error: TrackerError, consequence: str) -> None:
-        """Log an error, unless one of its kind was logged a short while ago."""
-        now = clock.monotonic()
+        """Log an error, unless one of its cause was logged a short while ago."""
+        now, cause = clock.monotonic(), cause_of(error)
         self.count += 1
+        self.kind = type(error)
         if not self.since:
             self.since = now
-            self.kind = self.kind if now - self.ended < SAME_TROUBLE else None
+            if now - self.ended >= SAME_TROUBLE:
+                self.reported.clear()
         lasts = not self.said and now - self.since > LONG_TROUBLE
-        if lasts or type(error) is not self.kind or now - self.reported >= REPORT_AGAIN:
+        if lasts or cause not in self.reported or now - self.reported[cause] >= REPORT_AGAIN:
             LOG.error("%s; %s", error, consequence)
-            self.kind, self.reported, self.said = type(error), now, True
+            self.reported[cause], self.said = now, True
         else:
             LOG.debug("%s; %s", error, consequence)
 

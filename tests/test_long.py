@@ -695,6 +695,7 @@ def statistics(one, seconds=10):
     while "database: " not in said:
         assert select.select([one.daemon.stderr], [], [], max(deadline - time.monotonic(), 0))[0], "no answer to SIGUSR1; said: " + said
         said += os.read(one.daemon.stderr.fileno(), 65536).decode()
+    one.said += said
     found = {}
     for form in STATISTICS:
         match = re.search("STATISTICS: " + form, said)
@@ -718,6 +719,29 @@ def test_T20_every_line_is_counted_once_in_its_class(daemons, table):
     assert (found["parsed"], found["ignored"], found["foreign"], found["unsupported"], found["failed"]) == (12, 3, 5, 4, 0)
     assert (found["bytes"], found["rows"], found["open"], found["sessions"], found["refused"], found["trouble"]) == (0, 1, 1, 1, 0, 0)
     assert one.stop() == 0
+
+
+@pytest.mark.parametrize("table", ["mysql"], indirect=True)
+def test_what_a_mended_trouble_hid_is_told_at_once(daemons, table):
+    """Both are refusals: the password was changed; now it is right again, and the rights are gone."""
+    account, password = "mailtracker@localhost", mariadb_server.PASSWORD.replace("'", "''")
+    one = daemons(**table.settings)
+    one.start()
+    one.write(message(1))
+    one.wait(lambda: table.count() == 1)
+    table.ask("ALTER USER %s IDENTIFIED BY 'another'; KILL USER %s" % (account, account))
+    try:
+        one.write(message(2))
+        one.wait(lambda: statistics(one)["trouble"])
+    finally:
+        table.ask("REVOKE SELECT, INSERT, UPDATE ON %s.* FROM %s" % (table.name, account))
+        table.ask("ALTER USER %s IDENTIFIED BY '%s'" % (account, password))
+    tries = statistics(one)["trouble"]
+    one.wait(lambda: statistics(one)["trouble"] > tries + 1)            # one may have been under way
+    table.ask("GRANT SELECT, INSERT, UPDATE ON %s.* TO %s" % (table.name, account))
+    one.wait(lambda: table.count() == 2)
+    assert one.stop() == 0
+    assert one.said.count("reading pauses") == 2 and one.said.count("is back") == 1, one.said
 
 
 def test_T20_the_age_of_the_newest_line_is_that_of_the_line(daemons, table):
