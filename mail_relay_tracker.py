@@ -171,6 +171,7 @@ BATCH_ROWS = 500                    # rows of one statement: more gains nothing
 MAX_FINISHED = 4 * BATCH_ROWS       # finished messages that wait for the next time to write; more are written at once
 BATCH_NAMES = 400                   # queue IDs in one query: even at their longest they fit into MIN_PACKET
 BATCH_BYTES = 500000                # below max_allowed_packet of every server in the field
+MAX_RECENT = 4 * BATCH_ROWS         # rows that are written once more to a server that may have forgotten them
 
 SENT, BOUNCED, DEFERRED, EXPIRED, REJECTED, HELD = "sent", "bounced", "deferred", "expired", "rejected", "held"
 DISCARDED, DELETED, REQUEUED, INCOMPLETE = "discarded", "deleted", "requeued", "incomplete"
@@ -4806,6 +4807,7 @@ MEANINGS = {number: (kind, remedy) for kind, remedy, numbers in (
     (StoreGone, "raise the server's max_statement_time or max_execution_time", (1969, 3024)),
 ) for number in numbers}   # type: Dict[Optional[int], Tuple[Type[TrackerError], str]]
 DRIVER_ERRORS = range(2000, 3000)
+FORGETTABLE = 3                     # seconds for which a server may keep to itself what it has taken
 SILENCE = "the server does not answer: check [database] host and port, its load and the network between"
 WORDED = (                          # the driver's own errors, with numbers that differ by its version, or none
     ("Invalid Certificate/Key", ConfigError, TLS_REMEDY), ("Invalid CA Certificate", ConfigError, TLS_REMEDY),
@@ -5261,6 +5263,8 @@ class MysqlStore(Store):
         self.driver: Any = None
         self.idle = self.served = False
         self.session = ("", 0.0, 0)
+        self.recent: Deque[Tuple[float, Row]] = collections.deque(maxlen=MAX_RECENT)
+        self.may_have_forgotten = False
 
     def connect(self) -> None:
         self.close()
@@ -5317,12 +5321,15 @@ class MysqlStore(Store):
     def _end_former_session(self) -> None:
         """A statement of a session that was given up must not come late, behind those of the new one.
 
-        A session's number is its own on the same server only, until that is started anew.
+        A session's number is its own on the same server only, until that is started anew. One that was, or another, may have forgotten
+        what was written last.
         """
         self.cursor.execute("SHOW GLOBAL STATUS LIKE 'Uptime'")
         started = clock.monotonic() - int(self.cursor.fetchone()[1])
         former, self.session = self.session, (self.name, started, int(self.connection.connection_id))
-        if former[0] == self.name and abs(former[1] - started) < 2:
+        if former[0] != self.name or abs(former[1] - started) >= 2:
+            self.may_have_forgotten = True
+        else:
             try:
                 self.cursor.execute("KILL %d" % former[2])
             except Exception as error:      # mostly it is gone already
@@ -5384,6 +5391,7 @@ class MysqlStore(Store):
         return time_from(found) if found else 0
 
     def recall(self, names: Names) -> Stored:
+        self._remind()
         rows: List[Row] = []
         for host, queue_ids in by_host(names):
             listed = ", ".join("_ascii X'%s'" % one.encode("ascii", "replace").hex() for one in queue_ids)
@@ -5391,6 +5399,25 @@ class MysqlStore(Store):
         return by_name(rows)
 
     def write(self, rows: List[Row]) -> None:
+        self._remind()
+        self._insert(rows)
+        now = clock.monotonic()
+        while self.recent and now - self.recent[0][0] > FORGETTABLE:
+            self.recent.popleft()
+        self.recent.extend((now, row) for row in rows)
+
+    def _remind(self) -> None:
+        """Write once more what was written last, if this server may have forgotten it: one that is set to flush once a second
+        (innodb_flush_log_at_trx_commit 0 or 2) does when it crashes, and a replica that takes its place may not have had it yet.
+        """
+        if self.may_have_forgotten:
+            try:
+                self._insert([row for _, row in self.recent])
+            except RowRefused as error:     # it was taken before: the table is another now
+                LOG.warning("%s; what was written last is not written again", error)
+            self.may_have_forgotten = False
+
+    def _insert(self, rows: List[Row]) -> None:
         """One transaction per statement; a caller's batch may take several: each is repeatable."""
         values: List[str] = []
         size, room = 0, self.batch_bytes - len(MYSQL_UPSERT)
@@ -5419,8 +5446,10 @@ class MysqlStore(Store):
 
     def weakness(self) -> str:
         flushed = self._query("SELECT @@innodb_flush_log_at_trx_commit")[0][0]
-        return "" if int(flushed) == 1 else ("; innodb_flush_log_at_trx_commit = %s: when the server crashes, or its machine, "
-                                             "the last rows are lost: set it to 1, or --import the log after a crash" % flushed)
+        if int(flushed) == 1:
+            return ""
+        return ("; innodb_flush_log_at_trx_commit = %s: when the server crashes, only a tracker that runs on writes its last rows again: "
+                "set it to 1, or --import the log after a crash of both" % flushed)
 
     def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
         found = self._query(OUTCOMES % ("'%s'" % time_text(since), "'%s'" % time_text(until), ", ".join(map(literal, map(text_of, hosts)))))

@@ -603,6 +603,27 @@ def test_T19_stopped_while_the_database_is_away(daemons, own_server, tmp_path, a
     assert one.stop() == 0 and table.count() == 3
 
 
+@pytest.mark.parametrize("crash", [True, False])
+def test_what_a_crash_made_the_server_forget_is_written_again(daemons, own_server, tmp_path, crash):
+    """Deleted here, for how much of its last second a server loses is a matter of luck. What an administrator deletes stays away: to be cut
+    off is no crash.
+    """
+    table = Table("mysql", tmp_path, own_server)
+    one = daemons(**table.settings)
+    one.start()
+    one.write(message(1))
+    one.wait(lambda: table.count() == 1)
+    if crash:
+        kill(own_server)()
+    table.ask("DELETE FROM mail_relay_log")
+    own_server.kill("mailtracker")
+    one.write(message(2))
+    one.wait(lambda: table.count() == 1 + crash)
+    one.write(message(3))
+    one.wait(lambda: table.count() == 2 + crash)
+    assert one.stop() == 0 and table.count("relay_status = 'sent'") == 2 + crash
+
+
 @contextmanager
 def locked(daemons, table, *arguments):
     """A daemon that has another message to write, while somebody locks the file."""
