@@ -7181,11 +7181,14 @@ class Waiter:
 
 
 def cause_of(error: TrackerError) -> Tuple[type, Any]:
-    """What tells one trouble from another: the class of the error, and the number, else the words, of what is behind it all.
+    """What tells one trouble from another: the class of the error, and the number, else the words, of what is behind it all. Of a
+    database that is away only the class: in going and coming back it shows many faces.
 
-    >>> cause_of(StoreGone("the server is read-only"))
-    (<class 'mail_relay_tracker.StoreGone'>, 'the server is read-only')
+    >>> cause_of(StoreRefused("Access denied")), cause_of(StoreGone("Lost connection"))
+    ((<class 'mail_relay_tracker.StoreRefused'>, 'Access denied'), (<class 'mail_relay_tracker.StoreGone'>, None))
     """
+    if isinstance(error, StoreGone):
+        return StoreGone, None
     root: BaseException = error
     while root.__cause__ not in (None, root):   # an error that needs no other meaning is its own cause
         root = root.__cause__
