@@ -614,6 +614,7 @@ def test_what_a_crash_made_the_server_forget_is_written_again(daemons, own_serve
     one.write(message(1))
     one.wait(lambda: table.count() == 1)
     if crash:
+        one.wait(lambda: int(table.ask("SHOW GLOBAL STATUS LIKE 'Uptime'")[0][1]) > 3)      # its start is what tells it from the next
         kill(own_server)()
     table.ask("DELETE FROM mail_relay_log")
     own_server.kill("mailtracker")
