@@ -171,7 +171,7 @@ BATCH_ROWS = 500                    # rows of one statement: more gains nothing
 MAX_FINISHED = 4 * BATCH_ROWS       # finished messages that wait for the next time to write; more are written at once
 BATCH_NAMES = 400                   # queue IDs in one query: even at their longest they fit into MIN_PACKET
 BATCH_BYTES = 500000                # below max_allowed_packet of every server in the field
-MAX_RECENT = 4 * BATCH_ROWS         # rows that are written once more to a server that may have forgotten them
+MAX_RECENT = BATCH_ROWS             # rows that are written once more to a server that may have forgotten them
 
 SENT, BOUNCED, DEFERRED, EXPIRED, REJECTED, HELD = "sent", "bounced", "deferred", "expired", "rejected", "held"
 DISCARDED, DELETED, REQUEUED, INCOMPLETE = "discarded", "deleted", "requeued", "incomplete"
