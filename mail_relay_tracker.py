@@ -605,8 +605,8 @@ def maker(event: Type[Any]) -> Callable[[Iterable[Any]], Any]:
 MONTHS = {name: place for place, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
 _CLOCK = r"([0-9]{2}):([0-9]{2}):([0-9]{2})(?:[.,]([0-9]{1,9}))?"
 PRIORITY = re.compile(r"<[0-9]{1,3}>(1 (?=[0-9]{4}-))?")
-YEARLESS = re.compile(r"([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + " ")
-YEAR_FIRST = re.compile(r"([0-9]{4}) ([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + " ")
+YEARLESS = re.compile(r"([A-Z][a-z]{2}) ([ 0-9]?[0-9]) " + _CLOCK + " ")
+YEAR_FIRST = re.compile(r"([0-9]{4}) ([A-Z][a-z]{2}) ([ 0-9]?[0-9]) " + _CLOCK + " ")
 ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T" + _CLOCK + r"(Z|[+-][0-9]{2}:?[0-9]{2}) ")
 WEEKDAY = re.compile(r"[A-Z][a-z]{2} ([0-9]{4})-([0-9]{2})-([0-9]{2}) " + _CLOCK + r" ([A-Z]{3,5}|[+-][0-9]{2,4}) ")
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")

@@ -24,6 +24,8 @@ class TimeStamps(unittest.TestCase):
         ("rsyslog, RFC 3164", "Nov  5 09:03:07 mx x: y", utc(2026, 11, 5, 9, 3, 7)),
         ("Postfix maillog_file, journalctl", "Nov 05 09:03:07 mx x: y", utc(2026, 11, 5, 9, 3, 7)),
         ("syslog-ng with fractions", "Nov  5 09:03:07.250 mx x: y", utc(2026, 11, 5, 9, 3, 7, 250 * MS)),
+        ("a day without filling", "Nov 5 09:03:07 mx x: y", utc(2026, 11, 5, 9, 3, 7)),
+        ("the same with a year", "2026 Nov 5 09:03:07.5 mx x: y", utc(2026, 11, 5, 9, 3, 7, 500 * MS)),
         ("rsyslog, RFC 3339", "2026-11-05T09:03:07.123456+01:00 mx x: y", utc(2026, 11, 5, 8, 3, 7, 123456)),
         ("RFC 3339 without fraction, Z", "2026-11-05T09:03:07Z mx x: y", utc(2026, 11, 5, 9, 3, 7)),
         ("journalctl short-iso of systemd 252", "2026-11-05T09:03:07+0100 mx x: y", utc(2026, 11, 5, 8, 3, 7)),
