@@ -486,7 +486,8 @@ class Restarted(NamedTuple):
     """master: Postfix started or stopped: no smtpd session lives on."""
 
 
-BY_THE_WAY, LISTED, OVERALL = range(3)          # weights of a line on DKIM, about: signing, or a count; some signatures; the message
+# Weights of a line on DKIM, about: signing, or a count; some signatures; the one that decided; the message.
+BY_THE_WAY, LISTED, IMPLIED, OVERALL = range(4)
 
 
 class Dkim(NamedTuple):
@@ -1467,7 +1468,7 @@ def parse_qmqpd(text: str) -> Event:
 
 # -- opendkim, opendmarc, dkimpy-milter
 
-DKIM_LINE = re.compile(r"s=([^ ]*) d=([^ ]*)(?: a=([^ ]*))? SSL(.*)$")
+DKIM_LINE = re.compile(r"s=([^ ]*) d=([^ ]*)(?: a=([^ ]*))? SSL *(.*)$")
 NOT_INTERNAL = re.compile(r"[^ ]+ \[[^ ]+\] not internal$")
 DKIM_RESULT = re.compile(r'(?:^|; )signature=[^ ]* domain=([^ ]*) selector=([^ ]*) result="([^"]*)"')
 DKIM_ADDED = re.compile(r"DKIM-Signature field added \(s=([^,]*), d=([^)]*)\)")
@@ -1502,7 +1503,11 @@ def parse_opendkim(text: str) -> Event:
         return ignore_unless_repeated(text)
     if rest.startswith("s="):
         found = DKIM_LINE.match(rest)
-        return Dkim(queue_id, OVERALL, None, found.group(2), found.group(1), found.group(3)) if found else None
+        if not found:
+            return None
+        selector, domain, algorithm, error = found.groups()
+        return Dkim(queue_id, OVERALL, None, domain, selector, algorithm) if error else \
+            Dkim(queue_id, IMPLIED, "pass", domain, selector, algorithm)
     result = DKIM_TEXTS.get(rest) or next((DKIM_TEXTS[opening] for opening in DKIM_TEXTS if rest.startswith(opening)), None)
     if result is not None:
         return Dkim(queue_id, OVERALL, result, signatures=0 if result == "none" else None)
@@ -1963,7 +1968,9 @@ def usual_opendkim(groups: Groups, text: str) -> Event:
         return make_dkim((queue_id, OVERALL, result, None, None, None, 0 if result == "none" else None))
     if new_domain:
         return make_dkim((queue_id, BY_THE_WAY, "signed", new_domain, new_selector, None, None))
-    return make_dkim((queue_id, OVERALL, None, domain, selector, algorithm or None, None)) if queue_id else parse_opendkim(text)
+    if error:
+        return make_dkim((queue_id, OVERALL, None, domain, selector, algorithm or None, None))
+    return make_dkim((queue_id, IMPLIED, "pass", domain, selector, algorithm or None, None)) if queue_id else parse_opendkim(text)
 
 
 def usual_opendmarc(groups: Groups, text: str) -> Event:
@@ -2006,7 +2013,7 @@ USUAL = {
         r"(?:Anonymous|Untrusted|Trusted|Verified) TLS connection established to ([^ \n]+): " + USUAL_TLS)),
     parse_opendkim: (usual_opendkim, shapes(
         USUAL_ID + r"(?:(not authenticated|[^ \n]+ \[[^ \n]+\] not internal)|(DKIM verification successful|bad signature data|"
-        r"no signature data)|s=([^ \n]*) d=([^ \n]*)(?: a=([^ \n]+))? SSL.*|"
+        r"no signature data)|s=([^ \n]*) d=([^ \n]*)(?: a=([^ \n]+))? SSL *(.*)|"
         r"DKIM-Signature field added \(s=([^,\n]*), d=([^)\n]+)\))")),
     parse_opendmarc: (usual_opendmarc, shapes(USUAL_ID + r"([^ :\n]+) (pass|fail|none|temperror|permerror)")),
     parse_policyd_spf: (usual_policyd_spf, shapes(
@@ -3525,6 +3532,8 @@ class Correlator:
         message = self._find(origin, queue_id)
         if signatures is not None:
             message.dkim_signatures = max(signatures, message.dkim_signatures or 0)
+        if weight == IMPLIED:
+            weight, result = OVERALL, result if message.dkim_result in (None, "signed") else None
         if weight < message.dkim_weight or result is None and domain is None:
             return
         if weight == BY_THE_WAY and message.dkim_result not in (None, "signed"):
