@@ -936,7 +936,7 @@ TOOK_ALL = re.compile(r"disconnect from localhost\[127\.0\.0\.1\]" + PORT + r" (
                       r"(?:(?!data=)[a-z]+=[0-9/]+ )*data=\1(?:/[0-9]+)? ")
 PROXY_REFUSAL = re.compile(
     r'warning: proxy [^ ]+ rejected "(rcpt to|data)(?:: *' + ADDRESS + r'[^"]*)?": "([45][0-9]{2}[ -].*)"$', re.I)
-FILTER_DROPPED = re.compile(r"250[ -].*\bdiscarded\b")
+FILTER_DROPPED = re.compile(r"250[ -].*\b(?:discarded|blocked)\b", re.I)       # clamsmtpd, MIMEDefang; Proxmox Mail Gateway
 AMAVIS_DROPPED = re.compile(r"250 2\.7\.[01] Ok, discarded, id=|250 2\.5\.0 Ok(?:, id=[^ ,]*, | <.*>, DSN (?:was sent|suppressed))")
 AMAVIS_BOUNCED = re.compile(r"250 2\.5\.0 Ok(?:, id=.*\b(?:BOUNCE|REJECT)\b| <.*>, DSN was sent \()")
 CONNECT = re.compile("connect from " + CLIENT)
