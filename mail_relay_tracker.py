@@ -611,7 +611,7 @@ YEAR_FIRST = re.compile(r"([0-9]{4}) ([A-Z][a-z]{2}) ([ 0-9]?[0-9]) " + _CLOCK +
 ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T" + _CLOCK + r"(Z|[+-][0-9]{2}:?[0-9]{2}) ")
 WEEKDAY = re.compile(r"[A-Z][a-z]{2} ([0-9]{4})-([0-9]{2})-([0-9]{2}) " + _CLOCK + r" ([A-Z]{3,5}|[+-][0-9]{2,4}) ")
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
-_HOST = r"(?:<(?:{0}|[0-9]{{1,2}}\.[0-7])> )?([^ ]+) (?:{0} )?".format(r"[a-z][a-z0-9]{2,9}\.[a-z]{3,7}")      # beside facility and level
+_HOST = r"(?:<(?:{0}|[0-9]{{1,2}}\.[0-7])> )?([^ ]+) +(?:{0} )?".format(r"[a-z][a-z0-9]{2,9}\.[a-z]{3,7}")      # beside facility and level
 TAGGED = re.compile(_HOST + r"([^ \[\]]+?)(?:\[([0-9]+)\])?$")
 CUT_TAG = re.compile(r"([^ ]+) (?=[^ ]{32} )([^ \[\]:]+)\[([0-9]+)\]? ")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
@@ -958,7 +958,8 @@ SMTPD_NOISE = (
     "auto_clnt", "mail_stream", "maps_", "dict_", "send: ", "> ", "< ", "address_", "ctable_", "vstream", "event_",
     "client certificate verification failed ", "SSL3 alert ", "CA certificate verification failed ", "cannot load Certification Authority ",
     "cannot set default OpenSSL ", "SSL_set_fd error", "skipping address family ", "mapping DSN status ", "subject=", "issuer=",
-    "ignoring DNS RR: ", "database ",
+    "ignoring DNS RR: ", "database ", ">>> ", "fsspace: ", "extract_addr: ", "reject_unauth_", "smtp_stream_setup: ", "milter_", "milter8_",
+    "milter unix:", "milter inet:", "event: ", "reply: ", "after ", "public/", "report ",
 )
 POSTSCREEN_NOISE = (
     "CONNECT ", "DISCONNECT ", "PASS ", "HANGUP ", "PREGREET ", "DNSBL ", "ALLOWLISTED ", "DENYLISTED ", "ALLOWLIST VETO ", "WHITELISTED ",
@@ -1864,7 +1865,7 @@ POSTFIX_PARSERS = {
 POSTFIX_PARSERS.update(dict.fromkeys(
     "anvil scache verify dnsblog tlsproxy tlsmgr trivial-rewrite proxymap proxywrite flush showq spawn postfix-script postlog "
     "postlogd postqueue sendmail postdrop postfix postalias postmap postmulti postconf postkick postlock posttls-finger "
-    "postfix-tls-script".split(), parse_nothing))
+    "postfix-tls-script policyd-weight".split(), parse_nothing))
 OTHER_PARSERS = {
     "opendkim": parse_opendkim, "opendmarc": parse_opendmarc, "dkimpy-milter": parse_dkimpy, "policyd-spf": parse_policyd_spf,
     "pyspf-milter": parse_policyd_spf, "spamd": parse_spamd, "amavis": parse_amavis, "amavisd": parse_amavis, "rspamd": parse_rspamd,
@@ -1960,7 +1961,7 @@ def usual_agent(groups: Groups, text: str) -> Event:
 
 def usual_opendkim(groups: Groups, text: str) -> Event:
     """A verified signature, its words in three lines; a signature added."""
-    queue_id, ignored, result, selector, domain, algorithm, new_selector, new_domain = groups
+    queue_id, ignored, result, selector, domain, algorithm, error, new_selector, new_domain = groups
     if ignored:
         return IGNORED
     if result:
@@ -3527,7 +3528,9 @@ class Correlator:
     # -- what filters say
 
     def fold_dkim(self, origin: Origin, event: Dkim) -> None:
-        """opendkim tells one result in several lines: the overall one decides, then the list of all signatures."""
+        """opendkim tells one result in several lines: the overall one decides, then the list of all signatures. Of a good signature it
+        may say no more than which it was (without SyslogSuccess); of any other it says so right behind (opendkim.c:mlfi_eom).
+        """
         queue_id, weight, result, domain, selector, algorithm, signatures = event
         message = self._find(origin, queue_id)
         if signatures is not None:
