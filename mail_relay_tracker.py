@@ -4285,13 +4285,14 @@ def born_rows(message: Message, stored: Iterable[Row]) -> List[Row]:
 def is_rest(row: Row, message: Message) -> bool:
     """Whether a row that began later is the rest of this message, for the older log is read after the newer one.
 
-    If both have a Message-ID, that decides. A row without one began behind it: it is the rest of a message that has not ended, if it began
-    with an attempt of its own, which tells the size, or soon after the last line heard here. If only the row has one, it is the rest when
-    no more than a client is known here, and the row begins within a minute and names no other.
+    If both have a Message-ID, that decides. A row without one is the rest if it began while this message lived, for meanwhile its ID is
+    nobody else's; or behind it, of a message that has not ended, with an attempt of its own, which tells the size, or soon after the last
+    line heard here. If only the row has one, it is the rest when no more than a client is known here, and the row begins within a minute
+    and names no other.
     """
     gap = row.first_seen - message.last_seen
     if row.message_id is None:
-        return not message.ended and (row.size is not None or gap <= PATIENCE)
+        return gap <= 0 or not message.ended and (row.size is not None or gap <= PATIENCE)
     if message.message_id is not None:
         return bool(stored_text("message_id", message.message_id) == row.message_id)
     bare_birth = not message.recipients and not message.ended and gap <= MINUTE

@@ -57,6 +57,7 @@ def test_parts_imported_newest_first_make_the_rows_of_the_whole(command, cuts):
     backwards = [(two, 1000)], [(one, two)], [(0, one)]
     assert imported(command, *backwards) == expected
     assert imported(command, *backwards, *reversed(backwards)) == expected
+    assert imported(command, [(two, 1000)], [(0, two), (two, 1000)]) == expected        # as all logs are, when the newest was read already
 
 
 def test_parts_that_overlap_make_the_rows_of_the_whole(command):
