@@ -5261,7 +5261,8 @@ class MysqlStore(Store):
 
     `host_no` counts how often a host was left for the next one: modulo their number it is the place of the one in use. `idle`: every
     statement sent was answered. `served`: this connection has carried out a write. `session`: of the last one the name of the database
-    and host, when that server was started, and the number there.
+    and host, when that server was started, and the number there. `recent`: the rows of the last seconds, and when they were written;
+    `may_have_forgotten`: to another server than this one, or before it was started anew.
     """
 
     def __init__(self, hosts: List[Tuple[str, int]], options: Dict[str, Any], tls_required: bool = False) -> None:
