@@ -4035,7 +4035,8 @@ def inherit_names(message: Message, parent: Message, leg: str) -> None:
 
     One keeps its own name if the parent handed it on under the very same two addresses. If its lines tell a name, as of an alias, that is
     the parent's `to`. If they do not, and the mail went on directly, the `to` of both is the same; likewise if it was requeued, which
-    changes no recipient, and the parent itself shows an inherited name by now.
+    changes no recipient, and the parent itself shows an inherited name by now. Rows do not tell that pickup had it: then the parent does,
+    whose last reply names no `leg`, as one of a filter or of local(8) would.
     """
     gone_on = [one for one in parent.recipients if goes_on(one) and one.upstream_to]
     into = [one for one in gone_on if leg in (one.next_queue_id, parent.requeued_as)]
@@ -4043,10 +4044,11 @@ def inherit_names(message: Message, parent: Message, leg: str) -> None:
     same = {one.upstream_to: one.orig_to for one in into if leg == message.queue_id}
     kept = {(one.orig_to, one.upstream_to) for one in into}
     sharing = collections.Counter(to for _, to in kept)
+    is_requeued = message.pickup_sender is not None or any(leg not in (one.relay_message or "") for one in into)
     for recipient in message.recipients:
         own, to = recipient.orig_to or "", recipient.upstream_to
         if (own, to) not in kept:
-            is_same = own in ("", to) or message.pickup_sender is not None and own not in named and sharing[to] == 1
+            is_same = own in ("", to) or is_requeued and own not in named and sharing[to] == 1
             recipient.orig_to = is_same and same.get(to) or named.get(own, recipient.orig_to)
 
 
