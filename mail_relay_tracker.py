@@ -6258,10 +6258,19 @@ class Follower:
         return None
 
     def _fitting(self, place: Place) -> Tuple[Optional[LogFile], List[Tuple[str, Exception]]]:
-        """The rotated file that a place speaks of, and what could not be read."""
+        """The rotated file that a place speaks of, and what could not be read. When they are renamed meanwhile, it may be missed."""
+        for _ in range(LOOKS):
+            known = identities(self.path)
+            best, failures = self._best(siblings(self.path), place)
+            if best is not None or identities(self.path) == known:
+                break
+        return best, failures
+
+    def _best(self, names: List[str], place: Place) -> Tuple[Optional[LogFile], List[Tuple[str, Exception]]]:
+        """Of the files with these names, oldest first, the one that a place speaks of, and what could not be read."""
         best: Optional[LogFile] = None
         failures: List[Tuple[str, Exception]] = []
-        for name in reversed(siblings(self.path)):
+        for name in reversed(names):
             try:
                 best = self._better(best, self._open_rotated(name, 0), place)
             except BAD_FILE as error:
@@ -6352,6 +6361,8 @@ class Follower:
                 return Rotated(name, file.identity, file.mtime(), head, file.opening(head))
             finally:
                 file.close()
+        except FileNotFoundError:           # renamed meanwhile: all are looked at once more
+            return None
         except BAD_FILE as error:
             trouble = self._trouble(name, error, needed)
             if trouble is not None:

@@ -2384,6 +2384,14 @@ def test_T4_rotated_between_two_looks_at_rotated_files(tmp_path, opened):
     assert letters_of(follower) == "BCXD"
 
 
+def test_T4_rotated_while_the_file_of_the_saved_place_is_looked_for(tmp_path, caplog):
+    """Its name was taken down, and before it is opened it has the next one, at which nobody looks."""
+    path = tmp_path / "mail.log"
+    place = missed_rotations(path, ".2", ".1", "")
+    assert letters_of(taken_up(path, place, renamed_before(path, ".1", 1))) == "aBXC"
+    assert not [one for one in caplog.records if one.levelname == "WARNING"]
+
+
 def test_T4_rotated_at_each_look_is_a_trouble_that_passes(tmp_path):
     path = tmp_path / "mail.log"
     follower = who_has_read_a(path)
