@@ -2384,6 +2384,24 @@ def test_T4_rotated_between_two_looks_at_rotated_files(tmp_path, opened):
     assert letters_of(follower) == "BCXD"
 
 
+def test_T4_a_name_that_is_gone_when_it_is_looked_at_is_no_trouble(tmp_path, caplog):
+    path = tmp_path / "mail.log"
+    follower = who_has_read_a(path)
+    path.rename(str(path) + ".2")
+    for name, letter in ((".1", "B"), ("", "C")):
+        pathlib.Path(str(path) + name).write_text(lines_of(letter))
+
+    def opener(name):
+        if name.endswith(".1") and not os.path.exists("%s.3" % path):
+            os.rename("%s.2" % path, "%s.3" % path)
+            os.rename(name, "%s.2" % path)
+        return tracker.open_log(name)
+
+    follower.opener = opener
+    assert letters_of(follower) == "BC"
+    assert not [one for one in caplog.records if one.levelname == "WARNING"]
+
+
 def test_T4_rotated_while_the_file_of_the_saved_place_is_looked_for(tmp_path, caplog):
     """Its name was taken down, and before it is opened it has the next one, at which nobody looks."""
     path = tmp_path / "mail.log"
