@@ -1507,8 +1507,8 @@ def parse_opendkim(text: str) -> Event:
         if not found:
             return None
         selector, domain, algorithm, error = found.groups()
-        return Dkim(queue_id, OVERALL, None, domain, selector, algorithm) if error else \
-            Dkim(queue_id, IMPLIED, "pass", domain, selector, algorithm)
+        weight, result = (OVERALL, None) if error else (IMPLIED, "pass")
+        return Dkim(queue_id, weight, result, domain, selector, algorithm)
     result = DKIM_TEXTS.get(rest) or next((DKIM_TEXTS[opening] for opening in DKIM_TEXTS if rest.startswith(opening)), None)
     if result is not None:
         return Dkim(queue_id, OVERALL, result, signatures=0 if result == "none" else None)
@@ -4822,7 +4822,6 @@ MEANINGS = {number: (kind, remedy) for kind, remedy, numbers in (
     (StoreGone, "raise the server's max_statement_time or max_execution_time", (1969, 3024)),
 ) for number in numbers}   # type: Dict[Optional[int], Tuple[Type[TrackerError], str]]
 DRIVER_ERRORS = range(2000, 3000)
-FORGETTABLE = 3                     # seconds for which a server may keep to itself what it has taken
 SILENCE = "the server does not answer: check [database] host and port, its load and the network between"
 WORDED = (                          # the driver's own errors, with numbers that differ by its version, or none
     ("Invalid Certificate/Key", ConfigError, TLS_REMEDY), ("Invalid CA Certificate", ConfigError, TLS_REMEDY),
@@ -5074,6 +5073,7 @@ MYSQL_UPSERT = upsert("%s", "ON DUPLICATE KEY UPDATE", r"VALUES(\1)")
 
 
 LOCK_PATIENCE = 10                  # seconds after which a server is to tell of a lock, lest it seem to be one that does not answer
+FORGETTABLE = 3                     # seconds for which a server may keep to itself what it has taken
 LOCK_WAIT = 0.5                     # seconds for which SQLite itself waits for a lock: no signal is heard meanwhile
 NULLS: Dict[None, None] = {}
 sqlite3.register_adapter(type(None), NULLS.get)      # NULL as it is: the driver would look for an adapter anew for each, in vain
@@ -5345,11 +5345,11 @@ class MysqlStore(Store):
         former, self.session = self.session, (self.name, started, int(self.connection.connection_id))
         if former[0] != self.name or abs(former[1] - started) >= 2:
             self.may_have_forgotten = True
-        else:
-            try:
-                self.cursor.execute("KILL %d" % former[2])
-            except Exception as error:      # mostly it is gone already
-                LOG.debug("ending session %d: %s", former[2], error)
+            return
+        try:
+            self.cursor.execute("KILL %d" % former[2])
+        except Exception as error:          # mostly it is gone already
+            LOG.debug("ending session %d: %s", former[2], error)
 
     def _greet(self) -> None:
         """Set the session up, and make sure that this server will take what is written, and has the table."""
