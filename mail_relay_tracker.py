@@ -157,7 +157,7 @@ MAX_OPEN = 30000                    # open messages; the oldest are written and 
 MAX_CONTEXTS = 20000                # sessions, TLS connections, waiting results, SRS pairs: each table
 MAX_STRADDLES = 500                 # crowds that are over; beyond that those that nobody needs any more are dropped
 MAX_WAITING = 1000                  # SPF results of one client
-MAX_ORIGINS = 8000                  # cached line prefixes ("host program[pid]")
+MAX_ORIGINS = 4000                  # cached line prefixes ("host program[pid]")
 MAX_PROGRAMS = 500                  # programs with counters of their own
 MAX_GENERATIONS = 10                # messages of which one came from the other, found in the store
 MAX_COPIES = 10000                  # repetitions that are believed of "message repeated n times"
@@ -869,7 +869,6 @@ REPLY = re.compile(r"(?:([2-5][0-9]{2})(?=[ -]|$)(?:[ -]([245]\.[0-9]{1,3}\.[0-9
 NUMBER = re.compile(r"-?(?=\.?[0-9])[0-9]{0,12}(?:\.[0-9]{0,12})?$")
 
 
-@functools.lru_cache(maxsize=16384)
 def is_queue_id(word: str) -> bool:
     """Whether Postfix could have created this queue ID (mail_queue.h): hexadecimal, its first five digits below a million, or long.
 
