@@ -2425,6 +2425,10 @@ class Crowd:
         if message in self.unnamed:
             self.unnamed.remove(message)
 
+    def is_pair(self, one: Waiting, message: Message) -> bool:
+        """Whether one result and one message are all that ever was under way, and the result is about no refusal."""
+        return self.size == PAIR and self.results == [one] and self.unnamed == [message] and one.refused is None
+
     def free(self) -> List[Waiting]:
         """The results that wait for a message."""
         return [one for one in self.results if one.message is None]
@@ -3285,7 +3289,11 @@ class Correlator:
         if event.action != "reject" and event.judge != "proxy":
             session.pending += (event,)
             session.needs(self.position)
-            return
+        else:
+            self._fold_refusal(origin, session, event)
+
+    def _fold_refusal(self, origin: Origin, session: Session, event: Verdict) -> None:
+        """A mail that was turned away before it had a queue ID: a message of its own, over at once."""
         queue_id = "NOQUEUE-%s%06d" % (digits_of(self.time // SECOND), (self.position - self.file_start) % 1000000)
         message = Message(origin.host, self.server_hostname or origin.host, queue_id, self.time, self.position, False)
         message.next_no = self.turn         # so repetitions of a line that have the same ID are rows of their own
@@ -3823,8 +3831,7 @@ class Correlator:
         the message has no result, and awaits one that comes late.
         """
         own, known = message.spf, self.crowds.get(key)
-        if own is not None and known is not None and known.size == PAIR and known.results == [own] and known.unnamed == [message] \
-                and own.sender == bare(message.envelope_from or "") and own.refused is None:
+        if own is not None and known is not None and known.is_pair(own, message) and own.sender == bare(message.envelope_from or ""):
             own.message = message.spf_key = None        # one result, one mail: nobody else to ask
             del self.crowds[key]
             return
@@ -3841,15 +3848,19 @@ class Correlator:
         if found is None and own is not None and own in crowd.results and not own.contended:
             own.lent = True                 # until a mail of that very sender comes
             return
+        self._exchange_spf(crowd, message, own, found)
+        if found is None and not message.queued:
+            self._await_spf(message, senders)
+        self._use_up(crowd, key, found)
+
+    def _exchange_spf(self, crowd: Crowd, message: Message, own: Optional[Waiting], found: Optional[Waiting]) -> None:
+        """Give a message the result that was found for it; whoever had that on trial has the message's own one now, if it still waits."""
         holder = found.message if found is not None else None
         if own is not None and own in crowd.results:
             own.message = None
         self._attach(message, self._call_in(found))
         if holder in crowd.unnamed and own in crowd.results:
-            self._attach(holder, own)       # swapped: on trial there, it does not age
-        if found is None and not message.queued:
-            self._await_spf(message, senders)
-        self._use_up(crowd, key, found)
+            self._attach(holder, own)       # on trial there, it does not age
 
     def _call_in(self, one: Optional[Waiting]) -> Optional[Waiting]:
         """Take a result away from the message of another sender that shows it, if there is one."""
