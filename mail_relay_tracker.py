@@ -577,6 +577,17 @@ class Spam(NamedTuple):
     kept_back: Optional[str] = None
 
 
+class Piece(NamedTuple):
+    """amavis cuts a long line in pieces (Amavis/Log.pm, write_log): each bears the line's `am_id`, the first one `begins` it, and all
+    but the last are `cut`.
+    """
+
+    am_id: str
+    text: str
+    begins: bool
+    cut: bool
+
+
 class Rewritten(NamedTuple):
     """postsrsd: `sender` goes out as `srs`."""
 
@@ -1726,7 +1737,7 @@ AMAVIS_MAIL = re.compile(AMAVIS_ADDRESS + " -> (" + AMAVIS_ADDRESS + "(?:," + AM
                          r"(?:, Resent-Message-ID: <(?:[^>]*|(?:(?!, ).)*)>)?(?:, mail_id: [^ ,]+)?"
                          r"(?:, b: [^ ,]+)?, Hits: (?:-?[0-9]+(?:\.[0-9]+)?\.\.)?(-?[0-9.]+|-)(?:, size: [0-9]+)?(?:, pt: [^ ,]*)?"
                          r"(?:, queued_as: (?:[^,]* )?([0-9A-Za-z]+)(?![^,]))?")
-AMAVIS_MORE = re.compile(r"\.\.\.$|, Hits: (?:-,|[^ ,]*, tag=)")      # a long line goes on in the next; not scanned; a report
+AMAVIS_MORE = re.compile(r"\.\.\.$|, Hits: (?:-,|[^ ,]*, tag=)")      # the rest is lost; not scanned; a report
 AMAVIS_SIGNATURE = r"=([^ ,:=]+):([^ ,:=]+)(?:,[^ ,:=]+:[^ ,:=]+)*"       # selector and domain of the first
 AMAVIS_DKIM = re.compile("(?:, queued_as: [^,]*)?(?:, dkim_sd" + AMAVIS_SIGNATURE + ")?(?:, dkim_new" + AMAVIS_SIGNATURE + ")?, [0-9]+ ms"
                          r"(?:, Tests: \[[^\[\]]*\])?$")
@@ -1774,6 +1785,21 @@ def parse_spamd_result(text: str) -> Event:
 
 
 def parse_amavis(text: str) -> Event:
+    """amavis: what it tells of a mail, or a piece of that: `(id) Passed CLEAN … Message-ID: <a...`, then `(id) ...b@c>, …`.
+
+    >>> parse_amavis("(04336-07) ...mple.org>, Hits: 17...")
+    Piece(am_id='(04336-07)', text='mple.org>, Hits: 17', begins=False, cut=True)
+    """
+    am_id, _, rest = text.partition(" ")
+    cut = rest.endswith("...")
+    if rest.startswith("...") and am_id.startswith("("):
+        return Piece(am_id, rest[3:-3] if cut else rest[3:], False, cut)
+    if cut and AMAVIS.match(text):
+        return Piece(am_id, text[:-3], True, True)
+    return parse_amavis_verdict(text)
+
+
+def parse_amavis_verdict(text: str) -> Event:
     """amavis, default template: `(id) Passed SPAMMY {…}, … <from> -> <to>, Queue-ID: …, Message-ID: …, …, Hits: 6.3, …`.
 
     Strangers choose the names of attachments, in parentheses before the chain of fields, and the Message-ID and subject behind it; all may
@@ -1787,7 +1813,7 @@ def parse_amavis(text: str) -> Event:
     if chain is None:
         return IGNORED if len(ends) != 1 or AMAVIS_MORE.search(text) else None
     recipients, queue_id, mid, hits, child = chain.groups()
-    cut = text.endswith("...")              # it goes on in the next line: only fields behind which another begins are sure to be whole
+    cut = text.endswith("...")              # the next piece is lost: only fields behind which another begins are sure to be whole
     if not (queue_id or mid or child) or cut and not text.startswith(",", chain.end()):
         return IGNORED
     mid = mid and mid.partition(">")[0]     # of several the first, as Postfix has it
@@ -2467,8 +2493,9 @@ class Connection:
 
 
 class Context(NamedTuple):
-    """Something that later lines refer to: `value` is a scan's score, the sender behind an SRS address, the link to a message yet to be
-    born, a message that awaits its SPF result, or the queue ID of one that left memory unscanned.
+    """Something that later lines refer to: `value` is a scan's score, a line that has begun (its process, time and pieces), the sender
+    behind an SRS address, the link to a message yet to be born, a message that awaits its SPF result, or the queue ID of one that left
+    memory unscanned.
 
     `heard`: when, by the log's clock. `low`: the position of its first line.
     """
@@ -2747,7 +2774,7 @@ class Correlator:
     __slots__ = (
         "queue_timeout", "server_hostname", "filter", "now", "time", "position", "file_start", "turn", "open_by_host", "open_count",
         "sessions", "crowds", "late", "awaiting", "has_policy", "by_message_id", "twins", "gone", "has_scanner", "relays", "scans",
-        "rewritten", "announced", "due", "serial", "finished", "links", "straddles", "dropped")
+        "pieces", "rewritten", "announced", "due", "serial", "finished", "links", "straddles", "dropped")
 
     def __init__(self, queue_timeout: int, server_hostname: str = "", tracked: Optional[DomainFilter] = None) -> None:
         self.queue_timeout = queue_timeout
@@ -2770,6 +2797,7 @@ class Correlator:
         self.has_scanner = False                                            # a scanner has spoken that knows no queue ID
         self.relays: Dict[str, Connection] = {}                             # by process of a delivery agent
         self.scans: Dict[str, Context] = {}                                 # by process of a scanner: the scan at hand
+        self.pieces: Dict[str, Context] = {}                                # by process of amavis: the line that it has begun
         self.rewritten: Dict[str, Context] = {}                             # by SRS address: the sender that postsrsd told
         self.announced: Dict[HostKey, Context] = {}                         # by host and queue ID: the link to a child yet to be born
         self.due: List[Tuple[int, int, Message]] = []                       # a heap: when to look whether a message is idle
@@ -2938,6 +2966,7 @@ class Correlator:
     def harvest(self) -> Harvest:
         """Hand out what is finished, and forget it: the caller writes it before it saves a position."""
         self._tell_late()
+        self._tell_pieces(self.now - DISORDER)
         harvest = Harvest(self.finished, self.links, self.open_by_host)
         self.finished, self.links = [], []
         for message in harvest.messages:
@@ -2965,6 +2994,7 @@ class Correlator:
         """The log is at its end: finish the open messages; those that may still wait only when `everything` is asked for."""
         if everything:
             self._tell_late(at_end=True)
+            self._tell_pieces(self.now)
         elif self.twins:
             self._withhold_scores()
         for message in self._all_open():
@@ -3005,6 +3035,7 @@ class Correlator:
         lows += [one.low for one in self.awaiting.values() if self.now - one.heard <= SPF_LATE]
         lows += [one.low for known in (self.announced, self.rewritten) for one in known.values() if self.now - one.heard <= ANNOUNCED_LIFE]
         lows += [one.low for gone in self.gone.values() for one in gone if self.now - one.heard <= DISORDER]
+        lows += [begun.low for begun in self.pieces.values()]
         lows += [relay.low for relay in self.relays.values() if self.now - relay.heard <= CONNECTION_REUSE]
         return min(lows)
 
@@ -3686,6 +3717,36 @@ class Correlator:
         if event.kept_back is not None:
             message.kept_back += tuple(bare(one[1:-1]) for one in AMAVIS_RECIPIENT.findall(event.kept_back))
 
+    def fold_piece(self, origin: Origin, event: Piece) -> None:
+        """A piece of amavis's line: what it tells is known with the last one, or as far as it can be when the rest is lost."""
+        begun = self.pieces.pop(origin.prefix, None)
+        if begun is not None and not event.begins and event.am_id == begun.value[2].am_id:
+            whole = event._replace(text=begun.value[2].text + event.text)
+            begun = begun._replace(value=(*begun.value[:2], whole))
+            if event.cut:
+                self.pieces[origin.prefix] = begun
+                return
+        if begun is not None:
+            self._take_pieces(begun)
+        if event.begins:
+            self.pieces[origin.prefix] = Context((origin, self.time, event), self.now, self.position)
+            self._limit(self.pieces)
+
+    def _take_pieces(self, begun: Context) -> None:
+        """Take the pieces of a line together, as if all stood where the first one does."""
+        here = self.time, self.position
+        origin, self.time, piece = begun.value
+        self.position = begun.low
+        said = parse_amavis_verdict(piece.text + ("..." if piece.cut else ""))
+        if isinstance(said, Spam):
+            self.fold_spam(origin, said)
+        self.time, self.position = here
+
+    def _tell_pieces(self, old: int) -> None:
+        """Take lines whose rest has not come by now: they were begun at `old`, or before."""
+        for prefix in [prefix for prefix, begun in self.pieces.items() if begun.heard <= old]:
+            self._take_pieces(self.pieces.pop(prefix))
+
     # -- SPF: results wait by client address for the message they belong to
 
     def fold_spf(self, origin: Origin, event: Spf) -> None:
@@ -3993,7 +4054,7 @@ FOLDS = {
     Verdict: Correlator.fold_verdict, Checked: Correlator.fold_checked, Notification: Correlator.fold_notification,
     Dkim: Correlator.fold_dkim, Dmarc: Correlator.fold_dmarc, MilterSpf: Correlator.fold_milter_spf, Spf: Correlator.fold_spf,
     SpamStart: Correlator.fold_spam_start, SpamScore: Correlator.fold_spam_score, SpamResult: Correlator.fold_spam_result,
-    Spam: Correlator.fold_spam, Rewritten: Correlator.fold_rewritten,
+    Spam: Correlator.fold_spam, Piece: Correlator.fold_piece, Rewritten: Correlator.fold_rewritten,
 }   # type: Dict[Any, Callable[[Correlator, Origin, Any], None]]
 
 

@@ -230,3 +230,44 @@ Message-ID: <m28@good.test>, mail_id: vpY-UT77_1FT, Hits: 6.5, size: 438, queued
 def test_a_verdict_is_of_the_mail_that_it_names_not_of_one_that_was_made_of_it():
     rows = Reader().read(FORWARDED)
     assert [(row.queue_id, row.spam_status) for row in rows] == [("ABA50218633", "Yes"), ("AC940218635", "Yes")]
+
+
+SCANNED = """
+00:20 postfix/smtpd[7]: 4F00061AE: client=a.example[192.0.2.1]
+00:20 postfix/cleanup[2]: 4F00061AE: message-id=<m1@example.org>
+00:20 postfix/qmgr[3]: 4F00061AE: from=<a@example.org>, size=1234, nrcpt=1 (queue active)
+%s
+00:23 postfix/smtp[4]: 4F00061AE: to=<b@example.com>, relay=127.0.0.1[127.0.0.1]:10024, delay=1, delays=0/0/0/1, dsn=2.0.0, status=sent (Ok)
+00:23 postfix/qmgr[3]: 4F00061AE: removed
+00:45 postfix/smtpd[8]: connect from c.example[192.0.2.3]"""
+VERDICT = "Passed SPAMMY {RelayedTaggedInbound}, [192.0.2.1]:54180 <a@example.org> -> <b@example.com>, (), Queue-ID: 4F00061AE, " \
+          "Message-ID: <m1@example.org>, mail_id: 47G-u3kjLkOz, b: 3tnIDXRGW, Hits: 5.9, size: 316, queued_as: 4F00061AF, " \
+          "Subject: \"x...\", Tests: [BAYES_50=0.8,URIBL_BLACK=5.1], autolearn=no, 345 ms"
+
+
+def verdicts(lines, everything=True):
+    """What the rows tell of the scan, read at once and line by line."""
+    read = [Reader().read(*batches, everything=everything) for batches in ([SCANNED % lines], one_by_one(SCANNED % lines))]
+    found = [[(row.queue_id, row.spam_status, row.spam_score, row.spam_tests) for row in rows] for rows in read]
+    assert found[0] == found[1]
+    return found[0]
+
+
+def test_a_line_that_amavis_cuts_anywhere_tells_what_it_tells_uncut():
+    whole = verdicts("00:21 amavis[185]: (00185-10) " + VERDICT)
+    assert whole == [("4F00061AE", "Yes", 5.9, "BAYES_50,URIBL_BLACK")]
+    opening = VERDICT.index("{")                # amavis cuts behind some hundred bytes
+    for place in range(opening, len(VERDICT)):
+        pieces = "00:21 amavis[185]: (00185-10) %s...\n00:21 amavis[185]: (00185-10) ...%s" % (VERDICT[:place], VERDICT[place:])
+        assert verdicts(pieces) == whole, pieces
+
+
+@pytest.mark.parametrize("behind", [
+    "00:21 amavis[185]: (00185-11) Blocked INFECTED (x) {DiscardedInbound}, <a@example.org> -> <c@example.com>, Hits: -, size: 1, 3 ms",
+    "00:22 amavis[185]: (00185-11) Passed CLEAN {RelayedInbound}, <a@example.org> -> <c@example.com>, Queue-ID: 4F00061AD...",
+    "00:21 amavis[185]: (00185-11) ...of another line, 3 ms", ""])
+def test_of_a_line_whose_other_pieces_are_lost_what_is_there_counts(behind):
+    begun = "00:21 amavis[185]: (00185-10) %s..." % VERDICT[:VERDICT.index(" autolearn")]
+    lines = "00:21 amavis[185]: (00185-09) ...the beginning is lost, 3 ms\n%s\n%s" % (begun, behind)
+    assert verdicts(lines.strip()) == [("4F00061AE", "Yes", 5.9, None)]
+    assert verdicts(lines.strip(), everything=False) == [("4F00061AE", "Yes", 5.9, None)]

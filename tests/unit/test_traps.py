@@ -617,6 +617,22 @@ class Filters(Case):
             self.assertEqual((row.spam_status, float(row.spam_score), float(row.spam_required), row.spam_tests),
                              (status, score, 5.0, "A,B"))
 
+    def test_of_a_line_of_amavis_whose_rest_is_lost_only_what_is_whole_counts(self):
+        """It ends anywhere; a field counts if another one begins behind it."""
+        verdict = tracker.Spam(ID, "m1@example.org", "Yes", 17.3)
+        opening = "(04336-07) Passed SPAM {RelayedTaggedInbound}, [192.0.2.1]:40000 <a@example.org> -> <b@example.com>, Queue-ID: %s, " \
+                  "Message-ID: <m1@exa" % ID
+        score = opening + "mple.org>, mail_id: abcDEF123456, Hits: 17"
+        for text, expected in (
+                (opening, tracker.IGNORED), (score, tracker.IGNORED), (score + ".3, size: 12", tracker.IGNORED),
+                (score + ".3, size: 1234, queued_as: 4F0006", verdict),
+                (score + ".3, size: 1234, queued_as: 4F00061AF, Subject: \"Tests: [X=1]\", From: <a@example.org>, Tests: [A=0.1,RCVD_",
+                 verdict._replace(child="4F00061AF")),
+                ("(00185-05) Blocked BANNED (a.exe) {BouncedInbound,RelayedInbound,Quarantined}, [192.0.2.1]:40000 <a@example.org> -> "
+                 "<b@example.com>, Queue-ID: %s, Message-ID: <m1@example.org>, mail_id: x, Hits: -, size: 448, Subject: \"y" % ID,
+                 tracker.Spam(ID, "m1@example.org", None, None, kept_back="<b@example.com>"))):
+            self.assertEqual(tracker.parse_amavis_verdict(text + "..."), expected, text)
+
     def test_trap_27_socketmap_stands_where_the_id_would(self):
         srs = "SRS0=HHHH=TT=1=0123456789ABCDEFGHIJKLMNOPQRSTUV@fwd.example.com"      # a database: the address itself does not tell
         told = "postsrsd[23]: socketmap: <a@example.org> forwarded as <%s>" % srs
