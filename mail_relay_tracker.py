@@ -534,7 +534,7 @@ class Spf(NamedTuple):
 
 
 class SpamStart(NamedTuple):
-    """spamd: `processing message`: what the same pid says next is about this Message-ID."""
+    """spamd, spampd: `processing message`: what the same pid says next is about this Message-ID."""
 
     message_id: str
 
@@ -548,7 +548,7 @@ class SpamScore(NamedTuple):
 
 
 class SpamResult(NamedTuple):
-    """spamd: `result: Y 6 - TESTS …,mid=<…>`. `score` is truncated (spamd.raw)."""
+    """spamd: `result: Y 6 - TESTS …,mid=<…>`, whose `score` is truncated (spamd.raw); or spampd, which names no tests."""
 
     message_id: str
     status: str
@@ -1727,6 +1727,8 @@ SPAMD_USER = re.compile(r"[^ ]*:[0-9]+ ?$")         # a BSD syslogd writes a bla
 SPAMD_RESULT = re.compile(r"result: ([Y.]) +(-?[0-9]{1,9}) - ([^ ]*) ")
 SPAMD_MID = re.compile(r",mid=([^,]*)(?=,|$)")
 SPAMD_REQUIRED = re.compile(r"[, ]required_score=(-?[0-9.]+)")
+SPAMPD_START = re.compile(r"processing message (<[^<> ]*>|\(unknown\)) for ")
+SPAMPD_RESULT = re.compile(r"(identified spam|clean message) (<[^<> ]*>|\(unknown\)) \((-?[0-9.]+)/(-?[0-9.]+)\) from ")
 AMAVIS = re.compile(r"\([^ )]*\) (Passed|Blocked) ([A-Z-]+)")
 AMAVIS_ACTIONS = re.compile(r"\) \{[A-Za-z,]*\}, ")
 AMAVIS_ADDRESS = r'<(?:"(?:[^"\\]|\\.)*"@[^"<>]*|[^"<>]*)>'
@@ -1782,6 +1784,19 @@ def parse_spamd_result(text: str) -> Event:
     verdict, score, tests = found.groups()
     return SpamResult(mid.group(1), "Yes" if verdict == "Y" else "No", float(score),
                       number(required.group(1)) if required else None, tests)
+
+
+def parse_spampd(text: str) -> Event:
+    """spampd, a proxy around SpamAssassin: by Message-ID, what is not printable in it, and blanks, being `?` (spampd.pl)."""
+    begun = SPAMPD_START.match(text)
+    if begun:
+        return SpamStart(begun.group(1))
+    found = SPAMPD_RESULT.match(text)
+    if not found:
+        return None if text.startswith(("identified spam", "clean message")) else ignore_unless_repeated(text)
+    verdict, mid, *scores = found.groups()
+    score, required = map(number, scores)
+    return None if score is None else SpamResult(mid, "Yes" if verdict == "identified spam" else "No", score, required, "")
 
 
 def parse_amavis(text: str) -> Event:
@@ -1893,8 +1908,8 @@ POSTFIX_PARSERS.update(dict.fromkeys(
     "postfix-tls-script policyd-weight".split(), parse_nothing))
 OTHER_PARSERS = {
     "opendkim": parse_opendkim, "opendmarc": parse_opendmarc, "dkimpy-milter": parse_dkimpy, "policyd-spf": parse_policyd_spf,
-    "pyspf-milter": parse_policyd_spf, "spamd": parse_spamd, "amavis": parse_amavis, "amavisd": parse_amavis, "rspamd": parse_rspamd,
-    "postsrsd": parse_postsrsd, "spamass-milter": parse_nothing, "postgrey": parse_nothing,
+    "pyspf-milter": parse_policyd_spf, "spamd": parse_spamd, "spampd": parse_spampd, "spamass-milter": parse_nothing,
+    "amavis": parse_amavis, "amavisd": parse_amavis, "rspamd": parse_rspamd, "postsrsd": parse_postsrsd, "postgrey": parse_nothing,
     "postfix": parse_daemonless,
 }
 
@@ -3595,7 +3610,7 @@ class Correlator:
         self._find(origin, event.queue_id).milter_spf = event.result
 
     def fold_spam_start(self, origin: Origin, event: SpamStart) -> None:
-        """spamd begins a scan: the score comes without a Message-ID, from the same process. A message being scanned is not idle."""
+        """A scan begins: the score comes without a Message-ID, from the same process. A message being scanned is not idle."""
         message = self._unscanned(origin, event.message_id)
         if message is not None:
             message.hear(self.time, self.now)
@@ -3609,7 +3624,7 @@ class Correlator:
         self._limit(self.scans)
 
     def fold_spam_result(self, origin: Origin, event: SpamResult) -> None:
-        """spamd's result, for the message of this Message-ID."""
+        """The result of spamd or spampd, for the message of this Message-ID."""
         message_id, status, score, required, tests = event
         scan = self.scans.pop(origin.prefix, None)
         message = self._scanned(origin, message_id)

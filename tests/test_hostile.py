@@ -125,6 +125,11 @@ def spamd_id(text):
     return "<%s>" % re.sub(r"[\x00-\x20,\x7f]", "_", text)
 
 
+def spampd_id(text):
+    """A Message-ID as spampd logs it."""
+    return "<%s>" % re.sub(r"[^!-~]|[<>]", "?", text)
+
+
 def message_id(text):
     """A Message-ID header."""
     return "<%s>" % printable(text)
@@ -225,6 +230,8 @@ PLACES = (
     place("resent Message-ID", "spamd", r" aka (<[^<>]+>)", message_id),
     place("Message-ID of a result", "spamd", r",mid=(<[^<>]+>)", spamd_id),
     place("resent Message-ID of a result", "spamd", r",rmid=(<[^<>]+>)", spamd_id),
+    place("Message-ID as spampd tells it", "spampd", r"(?:processing message|clean message|identified spam) (<[^<>]+>)", spampd_id),
+    place("spampd's sender", "spampd", r" from <" + WORD + "> for", quoted_address),
     place("amavis's sender", "amavis", r" <" + WORD + "> ->", quoted_address),
     place("amavis's recipient", "amavis", r"-> <" + WORD + ">", quoted_address),
     place("amavis's Message-ID", "amavis", r", Message-ID: <([^>]+)>", bracketless),
@@ -727,6 +734,8 @@ def retold(line, kind, value, text):
     """A line of a story with a stranger's value exchanged for what he would like to be read."""
     if kind == "address":
         return with_address(line, value, text)
+    if kind == "Message-ID" and " spampd[" in line:
+        return line.replace("<%s>" % value, spampd_id(bracketless(text)))
     if kind == "Message-ID":
         return line.replace("mid=<%s>" % value, "mid=" + spamd_id(bracketless(text))).replace("<%s>" % value, "<%s>" % bracketless(text))
     if kind == "HELO":
@@ -742,7 +751,7 @@ def with_address(line, value, text):
         return line
     if "policy" in line:
         return line.replace('="%s"' % value, '="%s"' % perl_address(text)).replace(value, lower(text))
-    if " amavis[" in line or " rspamd[" in line:
+    if re.search(r" (?:amavis|rspamd|spampd)\[", line):
         return re.sub("(?<=<)%s(?=>)" % re.escape(value), lambda _: quoted_address(text), line)
     return re.sub("(?<==<)%s(?=>)" % re.escape(value), lambda _: address(text), line).replace(value, bare_address(text))
 
