@@ -1741,8 +1741,10 @@ AMAVIS_MAIL = re.compile(AMAVIS_ADDRESS + " -> (" + AMAVIS_ADDRESS + "(?:," + AM
                          r"(?:, queued_as: (?:[^,]* )?([0-9A-Za-z]+)(?![^,]))?")
 AMAVIS_MORE = re.compile(r"\.\.\.$|, Hits: (?:-,|[^ ,]*, tag=)")      # the rest is lost; not scanned; a report
 AMAVIS_SIGNATURE = r"=([^ ,:=]+):([^ ,:=]+)(?:,[^ ,:=]+:[^ ,:=]+)*"       # selector and domain of the first
-AMAVIS_DKIM = re.compile("(?:, queued_as: [^,]*)?(?:, dkim_sd" + AMAVIS_SIGNATURE + ")?(?:, dkim_new" + AMAVIS_SIGNATURE + ")?, [0-9]+ ms"
-                         r"(?:, Tests: \[[^\[\]]*\])?$")
+AMAVIS_SIGNATURES = "(?:, dkim_sd" + AMAVIS_SIGNATURE + ")?(?:, dkim_new" + AMAVIS_SIGNATURE + ")?, [0-9]+ ms"
+AMAVIS_DKIM = re.compile("(?:, queued_as: [^,]*)?" + AMAVIS_SIGNATURES + r"(?:, Tests: \[[^\[\]]*\])?$")
+AMAVIS_VERBOSE_DKIM = re.compile(r", Tests: \[[^\[\]]*\](?:, shortcircuit=[^,]*)?(?:, autolearn=[^,]*)?(?:, autolearnscore=[-0-9.]+)?"
+                                 + AMAVIS_SIGNATURES + "$")
 AMAVIS_TESTS = re.compile(r", Tests: \[([^\[\]]*)\]")
 RSPAMD_OPENING = (r"(?:(?:[0-9-]{10} [0-9:.]{8,15} #[0-9]{1,10})?\([a-z_]+\) )?(?:<[^>]*>; [a-z_]+; )?"  # its module is `proxy` as a milter
                   "(?:rspamd_task_write_log: )?id: <")
@@ -1832,7 +1834,7 @@ def parse_amavis_verdict(text: str) -> Event:
     if not (queue_id or mid or child) or cut and not text.startswith(",", chain.end()):
         return IGNORED
     mid = mid and mid.partition(">")[0]     # of several the first, as Postfix has it
-    signed = amavis_dkim(text, chain.end())
+    signed = amavis_dkim(text, chain.end(), hits != "-")
     in_part = found.group(1) == "Blocked" and "Relayed" in text[text.rfind("{", 0, chain.start()):chain.start()]
     kept_back = recipients if in_part else None
     if hits == "-":
@@ -1855,15 +1857,18 @@ def amavis_names(text: str, place: int) -> List[int]:
     return [one.end() for one in AMAVIS_ACTIONS.finditer(text, place)]
 
 
-def amavis_dkim(text: str, place: int) -> Tuple[Optional[str], Optional[str], Optional[str]]:
+def amavis_dkim(text: str, place: int, scanned: bool) -> Tuple[Optional[str], Optional[str], Optional[str]]:
     """Result, domain and selector of a signature that amavis found valid, else of one that it made; nothing of others is logged.
 
-    Only directly behind the chain of fields, where at most the next hop's reply stands: one with a comma in it may imitate them.
+    Only directly behind the chain of fields, where at most the next hop's reply stands: one with a comma in it may imitate them. In the
+    verbose template behind the tests of a scan, with which the line ends: a subject and a HELO stand before.
 
-    >>> amavis_dkim("size: 9, dkim_sd=s1:a.example,s2:b.example, 345 ms", 7)
+    >>> amavis_dkim("size: 9, dkim_sd=s1:a.example,s2:b.example, 345 ms", 7, False)
     ('pass', 'a.example', 's1')
+    >>> amavis_dkim('size: 9, Subject: "x", helo=y, Tests: [A=1], autolearn=no, dkim_new=s1:a.example, 345 ms', 7, True)
+    ('signed', 'a.example', 's1')
     """
-    found = AMAVIS_DKIM.match(text, place)
+    found = AMAVIS_DKIM.match(text, place) or (AMAVIS_VERBOSE_DKIM.search(text, place) if scanned else None)
     selector, domain, new_selector, new_domain = found.groups() if found else (None,) * 4
     if selector and domain:
         return "pass", domain, selector

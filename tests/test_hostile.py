@@ -238,6 +238,7 @@ PLACES = (
     place("amavis's resent Message-ID", "amavis", r", Resent-Message-ID: <([^>]+)>", bracketless),
     place("name of an attachment", "amavis", r"(?:BANNED|INFECTED) \((.*?)\) \{", printable),
     place("subject", "amavis", r", Subject: \"(.*?)\"", printable),
+    place("HELO of amavis's client", "amavis", r", helo=([^,]+)", smtpd_helo),
     place("reply of the next hop", "amavis", r", queued_as: 250 (.*?), dkim", printable),
     place("rspamd's Message-ID", "rspamd", r"id: <([^>]+)>", bracketless),
     place("rspamd's sender", "rspamd", r", from: <([^>]+)>", quoted_address),
