@@ -449,8 +449,8 @@ def test_T2_a_short_queue_id_that_comes_back_within_the_second_is_read_again_fro
 
 # T16: disorder
 
-INTAKE = re.compile(r"(?:smtpd|cleanup|pickup|policyd?-spf|opendkim|opendmarc|spamd|postsrsd)\b")
-FILTER = re.compile(r"(?:amavis|spamd)\b")
+INTAKE = re.compile(r"(?:smtpd|cleanup|pickup|policyd?-spf|opendkim|opendmarc|spamp?d|postsrsd)\b")
+FILTER = re.compile(r"(?:amavis|spamp?d)\b")
 
 
 class Writers:
