@@ -3743,7 +3743,7 @@ class Correlator:
         if begun is not None and not event.begins and event.am_id == begun.value[2].am_id:
             whole = event._replace(text=begun.value[2].text + event.text)
             begun = begun._replace(value=(*begun.value[:2], whole))
-            if event.cut:
+            if event.cut and len(whole.text) < MAX_LINE:
                 self.pieces[origin.prefix] = begun
                 return
         if begun is not None:

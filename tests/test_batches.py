@@ -271,3 +271,14 @@ def test_of_a_line_whose_other_pieces_are_lost_what_is_there_counts(behind):
     lines = "00:21 amavis[185]: (00185-09) ...the beginning is lost, 3 ms\n%s\n%s" % (begun, behind)
     assert verdicts(lines.strip()) == [("4F00061AE", "Yes", 5.9, None)]
     assert verdicts(lines.strip(), everything=False) == [("4F00061AE", "Yes", 5.9, None)]
+
+
+def test_pieces_without_end_do_not_fill_the_memory():
+    pieces = "00:21 amavis[185]: (00185-10) %s...\n" % VERDICT[:VERDICT.index(" autolearn")]
+    pieces += "00:21 amavis[185]: (00185-10) ...%s...\n" % (50000 * "x") * 5
+    reader = Reader()
+    rows = reader.read(SCANNED % (pieces + "00:21 amavis[186]: (00186-01) " + VERDICT[:50] + "..."))
+    assert [(row.queue_id, row.spam_score) for row in rows] == [("4F00061AE", 5.9)]
+    reader.correlator.pieces.clear()
+    reader.read(*pieces.splitlines(), everything=False)
+    assert sum(len(begun.value[2].text) for begun in reader.correlator.pieces.values()) <= tracker.MAX_LINE
