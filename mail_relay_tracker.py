@@ -2513,14 +2513,23 @@ class Connection:
 
 
 class Context(NamedTuple):
-    """Something that later lines refer to: `value` is a scan's score, a line that has begun (its process, time and pieces), the sender
-    behind an SRS address, the link to a message yet to be born, a message that awaits its SPF result, or the queue ID of one that left
-    memory unscanned.
+    """Something that later lines refer to: `value` is a scan's score, the sender behind an SRS address, the link to a message yet to be
+    born, a message that awaits its SPF result, or the queue ID of one that left memory unscanned.
 
     `heard`: when, by the log's clock. `low`: the position of its first line.
     """
 
     value: Any
+    heard: int
+    low: int
+
+
+class Begun(NamedTuple):
+    """A line of which a process has written `pieces`, joined here. `time` is the stamp of the first, `heard` and `low` as in Context."""
+
+    origin: Origin
+    pieces: Piece
+    time: int
     heard: int
     low: int
 
@@ -2817,7 +2826,7 @@ class Correlator:
         self.has_scanner = False                                            # a scanner has spoken that knows no queue ID
         self.relays: Dict[str, Connection] = {}                             # by process of a delivery agent
         self.scans: Dict[str, Context] = {}                                 # by process of a scanner: the scan at hand
-        self.pieces: Dict[str, Context] = {}                                # by process of amavis: the line that it has begun
+        self.pieces: Dict[str, Begun] = {}                                  # by process of amavis: the line that it has begun
         self.rewritten: Dict[str, Context] = {}                             # by SRS address: the sender that postsrsd told
         self.announced: Dict[HostKey, Context] = {}                         # by host and queue ID: the link to a child yet to be born
         self.due: List[Tuple[int, int, Message]] = []                       # a heap: when to look whether a message is idle
@@ -3055,7 +3064,7 @@ class Correlator:
         lows += [one.low for one in self.awaiting.values() if self.now - one.heard <= SPF_LATE]
         lows += [one.low for known in (self.announced, self.rewritten) for one in known.values() if self.now - one.heard <= ANNOUNCED_LIFE]
         lows += [one.low for gone in self.gone.values() for one in gone if self.now - one.heard <= DISORDER]
-        lows += [begun.low for begun in self.pieces.values()]
+        lows += [line.low for line in self.pieces.values()]
         lows += [relay.low for relay in self.relays.values() if self.now - relay.heard <= CONNECTION_REUSE]
         return min(lows)
 
@@ -3738,33 +3747,32 @@ class Correlator:
             message.kept_back += tuple(bare(one[1:-1]) for one in AMAVIS_RECIPIENT.findall(event.kept_back))
 
     def fold_piece(self, origin: Origin, event: Piece) -> None:
-        """A piece of amavis's line: what it tells is known with the last one, or as far as it can be when the rest is lost."""
-        begun = self.pieces.pop(origin.prefix, None)
-        if begun is not None and not event.begins and event.am_id == begun.value[2].am_id:
-            whole = event._replace(text=begun.value[2].text + event.text)
-            begun = begun._replace(value=(*begun.value[:2], whole))
-            if event.cut and len(whole.text) < MAX_LINE:
-                self.pieces[origin.prefix] = begun
-                return
+        """A piece of amavis's line: what that tells is known with the last one, or as far as it can be when the rest is lost."""
+        begun, line = self.pieces.pop(origin.prefix, None), None
+        if event.begins:
+            line = Begun(origin, event, self.time, self.now, self.position)
+        elif begun is not None and begun.pieces.am_id == event.am_id:
+            line, begun = begun._replace(pieces=event._replace(text=begun.pieces.text + event.text)), None
         if begun is not None:
             self._take_pieces(begun)
-        if event.begins:
-            self.pieces[origin.prefix] = Context((origin, self.time, event), self.now, self.position)
+        if line is not None and line.pieces.cut and len(line.pieces.text) < MAX_LINE:
+            self.pieces[origin.prefix] = line
             self._limit(self.pieces)
+        elif line is not None:
+            self._take_pieces(line)
 
-    def _take_pieces(self, begun: Context) -> None:
+    def _take_pieces(self, line: Begun) -> None:
         """Take the pieces of a line together, as if all stood where the first one does."""
         here = self.time, self.position
-        origin, self.time, piece = begun.value
-        self.position = begun.low
-        said = parse_amavis_verdict(piece.text + ("..." if piece.cut else ""))
+        self.time, self.position = line.time, line.low
+        said = parse_amavis_verdict(line.pieces.text + ("..." if line.pieces.cut else ""))
         if isinstance(said, Spam):
-            self.fold_spam(origin, said)
+            self.fold_spam(line.origin, said)
         self.time, self.position = here
 
     def _tell_pieces(self, old: int) -> None:
         """Take lines whose rest has not come by now: they were begun at `old`, or before."""
-        for prefix in [prefix for prefix, begun in self.pieces.items() if begun.heard <= old]:
+        for prefix in [prefix for prefix, line in self.pieces.items() if line.heard <= old]:
             self._take_pieces(self.pieces.pop(prefix))
 
     # -- SPF: results wait by client address for the message they belong to

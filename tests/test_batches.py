@@ -281,4 +281,4 @@ def test_pieces_without_end_do_not_fill_the_memory():
     assert [(row.queue_id, row.spam_score) for row in rows] == [("4F00061AE", 5.9)]
     reader.correlator.pieces.clear()
     reader.read(*pieces.splitlines(), everything=False)
-    assert sum(len(begun.value[2].text) for begun in reader.correlator.pieces.values()) <= tracker.MAX_LINE
+    assert sum(len(line.pieces.text) for line in reader.correlator.pieces.values()) <= tracker.MAX_LINE
