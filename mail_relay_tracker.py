@@ -151,7 +151,7 @@ DRAFT_LIFE = 10 * MINUTE            # a message of which nobody can say yet whet
 ROWS_LIFE = 8 * DAY                 # rows last heard of before that are not continued: maximal_queue_lifetime is 5 days by default
 DISORDER = 10 * SECOND              # lines of several processes may be out of order by this much
 BIRTH_DISORDER = 5 * SECOND         # lines of a message that are so much older than its `client=` are of another one with this ID
-BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, when a birth is placed within a delivery
+BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, when a birth or a connection is placed within a delivery
 
 MAX_OPEN = 30000                    # open messages; the oldest are written and forgotten beyond that
 MAX_CONTEXTS = 20000                # sessions, TLS connections, waiting results, SRS pairs: each table
@@ -1469,6 +1469,11 @@ def parse_nothing(text: str) -> Event:
     return IGNORED
 
 
+def parse_tlsproxy(text: str) -> Event:
+    """tlsproxy: the TLS of a connection that it makes for smtp or lmtp (smtp_tls_connection_reuse). Its other client is postscreen."""
+    return parse_tls(text) if " TLS connection established to " in text[:50] else ignore_unless_repeated(text)
+
+
 def parse_qmqpd(text: str) -> Event:
     """qmqpd: whose mail it takes in, as smtpd says it (qmqpd.c)."""
     if text.startswith(("connect from ", "disconnect from ")):
@@ -1905,10 +1910,10 @@ POSTFIX_PARSERS = {
     "qmgr": parse_qmgr, "oqmgr": parse_qmgr, "nqmgr": parse_qmgr, "bounce": parse_bounce, "defer": parse_bounce, "trace": parse_bounce,
     "postsuper": parse_postsuper, "smtp": parse_agent, "lmtp": parse_agent, "local": parse_agent, "virtual": parse_agent,
     "pipe": parse_agent, "error": parse_agent, "retry": parse_agent, "discard": parse_discard, "master": parse_master,
-    "policy-spf": parse_policy_spf, "qmqpd": parse_qmqpd,
+    "policy-spf": parse_policy_spf, "qmqpd": parse_qmqpd, "tlsproxy": parse_tlsproxy,
 }
 POSTFIX_PARSERS.update(dict.fromkeys(
-    "anvil scache verify dnsblog tlsproxy tlsmgr trivial-rewrite proxymap proxywrite flush showq spawn postfix-script postlog "
+    "anvil scache verify dnsblog tlsmgr trivial-rewrite proxymap proxywrite flush showq spawn postfix-script postlog "
     "postlogd postqueue sendmail postdrop postfix postalias postmap postmulti postconf postkick postlock posttls-finger "
     "postfix-tls-script policyd-weight".split(), parse_nothing))
 OTHER_PARSERS = {
@@ -2497,6 +2502,11 @@ class Straddle(NamedTuple):
     since: int
 
 
+def proxied(origin: Origin, relay: str) -> str:
+    """The key of what tlsproxy tells of a next hop: no prefix of a process, which has a pid or nothing behind its name."""
+    return "%s [tlsproxy] %s" % (origin.host, relay)
+
+
 def client_key(host: str, client_ip: Optional[str]) -> HostKey:
     """The key of a client's crowd: programs differ in the case of the letters of an IPv6 address."""
     return host, (client_ip or "").lower()
@@ -2824,7 +2834,7 @@ class Correlator:
         self.twins: Dict[HostKey, Crowd] = {}                               # likewise: several, while they are scanned
         self.gone: Dict[HostKey, List[Context]] = {}                        # likewise: left memory unscanned a moment ago
         self.has_scanner = False                                            # a scanner has spoken that knows no queue ID
-        self.relays: Dict[str, Connection] = {}                             # by process of a delivery agent
+        self.relays: Dict[str, Connection] = {}                             # by process of a delivery agent, or next hop of tlsproxy
         self.scans: Dict[str, Context] = {}                                 # by process of a scanner: the scan at hand
         self.pieces: Dict[str, Begun] = {}                                  # by process of amavis: the line that it has begun
         self.rewritten: Dict[str, Context] = {}                             # by SRS address: the sender that postsrsd told
@@ -3530,16 +3540,25 @@ class Correlator:
             return None if plain else event.relay_tls
         known = self.relays.get(origin.prefix)
         if known is None or known.relay != event.relay or max(self.now - known.heard, self.time - known.time) > CONNECTION_REUSE:
-            return None
+            return self._proxied_tls(origin, event)
         if known.user not in (None, event.queue_id) and event.conn_use is None:
-            return None                     # a new connection, of which nothing was said: in the clear
+            return self._proxied_tls(origin, event)     # a new connection, of which the process said nothing
         known.user = event.queue_id
         return known.relay_tls
 
+    def _proxied_tls(self, origin: Origin, event: Delivery) -> Optional[str]:
+        """TLS of a new connection, of which tlsproxy told while it was set up or used; None when nobody did: in the clear."""
+        known = self.relays.get(proxied(origin, event.relay))
+        if known is None or event.conn_use is not None:
+            return None
+        since = self.time - sum(int((number(part) or 0) * SECOND) for part in (event.delays or "").split("/")[2:])
+        return known.relay_tls if known.time >= since - BIRTH_SLACK else None
+
     def fold_relay_tls(self, origin: Origin, event: RelayTls) -> None:
-        """TLS of an outbound connection, for the deliveries of the same process over it."""
-        self.relays.pop(origin.prefix, None)
-        self.relays[origin.prefix] = Connection(event.relay, event.relay_tls, self.now, self.time, self.position)
+        """TLS of an outbound connection, for the deliveries of the same process over it; tlsproxy does not name the process it is for."""
+        key = proxied(origin, event.relay) if origin.daemon == "tlsproxy" else origin.prefix
+        self.relays.pop(key, None)
+        self.relays[key] = Connection(event.relay, event.relay_tls, self.now, self.time, self.position)
         self._limit(self.relays)
 
     def _fold_sent(self, origin: Origin, message: Message, recipient: Recipient, reason: str) -> None:
