@@ -1919,8 +1919,8 @@ POSTFIX_PARSERS.update(dict.fromkeys(
 OTHER_PARSERS = {
     "opendkim": parse_opendkim, "opendmarc": parse_opendmarc, "dkimpy-milter": parse_dkimpy, "policyd-spf": parse_policyd_spf,
     "pyspf-milter": parse_policyd_spf, "spamd": parse_spamd, "spampd": parse_spampd, "spamass-milter": parse_nothing,
-    "amavis": parse_amavis, "amavisd": parse_amavis, "rspamd": parse_rspamd, "postsrsd": parse_postsrsd, "postgrey": parse_nothing,
-    "postfix": parse_daemonless,
+    "amavis": parse_amavis, "amavisd": parse_amavis, "amavisd-new": parse_amavis, "rspamd": parse_rspamd, "postsrsd": parse_postsrsd,
+    "postgrey": parse_nothing, "postfix": parse_daemonless,
 }
 
 
