@@ -577,6 +577,26 @@ class Spam(NamedTuple):
     kept_back: Optional[str] = None
 
 
+class Screened(NamedTuple):
+    """pmg-smtp-filter: what becomes of a mail for one recipient. `filter_id` is its name there, which the answer to Postfix bears, too;
+    `child` the ID under which it was given on, None in quarantine.
+    """
+
+    filter_id: str
+    recipient: str
+    child: Optional[str]
+
+
+class ScreenScore(NamedTuple):
+    """pmg-smtp-filter: the score of a mail."""
+
+    filter_id: str
+    status: str
+    score: Optional[float]
+    required: Optional[float]
+    tests: str
+
+
 class Piece(NamedTuple):
     """amavis cuts a long line in pieces (Amavis/Log.pm, write_log): each bears the line's `am_id`, the first one `begins` it, and all
     but the last are `cut`.
@@ -1109,6 +1129,8 @@ def parse_proxy(text: str) -> Event:
     if child:
         return Proxied(child, sender, protocol, helo)
     judge, action = ("access", "reject") if verb == "proxy-reject" else ("proxy", dropped_as(reply, True))
+    if judge == "proxy" and action is None and PMG_REPLY.match(reply):
+        action = "screen"
     if action is None:
         return IGNORED
     code, dsn = codes_of(said) if judge == "proxy" or not reply.startswith("3") else (None, None)       # 354: the answer before
@@ -1751,6 +1773,12 @@ AMAVIS_DKIM = re.compile("(?:, queued_as: [^,]*)?" + AMAVIS_SIGNATURES + r"(?:, 
 AMAVIS_VERBOSE_DKIM = re.compile(r", Tests: \[[^\[\]]*\](?:, shortcircuit=[^,]*)?(?:, autolearn=[^,]*)?(?:, autolearnscore=[-0-9.]+)?"
                                  + AMAVIS_SIGNATURES + "$")
 AMAVIS_TESTS = re.compile(r", Tests: \[([^\[\]]*)\]")
+PMG_ADDRESS = "<(%s)>" % AMAVIS_ADDRESS[1:-1]
+PMG_OUTCOME = re.compile("([0-9A-F]{10,25}): (?:accept mail to " + PMG_ADDRESS + r" \(([0-9A-Za-z]+)\)|"
+                         "moved mail for " + PMG_ADDRESS + r" to (?:spam|virus) quarantine - [0-9A-Za-z]+) \(rule: ")
+PMG_SCORE = re.compile(r"([0-9A-F]{10,25}): SA score=([0-9]{1,9})/([0-9]{1,9}) time=[^ ]+ bayes=[^ ]+ autolearn=.*? hits=([^ ]*)")
+PMG_REPLY = re.compile(r"(?:250 2\.5\.0 OK|250 2\.7\.0 BLOCKED|554 5\.7\.1 Rejected for policy reasons) \(([0-9A-F]{10,25})\)$")
+PMG_TOLD = re.compile(r"[0-9A-F]{10,25}: (?:accept mail to |SA score=)")
 RSPAMD_OPENING = (r"(?:(?:[0-9-]{10} [0-9:.]{8,15} #[0-9]{1,10})?\([a-z_]+\) )?(?:<[^>]*>; [a-z_]+; )?"  # its module is `proxy` as a milter
                   "(?:rspamd_task_write_log: )?id: <")
 RSPAMD = re.compile(RSPAMD_OPENING + r"([^>]*|[^ ]*)>(?:, qid: <([^>]*)>)?(?:, ip: [^,]*)?"
@@ -1894,6 +1922,25 @@ def parse_rspamd(text: str) -> Event:
     return Spam(known, mid.partition(">")[0], "Yes" if flag != "F" and told else "No", number(score), number(required), tests)
 
 
+def parse_pmg(text: str) -> Event:
+    """pmg-smtp-filter, the content filter of Proxmox Mail Gateway (PMG/RuleDB: Accept.pm, Quarantine.pm, Spam.pm). An attachment alone in
+    quarantine is no outcome: the mail goes on. Whom it blocks its reply tells.
+
+    >>> parse_pmg("2C225C6817C7EEE1481: accept mail to <a@b> (4F00061AE) (rule: default-accept)").child
+    '4F00061AE'
+    """
+    found = PMG_OUTCOME.match(text)
+    if found:
+        filter_id, passed_to, child, kept_from = found.groups()
+        return Screened(filter_id, passed_to or kept_from, child)
+    found = PMG_SCORE.match(text)
+    if found:
+        filter_id, score, required, hits = found.groups()
+        tests = ",".join(name for name in (one.partition("(")[0] for one in hits.split(",")) if name)
+        return ScreenScore(filter_id, "Yes" if int(score) >= int(required) else "No", number(score), number(required), tests)
+    return None if PMG_TOLD.match(text) else ignore_unless_repeated(text)
+
+
 def parse_postsrsd(text: str) -> Event:
     """postsrsd 1 and 2: `<a> rewritten as <b>`, `<a> forwarded as <b>`; the way back is not needed."""
     text = text.replace("socketmap: ", "", 1)
@@ -1920,7 +1967,7 @@ OTHER_PARSERS = {
     "opendkim": parse_opendkim, "opendmarc": parse_opendmarc, "dkimpy-milter": parse_dkimpy, "policyd-spf": parse_policyd_spf,
     "pyspf-milter": parse_policyd_spf, "spamd": parse_spamd, "spampd": parse_spampd, "spamass-milter": parse_nothing,
     "amavis": parse_amavis, "amavisd": parse_amavis, "amavisd-new": parse_amavis, "rspamd": parse_rspamd, "postsrsd": parse_postsrsd,
-    "postgrey": parse_nothing, "postfix": parse_daemonless,
+    "postgrey": parse_nothing, "postfix": parse_daemonless, "pmg-smtp-filter": parse_pmg,
 }
 
 
@@ -2523,8 +2570,8 @@ class Connection:
 
 
 class Context(NamedTuple):
-    """Something that later lines refer to: `value` is a scan's score, the sender behind an SRS address, the link to a message yet to be
-    born, a message that awaits its SPF result, or the queue ID of one that left memory unscanned.
+    """Something that later lines refer to: `value` is a scan's score, a filter's screening, the sender behind an SRS address, the link to a
+    message yet to be born, a message that awaits its SPF result, or the queue ID of one that left memory unscanned.
 
     `heard`: when, by the log's clock. `low`: the position of its first line.
     """
@@ -2542,6 +2589,16 @@ class Begun(NamedTuple):
     time: int
     heard: int
     low: int
+
+
+class Screening:
+    """What Proxmox' content filter has told of a mail: its score, and by recipient the ID under which it goes on, None in quarantine."""
+
+    __slots__ = ("score", "outcomes")
+
+    def __init__(self) -> None:
+        self.score: Optional[ScreenScore] = None
+        self.outcomes: Dict[str, Optional[str]] = {}
 
 
 class Link(NamedTuple):
@@ -2813,7 +2870,7 @@ class Correlator:
     __slots__ = (
         "queue_timeout", "server_hostname", "filter", "now", "time", "position", "file_start", "turn", "open_by_host", "open_count",
         "sessions", "crowds", "late", "awaiting", "has_policy", "by_message_id", "twins", "gone", "has_scanner", "relays", "scans",
-        "pieces", "rewritten", "announced", "due", "serial", "finished", "links", "straddles", "dropped")
+        "screenings", "pieces", "rewritten", "announced", "due", "serial", "finished", "links", "straddles", "dropped")
 
     def __init__(self, queue_timeout: int, server_hostname: str = "", tracked: Optional[DomainFilter] = None) -> None:
         self.queue_timeout = queue_timeout
@@ -2836,6 +2893,7 @@ class Correlator:
         self.has_scanner = False                                            # a scanner has spoken that knows no queue ID
         self.relays: Dict[str, Connection] = {}                             # by process of a delivery agent, or next hop of tlsproxy
         self.scans: Dict[str, Context] = {}                                 # by process of a scanner: the scan at hand
+        self.screenings: Dict[HostKey, Context] = {}                        # by host and filter's ID: what became of a mail there
         self.pieces: Dict[str, Begun] = {}                                  # by process of amavis: the line that it has begun
         self.rewritten: Dict[str, Context] = {}                             # by SRS address: the sender that postsrsd told
         self.announced: Dict[HostKey, Context] = {}                         # by host and queue ID: the link to a child yet to be born
@@ -3019,6 +3077,7 @@ class Correlator:
         self.announced = {key: one for key, one in self.announced.items() if self.now - one.heard <= ANNOUNCED_LIFE}
         for key, gone in list(self.gone.items()):
             self._keep_gone(key, [one for one in gone if self.now - one.heard <= DISORDER])
+        self.screenings = {key: one for key, one in self.screenings.items() if self.now - one.heard <= DISORDER}
         self.awaiting = {key: one for key, one in self.awaiting.items() if self.now - one.heard <= SPF_LATE}
         old = self.now - SPF_WAIT           # a younger one ends with its last line, not by itself
         for key in [key for key, crowd in self.crowds.items() if crowd.since < old and self._is_over(crowd)]:
@@ -3074,6 +3133,7 @@ class Correlator:
         lows += [one.low for one in self.awaiting.values() if self.now - one.heard <= SPF_LATE]
         lows += [one.low for known in (self.announced, self.rewritten) for one in known.values() if self.now - one.heard <= ANNOUNCED_LIFE]
         lows += [one.low for gone in self.gone.values() for one in gone if self.now - one.heard <= DISORDER]
+        lows += [one.low for one in self.screenings.values() if self.now - one.heard <= DISORDER]
         lows += [line.low for line in self.pieces.values()]
         lows += [relay.low for relay in self.relays.values() if self.now - relay.heard <= CONNECTION_REUSE]
         return min(lows)
@@ -3356,6 +3416,9 @@ class Correlator:
         if event.action == "reject_warning":
             self._heed_warning(origin, session, event)
             return
+        if event.action == "screen":
+            self._fold_proxy_screened(origin, session, event)
+            return
         if event.action != "reject" and event.judge != "proxy":
             session.pending += (event,)
             session.needs(self.position)
@@ -3377,6 +3440,9 @@ class Correlator:
         self._learn(message, event)
         self._claim_spf(message, session, event)
         self._refuse(message, event)
+        screening = self._answered(origin, event.text or "") if self.screenings else None
+        if screening is not None:
+            self._show_score(message, screening)
         message.ended = True
         self._finish(message)
 
@@ -3565,8 +3631,10 @@ class Correlator:
         """`sent` is not always delivered: it may go on under another ID on this host, or a filter may have dropped it (trap 10)."""
         forwarded = FORWARDED_AS.match(reason) if origin.daemon == "local" else None
         child = forwarded.group(1) if forwarded else queued_as(reason)
-        recipient.next_queue_id = child
         near = is_near(handed_to(recipient))
+        if child is None and near and self.screenings:
+            child = self._take_screened(origin, message, recipient, reason)
+        recipient.next_queue_id = child
         if child is None:
             dropped = "discard" if origin.daemon == "local" and reason == "discarded" else dropped_as(reason, near)
             recipient.relay_status = SWEPT[dropped] if dropped else recipient.relay_status
@@ -3764,6 +3832,57 @@ class Correlator:
             message.dkim_selector = event.dkim_selector or message.dkim_selector
         if event.kept_back is not None:
             message.kept_back += tuple(bare(one[1:-1]) for one in AMAVIS_RECIPIENT.findall(event.kept_back))
+
+    def fold_screened(self, origin: Origin, event: Screened) -> None:
+        """What Proxmox' filter makes of a mail for a recipient: its answer to Postfix, which follows, tells of which mail."""
+        self._screening(origin, event.filter_id).outcomes[bare(event.recipient)] = event.child
+
+    def fold_screen_score(self, origin: Origin, event: ScreenScore) -> None:
+        """The score that Proxmox' filter gives a mail."""
+        self._screening(origin, event.filter_id).score = event
+
+    def _screening(self, origin: Origin, filter_id: str) -> Screening:
+        known = self.screenings.pop((origin.host, filter_id), None)
+        if known is None or self.now - known.heard > DISORDER:
+            known = Context(Screening(), self.now, self.position)
+        self.screenings[origin.host, filter_id] = known._replace(heard=self.now)
+        self._limit(self.screenings)
+        screening: Screening = known.value
+        return screening
+
+    def _answered(self, origin: Origin, reply: str) -> Optional[Screening]:
+        """What the filter has told of the mail that this reply of it is about."""
+        found = PMG_REPLY.match(reply)
+        known = self.screenings.get((origin.host, found.group(1))) if found else None
+        return known.value if known is not None and self.now - known.heard <= DISORDER else None
+
+    def _show_score(self, message: Message, screening: Screening) -> None:
+        if screening.score is not None and message.spam_status is None:
+            self._set_spam(message, *screening.score[1:], True)
+
+    def _take_screened(self, origin: Origin, message: Message, recipient: Recipient, reply: str) -> Optional[str]:
+        """The ID under which a mail that the filter answered for goes on to a recipient; None when it is kept from him, or nobody told."""
+        screening = self._answered(origin, reply)
+        if screening is None:
+            return None
+        self._show_score(message, screening)
+        child = screening.outcomes.get(bare(recipient.upstream_to or ""), "")
+        if child is None:
+            recipient.relay_status = DISCARDED
+        return child or None
+
+    def _fold_proxy_screened(self, origin: Origin, session: Session, event: Verdict) -> None:
+        """The filter's answer before the queue: the client of what it gave on is this session's; what it gave on to nobody is a row."""
+        screening = self._answered(origin, event.text or "")
+        if screening is None or not screening.outcomes:
+            return
+        children = sorted({child for child in screening.outcomes.values() if child is not None and is_queue_id(child)})
+        for child in children:
+            self.fold_proxied(origin, Proxied(child, event.envelope_from, event.protocol, event.helo))
+            if child in origin.open:
+                self._show_score(origin.open[child], screening)
+        if not children:
+            self._fold_refusal(origin, session, event._replace(action="discard"))
 
     def fold_piece(self, origin: Origin, event: Piece) -> None:
         """A piece of amavis's line: what that tells is known with the last one, or as far as it can be when the rest is lost."""
@@ -4101,7 +4220,8 @@ FOLDS = {
     Verdict: Correlator.fold_verdict, Checked: Correlator.fold_checked, Notification: Correlator.fold_notification,
     Dkim: Correlator.fold_dkim, Dmarc: Correlator.fold_dmarc, MilterSpf: Correlator.fold_milter_spf, Spf: Correlator.fold_spf,
     SpamStart: Correlator.fold_spam_start, SpamScore: Correlator.fold_spam_score, SpamResult: Correlator.fold_spam_result,
-    Spam: Correlator.fold_spam, Piece: Correlator.fold_piece, Rewritten: Correlator.fold_rewritten,
+    Spam: Correlator.fold_spam, Piece: Correlator.fold_piece, Screened: Correlator.fold_screened,
+    ScreenScore: Correlator.fold_screen_score, Rewritten: Correlator.fold_rewritten,
 }   # type: Dict[Any, Callable[[Correlator, Origin, Any], None]]
 
 

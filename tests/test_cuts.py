@@ -449,16 +449,17 @@ def test_T2_a_short_queue_id_that_comes_back_within_the_second_is_read_again_fro
 
 # T16: disorder
 
-INTAKE = re.compile(r"(?:smtpd|cleanup|pickup|policyd?-spf|opendkim|opendmarc|spamp?d|postsrsd)\b")
-FILTER = re.compile(r"(?:amavis|spamp?d)\b")
+INTAKE = re.compile(r"(?:smtpd|cleanup|pickup|policyd?-spf|opendkim|opendmarc|spamp?d|postsrsd|pmg-smtp-filter)\b")
+FILTER = re.compile(r"(?:amavis|spamp?d|pmg-smtp-filter|tlsproxy)\b")
 
 
 class Writers:
     """Lines as concurrent processes wrote them, and which two of them could as well stand the other way round in the log.
 
     Not those of one process; not those of two that answer each other, as smtpd, cleanup, milters and policy servers do, and as filters
-    behind the queue and the deliveries to them; not a birth and a line that names the newborn; not two about one message, but for
-    deliveries to its recipients; not a classic syslogd's `last message repeated` and the line that it repeats.
+    behind the queue and the deliveries to them, and tlsproxy and the deliveries by it; not a birth and a line that names the newborn; not
+    two about one message, but for deliveries to its recipients; not a classic syslogd's `last message repeated` and the line that it
+    repeats.
     """
 
     def __init__(self, lines):

@@ -240,6 +240,8 @@ PLACES = (
     place("subject", "amavis", r", Subject: \"(.*?)\"", printable),
     place("HELO of amavis's client", "amavis", r", helo=([^,]+)", smtpd_helo),
     place("reply of the next hop", "amavis", r", queued_as: 250 (.*?), dkim", printable),
+    place("recipient of Proxmox's filter", "pmg-smtp-filter", r"mail (?:to|for) <" + WORD + ">", quoted_address),
+    place("Message-ID as Proxmox's filter tells it", "pmg-smtp-filter", r"new mail message-id=(<[^<>]+>)", message_id),
     place("rspamd's Message-ID", "rspamd", r"id: <([^>]+)>", bracketless),
     place("rspamd's sender", "rspamd", r", from: <([^>]+)>", quoted_address),
     place("rspamd's recipient", "rspamd", r", rcpts: <([^>]+)>", quoted_address),
@@ -698,7 +700,7 @@ class Heard:
 NO_STRANGERS = (                # where no text of a stranger stands
     "PRIORITY ISO UNIX WEEKDAY YEARLESS YEAR_FIRST SYSLOG_5424 CUT_TAG REPEATED_LAST OF_POSTFIX ROTATED ROTATED_LOG NUMBERED DKIM_ADDED "
     "NOTIFICATION NOT_TAKEN TRY_AGAIN TOOK_ALL POSTSCREEN_EDITED TORN SKIPPED AMAVIS_REST SPAMD_SCORE SPF_HEADER SRS_PAIR "
-    "WHOLE_HEAD STAMP_PART").split()
+    "WHOLE_HEAD STAMP_PART PMG_SCORE").split()
 
 
 def test_every_pattern_that_reads_text_of_strangers_does_here():
@@ -750,9 +752,9 @@ def with_address(line, value, text):
     """An address has its quotes where it stands as such, in texts it has none; policy servers see it in lower case."""
     if re.search("sasl_username=<?" + re.escape(value), line):
         return line
-    if "policy" in line:
+    if "policy" in line and " for policy reasons " not in line:
         return line.replace('="%s"' % value, '="%s"' % perl_address(text)).replace(value, lower(text))
-    if re.search(r" (?:amavis|rspamd|spampd)\[", line):
+    if re.search(r" (?:amavis|rspamd|spampd|pmg-smtp-filter)\[", line):
         return re.sub("(?<=<)%s(?=>)" % re.escape(value), lambda _: quoted_address(text), line)
     return re.sub("(?<==<)%s(?=>)" % re.escape(value), lambda _: address(text), line).replace(value, bare_address(text))
 
