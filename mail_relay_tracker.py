@@ -1758,7 +1758,8 @@ SPAMPD_START = re.compile(r"processing message (<[^<> ]*>|\(unknown\)) for ")
 SPAMPD_RESULT = re.compile(r"(identified spam|clean message) (<[^<> ]*>|\(unknown\)) \((-?[0-9.]+)/(-?[0-9.]+)\) from ")
 AMAVIS = re.compile(r"\([^ )]*\) (Passed|Blocked) ([A-Z-]+)")
 AMAVIS_ACTIONS = re.compile(r"\) \{[A-Za-z,]*\}, ")
-AMAVIS_ADDRESS = r'<(?:"(?:[^"\\]|\\.)*"@[^"<>]*|[^"<>]*)>'
+RAW_ADDRESS = r'(?:"(?:[^"\\]|\\.)*"@[^"<>]*|[^"<>]*)'             # as SMTP has it, between angle brackets
+AMAVIS_ADDRESS = "<" + RAW_ADDRESS + ">"
 AMAVIS_RECIPIENT = re.compile(AMAVIS_ADDRESS)
 AMAVIS_MAIL = re.compile(AMAVIS_ADDRESS + " -> (" + AMAVIS_ADDRESS + "(?:," + AMAVIS_ADDRESS + r")*)"
                          r"(?:, \([][0-9A-Za-z.:+/_< -]*\))?(?:, tls: [^ ,]+)?(?:, quarantine: [^ ,:]+(?:, [^ ,:]+(?=,))*)?"
@@ -1773,9 +1774,8 @@ AMAVIS_DKIM = re.compile("(?:, queued_as: [^,]*)?" + AMAVIS_SIGNATURES + r"(?:, 
 AMAVIS_VERBOSE_DKIM = re.compile(r", Tests: \[[^\[\]]*\](?:, shortcircuit=[^,]*)?(?:, autolearn=[^,]*)?(?:, autolearnscore=[-0-9.]+)?"
                                  + AMAVIS_SIGNATURES + "$")
 AMAVIS_TESTS = re.compile(r", Tests: \[([^\[\]]*)\]")
-PMG_ADDRESS = "<(%s)>" % AMAVIS_ADDRESS[1:-1]
-PMG_OUTCOME = re.compile("([0-9A-F]{10,25}): (?:accept mail to " + PMG_ADDRESS + r" \(([0-9A-Za-z]+)\)|"
-                         "moved mail for " + PMG_ADDRESS + r" to (?:spam|virus) quarantine - [0-9A-Za-z]+) \(rule: ")
+PMG_OUTCOME = re.compile("([0-9A-F]{10,25}): (?:accept mail to <(" + RAW_ADDRESS + r")> \(([0-9A-Za-z]+)\)|"
+                         "moved mail for <(" + RAW_ADDRESS + r")> to (?:spam|virus) quarantine - [0-9A-Za-z]+) \(rule: ")
 PMG_SCORE = re.compile(r"([0-9A-F]{10,25}): SA score=([0-9]{1,9})/([0-9]{1,9}) time=[^ ]+ bayes=[^ ]+ autolearn=.*? hits=([^ ]*)")
 PMG_REPLY = re.compile(r"(?:250 2\.5\.0 OK|250 2\.7\.0 BLOCKED|554 5\.7\.1 Rejected for policy reasons) \(([0-9A-F]{10,25})\)$")
 PMG_TOLD = re.compile(r"[0-9A-F]{10,25}: (?:accept mail to |SA score=)")
