@@ -4369,6 +4369,12 @@ def comes_again(message: Message) -> bool:
     return message.put_off or TRY_AGAIN.match(fate.text or "") is not None or (fate.dsn or "").startswith("4.")
 
 
+def rows_as_known(message: Message) -> List[Row]:
+    """The rows of a message with what is known of it now, one per tracked recipient."""
+    facts = _message_values(message)
+    return [make_row(facts + _recipient_values(recipient)) for recipient in message.recipients if recipient.recipient_no is not None]
+
+
 def rows_of(message: Message, tracked: DomainFilter) -> List[Row]:
     """The rows of a message, one per tracked recipient; those that the store has already, unchanged, are left out.
 
@@ -4385,8 +4391,7 @@ def rows_of(message: Message, tracked: DomainFilter) -> List[Row]:
         inherit(message)
         number_heirs(message, message.parent, tracked)
     fill_in(message)
-    facts = _message_values(message)
-    rows = [make_row(facts + _recipient_values(recipient)) for recipient in message.recipients if recipient.recipient_no is not None]
+    rows = rows_as_known(message)
     return [row for row in rows if as_stored(row) != message.stored.get(row.recipient_no)] if message.stored else rows
 
 
@@ -4701,15 +4706,32 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracked: DomainFi
     names |= {name_of(parent) for parent in parents}
     names |= {child_name(link) for link in links}
     stored = recall(names) if names else {}
-    for message in messages if stored else ():
-        if not message.stored:              # else this is a second try, after trouble with the store
-            links += absorb(message, stored.get(name_of(message), ()))
-        if lost_parent(message):
+    if stored:
+        links += unite_all(messages, stored)
+        for message in filter(lost_parent, messages):
             message.parent = message_from(latest(stored.get(parent_name(message), ()), message.first_seen))
     for parent in parents:
         recollect(parent, stored.get(name_of(parent), ()))
     tie_heirs([message for message in messages if is_heir(message)], harvest, stored, recall)
     return [row for message in messages + follow_links(links, stored, recall) for row in rows_of(message, tracked)]
+
+
+def unite_all(messages: List[Message], stored: Stored) -> List[Link]:
+    """Unite messages with what is stored of them; returns links to those that they were handed on as.
+
+    One that left memory again before this harvest, for it had no recipient to name, and came back is here twice: the later one is united
+    with the rows as the earlier one leaves them, and so are its heirs.
+    """
+    links: List[Link] = []
+    times = collections.Counter(map(name_of, messages))
+    for message in messages:
+        name = name_of(message)
+        if not message.stored:              # else this is a second try, after trouble with the store
+            links += absorb(message, stored.get(name, ()))
+            if times[name] > 1 and message.stored:
+                others = [row for row in stored[name] if row.first_seen != message.first_seen]
+                stored[name] = others + list(map(as_stored, rows_as_known(message)))
+    return links
 
 
 @functools.lru_cache(maxsize=256)

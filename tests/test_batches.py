@@ -282,3 +282,29 @@ def test_pieces_without_end_do_not_fill_the_memory():
     reader.correlator.pieces.clear()
     reader.read(*pieces.splitlines(), everything=False)
     assert sum(len(line.pieces.text) for line in reader.correlator.pieces.values()) <= tracker.MAX_LINE
+
+
+LEFT_BETWEEN = """
+00:00 postfix/smtpd[7]: 4F00061AE: client=a.example[192.0.2.1]
+00:00 postfix/cleanup[2]: 4F00061AE: message-id=<m1@example.org>
+00:00 postfix/qmgr[3]: 4F00061AE: from=<a@example.org>, size=1234, nrcpt=1 (queue active)
+00:40 postfix/10025/smtpd[8]: connect from localhost[127.0.0.1]""", """
+00:50 postfix/10025/smtpd[8]: 5F00061AE: client=localhost[127.0.0.1], orig_queue_id=4F00061AE, orig_client=a.example[192.0.2.1]
+00:50 postfix/cleanup[2]: 5F00061AE: message-id=<m1@example.org>
+00:50 postfix/qmgr[3]: 5F00061AE: from=<a@example.org>, size=1500, nrcpt=1 (queue active)
+00:51 amavis[185]: (00185-10) Passed SPAMMY {RelayedTaggedInbound}, <a@example.org> -> <b@example.com>, Queue-ID: 4F00061AE, \
+Message-ID: <m1@example.org>, mail_id: x, Hits: 5.9, size: 316, queued_as: 5F00061AE, 345 ms
+01:22 postfix/local[9]: 5F00061AE: to=<b@example.com>, relay=local, delay=32, delays=0/0/0/32, dsn=2.0.0, status=sent (delivered to mailbox)
+01:22 postfix/qmgr[3]: 5F00061AE: removed
+01:23 postfix/smtp[4]: 4F00061AE: to=<b@example.com>, relay=127.0.0.1[127.0.0.1]:10024, delay=83, delays=0/0/0/83, dsn=2.0.0, \
+status=sent (250 2.0.0 from MTA(smtp:[127.0.0.1]:10025): 250 2.0.0 Ok: queued as 5F00061AE)
+01:23 postfix/qmgr[3]: 4F00061AE: removed"""
+
+
+def test_what_a_message_learnt_between_two_silences_its_next_lines_and_its_heirs_know():
+    """It was stored, left memory again with nothing but the verdict to tell, and came back, all within one batch."""
+    first, rest = LEFT_BETWEEN
+    for batches in ([first, rest], [first] + one_by_one(rest), one_by_one(first + rest), [first + rest]):
+        rows = Reader().read(*batches)
+        assert [(row.queue_id, row.spam_score, row.relay_status, row.parent_queue_id) for row in rows] == [
+            ("4F00061AE", 5.9, "requeued", None), ("5F00061AE", 5.9, "sent", "4F00061AE")], batches
