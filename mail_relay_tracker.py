@@ -4717,20 +4717,20 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracked: DomainFi
 
 
 def unite_all(messages: List[Message], stored: Stored) -> List[Link]:
-    """Unite messages with what is stored of them; returns links to those that they were handed on as.
+    """Unite messages with what is stored of them, and let `stored` be what they make of that; returns links to those that they were handed
+    on as.
 
-    One that left memory again before this harvest, for it had no recipient to name, and came back is here twice: the later one is united
-    with the rows as the earlier one leaves them, and so are its heirs.
+    For others of this harvest ask it, too: heirs, and the same message, should it have left memory, with no recipient to name, and come
+    back since.
     """
     links: List[Link] = []
-    times = collections.Counter(map(name_of, messages))
     for message in messages:
         name = name_of(message)
         if not message.stored:              # else this is a second try, after trouble with the store
             links += absorb(message, stored.get(name, ()))
-            if times[name] > 1 and message.stored:
-                others = [row for row in stored[name] if row.first_seen != message.first_seen]
-                stored[name] = others + list(map(as_stored, rows_as_known(message)))
+        if message.stored:
+            others = [row for row in stored.get(name, ()) if row.first_seen != message.first_seen]
+            stored[name] = others + list(map(as_stored, rows_as_known(message)))
     return links
 
 

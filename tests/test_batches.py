@@ -308,3 +308,12 @@ def test_what_a_message_learnt_between_two_silences_its_next_lines_and_its_heirs
         rows = Reader().read(*batches)
         assert [(row.queue_id, row.spam_score, row.relay_status, row.parent_queue_id) for row in rows] == [
             ("4F00061AE", 5.9, "requeued", None), ("5F00061AE", 5.9, "sent", "4F00061AE")], batches
+
+
+def test_what_a_parent_learnt_before_a_silence_its_heir_knows():
+    first, rest = LEFT_BETWEEN
+    rest = rest[:rest.index("01:22 ")] + "05:00 postfix/smtpd[8]: connect from c.example[192.0.2.3]"
+    for batches in ([first, rest], [first] + one_by_one(rest), one_by_one(first + rest), [first + rest]):
+        rows = Reader().read(*batches)
+        assert [(row.queue_id, row.spam_score, row.relay_status) for row in rows] == [
+            ("4F00061AE", 5.9, "incomplete"), ("5F00061AE", 5.9, "incomplete")], batches
