@@ -3440,9 +3440,9 @@ class Correlator:
         self._learn(message, event)
         self._claim_spf(message, session, event)
         self._refuse(message, event)
-        screening = self._answered(origin, event.text or "") if self.screenings else None
-        if screening is not None:
-            self._show_score(message, screening)
+        known = self._answered(origin, event.text or "") if self.screenings else None
+        if known is not None:
+            self._show_score(message, known)
         message.ended = True
         self._finish(message)
 
@@ -3850,37 +3850,39 @@ class Correlator:
         screening: Screening = known.value
         return screening
 
-    def _answered(self, origin: Origin, reply: str) -> Optional[Screening]:
-        """What the filter has told of the mail that this reply of it is about."""
+    def _answered(self, origin: Origin, reply: str) -> Optional[Context]:
+        """The screening, and where it stands, of the mail that this reply of the filter is about."""
         found = PMG_REPLY.match(reply)
         known = self.screenings.get((origin.host, found.group(1))) if found else None
-        return known.value if known is not None and self.now - known.heard <= DISORDER else None
+        return known if known is not None and self.now - known.heard <= DISORDER else None
 
-    def _show_score(self, message: Message, screening: Screening) -> None:
-        if screening.score is not None and message.spam_status is None:
-            self._set_spam(message, *screening.score[1:], True)
+    def _show_score(self, message: Message, known: Context) -> None:
+        told: Optional[ScreenScore] = known.value.score
+        if told is not None and message.spam_status is None:
+            self._set_spam(message, told.status, told.score, told.required, told.tests, True)
+            message.needs(known.low)
 
     def _take_screened(self, origin: Origin, message: Message, recipient: Recipient, reply: str) -> Optional[str]:
         """The ID under which a mail that the filter answered for goes on to a recipient; None when it is kept from him, or nobody told."""
-        screening = self._answered(origin, reply)
-        if screening is None:
+        known = self._answered(origin, reply)
+        if known is None:
             return None
-        self._show_score(message, screening)
-        child = screening.outcomes.get(bare(recipient.upstream_to or ""), "")
+        self._show_score(message, known)
+        child: Optional[str] = known.value.outcomes.get(bare(recipient.upstream_to or ""), "")
         if child is None:
             recipient.relay_status = DISCARDED
         return child or None
 
     def _fold_proxy_screened(self, origin: Origin, session: Session, event: Verdict) -> None:
         """The filter's answer before the queue: the client of what it gave on is this session's; what it gave on to nobody is a row."""
-        screening = self._answered(origin, event.text or "")
-        if screening is None or not screening.outcomes:
+        known = self._answered(origin, event.text or "")
+        if known is None or not known.value.outcomes:
             return
-        children = sorted({child for child in screening.outcomes.values() if child is not None and is_queue_id(child)})
+        children = sorted({child for child in known.value.outcomes.values() if child is not None and is_queue_id(child)})
         for child in children:
             self.fold_proxied(origin, Proxied(child, event.envelope_from, event.protocol, event.helo))
             if child in origin.open:
-                self._show_score(origin.open[child], screening)
+                self._show_score(origin.open[child], known)
         if not children:
             self._fold_refusal(origin, session, event._replace(action="discard"))
 
