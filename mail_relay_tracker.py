@@ -3030,9 +3030,12 @@ class Correlator:
         return self._is_coming_in(message) or self._may_be_tracked(message)
 
     def _may_be_tracked(self, message: Message) -> bool:
-        """Whether a domain filter is set, and a message that began here was not delivered yet to anybody: to whom it goes decides."""
-        return bool(self.filter.domains) and (not message.continued or message.message_id is not None) \
-            and all(one.recipient_no is None and one.upstream_to is None for one in message.recipients) \
+        """Whether a domain filter is set, and of a message that began here no tracked recipient was named, but not all yet: they decide."""
+        if not self.filter.domains or message.continued and message.message_id is None:
+            return False
+        delivered = sum(one.upstream_to is not None for one in message.recipients)
+        return (not delivered or message.nrcpt is not None and delivered < message.nrcpt) \
+            and all(one.recipient_no is None for one in message.recipients) \
             and not any(self.filter.tracks(one.recipient, None) for one in message.pending)
 
     @staticmethod
