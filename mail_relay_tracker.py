@@ -4568,8 +4568,9 @@ def shares_recipient(message: Message, rows: List[Row]) -> bool:
 
 
 def contradicts(message: Message, row: Row) -> bool:
-    """Whether a message cannot be the one in the store: then its ID was given out anew, unseen."""
-    pairs = ((message.message_id, "message_id"), (message.size, "size"), (message.peer_ip, "client_ip"))
+    """Whether a message cannot be the one in the store: then its ID was given out anew, unseen. The client of a row may be inherited."""
+    peer = message.peer_ip if row.parent_queue_id is None else None
+    pairs = ((message.message_id, "message_id"), (message.size, "size"), (peer, "client_ip"))
     return any(own is not None and getattr(row, name) is not None and stored_text(name, own) != getattr(row, name)
                for own, name in pairs)
 

@@ -591,6 +591,23 @@ def test_T16_an_import_of_an_older_log_beside_the_daemon_never_overwrites_a_newe
     assert dump(store) == before
 
 
+@pytest.mark.parametrize("story", ["amavis_re_injects_with_xforward", "amavis_re_injects_without_xforward"])
+def test_T2_a_filtered_mail_of_which_the_newer_log_tells_the_rest_is_the_same_when_all_is_read(story):
+    """Its row begins later then, and shows the client that it has inherited, not the filter; no second row comes beside it."""
+    replay = Replay((ROOT / "tests" / "stories" / story / "input.log").read_text(encoding="utf-8").splitlines())
+    wanted = outcomes(replay.whole())
+    for place, rhythm in itertools.product(range(1, len(replay.lines)), (1, 5)):
+        store = replay.table()
+        replay.run(store, place, len(replay.lines), end="imported")
+        replay.run(store, 0, len(replay.lines), rhythm=rhythm)
+        assert outcomes(replay.rows(store)) == wanted, "the newer log begins at line %d" % (place + 1)
+
+
+def outcomes(rows):
+    """What became of every recipient, without where it began."""
+    return sorted((row.queue_id, row.upstream_to or "", row.relay_status) for row in rows)
+
+
 def told_late(*chapters):
     """The lines of some chapters of LATE."""
     lines = [line.split(" ", 1) for chapter in chapters for line in LATE[chapter]]
