@@ -2969,7 +2969,8 @@ class Correlator:
             del messages[message.queue_id]
             self.open_count -= 1
         if message.mid_key is not None:
-            if (self.has_scanner or message.fronted) and message.spam_status is None:    # a before-queue filter may tell late
+            if message.spam_status is None and (self.has_scanner or message.fronted or is_near(message.peer_ip)):
+                # A before-queue filter may tell late, and be the first scanner to speak: that it handed the mail in is all that is known.
                 self.gone.setdefault((message.host, message.mid_key), []).append(Context(message.queue_id, message.heard, message.low))
                 self._limit(self.gone)
             self._drop_message_id(message)

@@ -317,3 +317,24 @@ def test_what_a_parent_learnt_before_a_silence_its_heir_knows():
         rows = Reader().read(*batches)
         assert [(row.queue_id, row.spam_score, row.relay_status) for row in rows] == [
             ("4F00061AE", 5.9, "incomplete"), ("5F00061AE", 5.9, "incomplete")], batches
+
+
+BEFORE_THE_QUEUE = """
+00:20 postfix/smtpd[182]: connect from c40.good.test[192.0.2.40]
+00:22 postfix/smtpd[182]: NOQUEUE: client=c40.good.test[192.0.2.40]
+00:22 postfix/smtpd[188]: 4660A218633: client=localhost[127.0.0.1]
+00:22 postfix/cleanup[174]: 4660A218633: message-id=<m27@good.test>
+00:22 postfix/qmgr[154]: 4660A218633: from=<>, size=987, nrcpt=1 (queue active)
+00:22 postfix/smtp[189]: 4660A218633: to=<u1@ok.test>, relay=mx.ok.test[192.0.2.30]:25, delay=0.1, delays=0/0/0/0.1, dsn=2.0.0, \
+status=sent (250 Ok)
+00:22 postfix/qmgr[154]: 4660A218633: removed
+00:22 amavis[185]: (00185-09) Passed CLEAN {RelayedInbound}, PRE [192.0.2.40]:51925 <> -> <u1@ok.test>, Message-ID: <m27@good.test>, \
+mail_id: vpY-UT77_1FS, Hits: 0, size: 438, queued_as: 4660A218633, 122 ms
+00:22 postfix/smtpd[182]: proxy-accept: END-OF-MESSAGE: 250 2.0.0 from MTA(smtp:[127.0.0.1]:10025): 250 2.0.0 Ok: queued as 4660A218633; \
+from=<> to=<u1@ok.test> proto=ESMTP helo=<mail.good.test>"""
+
+
+def test_the_first_verdict_of_all_may_come_when_its_mail_has_left_memory():
+    for batches in ([BEFORE_THE_QUEUE], one_by_one(BEFORE_THE_QUEUE)):
+        rows = Reader().read(*batches)
+        assert [(row.queue_id, row.client_ip, row.spam_score) for row in rows] == [("4660A218633", "192.0.2.40", 0.0)]
