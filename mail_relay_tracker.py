@@ -3035,7 +3035,7 @@ class Correlator:
         if not self.filter.domains or message.continued and message.message_id is None:
             return False
         delivered = sum(one.upstream_to is not None for one in message.recipients)
-        return (not delivered or message.nrcpt is not None and delivered < message.nrcpt) \
+        return delivered < (message.nrcpt or 1) \
             and all(one.recipient_no is None for one in message.recipients) \
             and not any(self.filter.tracks(one.recipient, None) for one in message.pending)
 
