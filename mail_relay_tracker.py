@@ -2570,8 +2570,8 @@ class Connection:
 
 
 class Context(NamedTuple):
-    """Something that later lines refer to: `value` is a scan's score, a filter's screening, the sender behind an SRS address, the link to a
-    message yet to be born, a message that awaits its SPF result, or the queue ID of one that left memory unscanned.
+    """Something that later lines refer to: `value` is a scan's score, the sender behind an SRS address, the link to a message yet to be
+    born, a message that awaits its SPF result, or the queue ID of one that left memory unscanned.
 
     `heard`: when, by the log's clock. `low`: the position of its first line.
     """
@@ -2592,11 +2592,15 @@ class Begun(NamedTuple):
 
 
 class Screening:
-    """What Proxmox' content filter has told of a mail: its score, and by recipient the ID under which it goes on, None in quarantine."""
+    """What Proxmox' content filter has told of a mail: its score, and by recipient the ID under which it goes on, None in quarantine.
 
-    __slots__ = ("score", "outcomes")
+    `heard`: when it told the last of it, by the log's clock. `low`: the position of the first line.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("heard", "low", "score", "outcomes")
+
+    def __init__(self, low: int) -> None:
+        self.heard, self.low = 0, low
         self.score: Optional[ScreenScore] = None
         self.outcomes: Dict[str, Optional[str]] = {}
 
@@ -2893,7 +2897,7 @@ class Correlator:
         self.has_scanner = False                                            # a scanner has spoken that knows no queue ID
         self.relays: Dict[str, Connection] = {}                             # by process of a delivery agent, or next hop of tlsproxy
         self.scans: Dict[str, Context] = {}                                 # by process of a scanner: the scan at hand
-        self.screenings: Dict[HostKey, Context] = {}                        # by host and filter's ID: what became of a mail there
+        self.screenings: Dict[HostKey, Screening] = {}                      # by host and filter's ID: what became of a mail there
         self.pieces: Dict[str, Begun] = {}                                  # by process of amavis: the line that it has begun
         self.rewritten: Dict[str, Context] = {}                             # by SRS address: the sender that postsrsd told
         self.announced: Dict[HostKey, Context] = {}                         # by host and queue ID: the link to a child yet to be born
@@ -3848,20 +3852,20 @@ class Correlator:
     def _screening(self, origin: Origin, filter_id: str) -> Screening:
         known = self.screenings.pop((origin.host, filter_id), None)
         if known is None or self.now - known.heard > DISORDER:
-            known = Context(Screening(), self.now, self.position)
-        self.screenings[origin.host, filter_id] = known._replace(heard=self.now)
+            known = Screening(self.position)
+        known.heard = self.now
+        self.screenings[origin.host, filter_id] = known
         self._limit(self.screenings)
-        screening: Screening = known.value
-        return screening
+        return known
 
-    def _answered(self, origin: Origin, reply: str) -> Optional[Context]:
-        """The screening, and where it stands, of the mail that this reply of the filter is about."""
+    def _answered(self, origin: Origin, reply: str) -> Optional[Screening]:
+        """What the filter has told of the mail that this reply of it is about."""
         found = PMG_REPLY.match(reply)
         known = self.screenings.get((origin.host, found.group(1))) if found else None
         return known if known is not None and self.now - known.heard <= DISORDER else None
 
-    def _show_score(self, message: Message, known: Context) -> None:
-        told: Optional[ScreenScore] = known.value.score
+    def _show_score(self, message: Message, known: Screening) -> None:
+        told = known.score
         if told is not None and message.spam_status is None:
             self._set_spam(message, told.status, told.score, told.required, told.tests, True)
             message.needs(known.low)
@@ -3872,7 +3876,7 @@ class Correlator:
         if known is None:
             return None
         self._show_score(message, known)
-        child: Optional[str] = known.value.outcomes.get(bare(recipient.upstream_to or ""), "")
+        child = known.outcomes.get(bare(recipient.upstream_to or ""), "")
         if child is None:
             recipient.relay_status = DISCARDED
         return child or None
@@ -3880,9 +3884,9 @@ class Correlator:
     def _fold_proxy_screened(self, origin: Origin, session: Session, event: Verdict) -> None:
         """The filter's answer before the queue: the client of what it gave on is this session's; what it gave on to nobody is a row."""
         known = self._answered(origin, event.text or "")
-        if known is None or not known.value.outcomes:
+        if known is None or not known.outcomes:
             return
-        children = sorted({child for child in known.value.outcomes.values() if child is not None and is_queue_id(child)})
+        children = sorted({child for child in known.outcomes.values() if child is not None and is_queue_id(child)})
         for child in children:
             self.fold_proxied(origin, Proxied(child, event.envelope_from, event.protocol, event.helo))
             if child in origin.open:
