@@ -4453,10 +4453,11 @@ def absorb(message: Message, stored: Iterable[Row]) -> List[Link]:
     A birth is united with rows of the very same moment, or with those that began without it; a continuation with the latest; neither
     when the two contradict each other, for short queue IDs come back. What is stored stays, what was unknown is filled in, a newer
     outcome replaces an older one, never the other way round. Returns links to the messages that this one was handed on as, when the store
-    has not known its birth until now: they inherit from it.
+    has known only what came later until now: they inherit from it.
     """
     rows = continued_rows(message, stored) if message.continued else born_rows(message, stored)
-    same_birth = bool(rows) and not message.continued and rows[0].first_seen <= message.first_seen
+    is_earlier = bool(rows) and message.first_seen < rows[0].first_seen
+    same_birth = bool(rows) and not message.continued and not is_earlier
     if not rows or not same_birth and contradicts(message, rows[0]):
         return []
     message.stored, message.first_seen = {row.recipient_no: row for row in rows}, rows[0].first_seen
@@ -4469,10 +4470,22 @@ def absorb(message: Message, stored: Iterable[Row]) -> List[Link]:
             setattr(message, name, better(name, known, getattr(message, name)))
     show_front(message, rows[0].client_ip)
     absorb_sender(message, rows[0].envelope_from, rows[0].original_envelope_from)
+    known = [recipient_from(row) for row in rows]
+    if is_earlier:
+        sweep_back(message, known)
+    unite(message, known)
     for recipient in message.recipients:
         recipient.last_seen = max(recipient.last_seen, message.first_seen)
-    unite(message, [recipient_from(row) for row in rows])
-    return [] if message.continued or same_birth else heirs_of(message)
+    return heirs_of(message) if is_earlier else []
+
+
+def sweep_back(message: Message, known: List[Recipient]) -> None:
+    """Let what a stored row of nobody tells reach those whom the lines before it name: it befell the message as a whole."""
+    for one in known:
+        if one.orig_to is None and one.upstream_to is None and one.relay_status != INCOMPLETE:
+            message.sweep(Sweep(one.relay_status, one.last_seen, one.relay_message, one.smtp_code, one.dsn))
+            message.requeued_as = message.requeued_as or one.next_queue_id
+            one.relay_status = INCOMPLETE
 
 
 def own_facts(message: Message, row: Row) -> Set[str]:
@@ -4493,9 +4506,13 @@ def forget_hop(message: Message, row: Row) -> None:
 
 
 def heirs_of(message: Message) -> List[Link]:
-    """The links to those that a message was handed on as."""
-    return [Link(one.next_queue_id, message, birth_during(one.delay, one.last_seen), one) for one in message.recipients
-            if goes_on(one) and one.next_queue_id]
+    """The links to those that a message was handed on as, or may have been: to a filter nearby, whose mail was read before its birth."""
+    found: List[Link] = []
+    for one in message.recipients:
+        child = one.next_queue_id or (message.requeued_as if one.relay_status == REQUEUED else None)
+        if child is not None and (goes_on(one) or is_near(handed_to(one))):
+            found.append(Link(child, message, birth_during(one.delay, one.last_seen), one))
+    return found
 
 
 def absorb_sender(message: Message, sender: Optional[str], original: Optional[str]) -> None:
@@ -4527,7 +4544,8 @@ def born_rows(message: Message, stored: Iterable[Row]) -> List[Row]:
 
     Their first_seen, by which they are found, stays.
     """
-    rows = [row for row in stored if message.first_seen <= row.first_seen <= message.first_seen + ROWS_LIFE]
+    waits = any(one.relay_status == HELD for one in message.recipients)
+    rows = [row for row in stored if message.first_seen <= row.first_seen and (waits or row.first_seen <= message.last_seen + ROWS_LIFE)]
     first = min((row.first_seen for row in rows), default=0)
     rows = [row for row in rows if row.first_seen == first]
     if first == message.first_seen or rows and is_rest(rows[0], message):
@@ -4540,18 +4558,18 @@ def born_rows(message: Message, stored: Iterable[Row]) -> List[Row]:
 def is_rest(row: Row, message: Message) -> bool:
     """Whether a row that began later is the rest of this message, for the older log is read after the newer one.
 
-    If both have a Message-ID, that decides. A row without one is the rest if it began while this message lived, for meanwhile its ID is
-    nobody else's; or behind it, of a message that has not ended, with an attempt of its own, which tells the size, or soon after the last
-    line heard here. If only the row has one, it is the rest when no more than a client is known here, and the row begins within a minute
-    and names no other.
+    If both have a Message-ID, that decides. A row without one is the rest if it began before the log has told the end of this message, for
+    until then its ID is nobody else's; or if both tell that it was requeued, for pickup tells that once more. If only the row has one, it
+    is the rest when no more than a client is known here, and the row begins within a minute and names no other.
     """
     gap = row.first_seen - message.last_seen
     if row.message_id is None:
-        return gap <= 0 or not message.ended and (row.size is not None or gap <= PATIENCE)
+        requeued = message.fate is not None and message.fate.status == row.relay_status == REQUEUED
+        return gap <= 0 or not message.ended or requeued
     if message.message_id is not None:
         return bool(stored_text("message_id", message.message_id) == row.message_id)
     bare_birth = not message.recipients and not message.ended and gap <= MINUTE
-    return bare_birth and row.client_ip in (None, message.client_ip) and bool(row.envelope_from) and row.parent_queue_id is None
+    return bare_birth and row.client_ip in (None, message.client_ip) and row.parent_queue_id is None
 
 
 def continued_rows(message: Message, stored: Iterable[Row]) -> List[Row]:

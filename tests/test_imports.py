@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT
 
 import mail_relay_tracker as tracker
+from tests.unit.replay import Replay
 
 SAMPLE = (ROOT / "samples" / "mail.log").read_bytes().splitlines(keepends=True)
 HEARD_LATER = {"id", "first_seen", "last_seen", "recipient_no"}    # of a message under way at the cut: as the newer log began with it
@@ -170,3 +171,38 @@ def test_a_birth_that_is_read_once_more_while_its_message_is_open(command):
     then = [stamp % (5, 4) + sent % "b", stamp % (5, 5) + "qmgr[30]: " + queue_id + "removed", *[stamp % (6, 0) + "anvil[5]: x"] * 2]
     rows = selected(command, "orig_to, relay_status, client_ip, message_id, size", ("one", born + first), ("two", born + then))
     assert rows == [("%s@ok.test" % letter, "sent", "192.0.2.1", "m1@good.test", 100) for letter in "ab"]
+
+
+# By story: the lines before which the log cannot be cut, for what the session has told by then is known from nowhere else.
+NEWER_FIRST = {
+    "a_message_is_forwarded_while_its_parent_is_a_continuation": {2},
+    "amavis_re_injects_with_xforward": {2, 3},
+    "connection_lost_after_data_in_3_10": (),
+    "content_filter_re_injection_counts_once": (),
+    "deleted_when_one_recipient_had_got_it": (),
+    "expired_reaches_those_still_deferred": (),
+    "held_by_the_administrator_released_or_deleted": (),
+    "held_for_ten_days_then_released": (),
+    "plain_filter_with_xforward_splits_a_message": (),
+    "postsuper_requeues_under_a_new_id": (),
+    "requeued_before_a_recipient_was_told_of": (),
+}
+
+
+@pytest.mark.parametrize("read_first", [{"end": "imported"}, {"rhythm": 1, "end": "finished"}], ids=["imported", "followed"])
+@pytest.mark.parametrize("name", sorted(NEWER_FIRST))
+def test_the_older_log_read_after_the_newer_one_makes_the_rows_of_the_whole(name, read_first):
+    lines = (ROOT / "tests" / "stories" / name / "input.log").read_text(encoding="utf-8").splitlines()
+    replay = Replay(lines)
+    expected = alike(replay.whole())
+    for place in range(1, len(lines)):
+        if place not in NEWER_FIRST[name]:
+            store = replay.table()
+            replay.run(store, place, len(lines), **read_first)
+            replay.run(store, 0, place, end="imported")
+            assert alike(replay.rows(store)) == expected, "cut before line %d" % (place + 1)
+
+
+def alike(rows):
+    """Rows without what tells where the reading began."""
+    return sorted(repr(row._replace(**dict.fromkeys(HEARD_LATER - {"id"}))) for row in rows)
