@@ -3613,12 +3613,16 @@ class Correlator:
             plain = level == "none" or level.endswith(":none")
             return None if plain else event.relay_tls
         known = self.relays.get(origin.prefix)
-        if known is None or known.relay != event.relay or max(self.now - known.heard, self.time - known.time) > CONNECTION_REUSE:
+        if known is None or not self._went_over(known, event):
             return self._proxied_tls(origin, event)
-        if known.user not in (None, event.queue_id) and event.conn_use is None:
-            return self._proxied_tls(origin, event)     # a new connection, of which the process said nothing
         known.user = event.queue_id
         return known.relay_tls
+
+    def _went_over(self, known: Connection, event: Delivery) -> bool:
+        """Whether a delivery went over this connection of its process: not when another message used it last and no reuse is told."""
+        if known.relay != event.relay or max(self.now - known.heard, self.time - known.time) > CONNECTION_REUSE:
+            return False
+        return known.user in (None, event.queue_id) or event.conn_use is not None
 
     def _proxied_tls(self, origin: Origin, event: Delivery) -> Optional[str]:
         """TLS of a new connection, of which tlsproxy told while it was set up or used; None when nobody did: in the clear."""
