@@ -3758,14 +3758,15 @@ class Correlator:
         if message is None or message.queue_id == child:
             key = origin.host, message_id_forms(message_id)[1]
             gone = [one for one in self.gone.get(key, ()) if self.now - one.heard <= DISORDER]
-            ended = [one for one in self.by_message_id.get(key, ()) if one.ended and one.spam_status is None and not comes_from(one, child)]
-            ended.sort(key=lambda one: one.queue_id == child)       # the one that the filter made stands before the queue
+            over = [one for one in self.by_message_id.get(key, ()) if one.finished and self.now - one.heard <= DISORDER
+                    and one.spam_status is None and not comes_from(one, child)]
+            over.sort(key=lambda one: one.queue_id == child)        # the one that the filter made stands before the queue
             if gone:
                 message = self._find(origin, gone[0].value)
                 message.needs(gone[0].low)
                 self._keep_gone(key, gone[1:])
-            elif ended and self.now - ended[0].heard <= DISORDER:
-                message = ended[0]
+            elif over:
+                message = over[0]
         return message
 
     def _unscanned(self, origin: Origin, message_id: str, child: Optional[str] = None) -> Optional[Message]:
@@ -3778,10 +3779,10 @@ class Correlator:
             for twins in self.by_message_id.values():
                 self._gather(twins)
         found = self.by_message_id.get((origin.host, message_id_forms(message_id)[1]), ())
-        if len(found) == 1 and found[0].spam_status is None and not found[0].ended and child is None:
+        if len(found) == 1 and found[0].spam_status is None and not found[0].finished and child is None:
             return found[0]
-        unscanned = [message for message in found if message.spam_status is None and not message.ended and not comes_from(message, child)]
-        return min(unscanned, key=lambda message: (message.queue_id == child, message.queued), default=None)
+        unscanned = [one for one in found if one.spam_status is None and not one.finished and not comes_from(one, child)]
+        return min(unscanned, key=lambda one: (one.queue_id == child, one.queued), default=None)
 
     def _keep_gone(self, key: HostKey, gone: List[Context]) -> None:
         if gone:
