@@ -2531,12 +2531,13 @@ class Crowd:
         """The results that wait for a message."""
         return [one for one in self.results if one.message is None]
 
-    def about(self, senders: Set[Optional[str]], said: str = "") -> Optional[Waiting]:
+    def about(self, senders: Set[Optional[str]], said: str = "", until: int = NEVER) -> Optional[Waiting]:
         """A result about one of these senders: the newest that waits, else the first that a message has on trial, else one that is lent.
 
-        `said`: what the client was told; if the result was read from a refusal, that has to stand there.
+        `said`: what the client was told; if the result was read from a refusal, that has to stand there. `until`: when the mail was last
+        spoken of; a result behind that is about another one.
         """
-        fits = [one for one in self.results if one.sender in senders and said.endswith(one.event.refusal or "")]
+        fits = [one for one in self.results if one.sender in senders and said.endswith(one.event.refusal or "") and one.time <= until]
         found = next((one for one in reversed(fits) if one.message is None), None)
         return found or next((one for lent in (False, True) for one in fits if one.lent is lent and one.sender is not None), None)
 
@@ -4086,7 +4087,7 @@ class Correlator:
         if own is not None and own.sender in senders:
             self._use_up(crowd, key, own)
             return
-        found = crowd.about(senders)
+        found = crowd.about(senders, until=message.last_seen)
         if found is None and own is not None and own in crowd.results and not own.contended:
             own.lent = True                 # until a mail of that very sender comes
             return
