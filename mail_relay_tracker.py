@@ -4003,7 +4003,7 @@ class Correlator:
 
     def _tell_refused(self, one: Waiting, at_end: bool = False) -> None:
         """A result that came behind a refusal, and that no other message asked for in time, was about that refusal."""
-        if one.refused is not None and (at_end or self.now - one.heard > SPF_LATE):
+        if one.refused is not None and (at_end and one.message is None or self.now - one.heard > SPF_LATE):
             message, one.refused = self._writable(one.refused), None
             if message.spf_result is None:
                 message.spf_result = one.event.result

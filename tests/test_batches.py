@@ -134,6 +134,19 @@ def test_a_result_called_in_from_a_written_message_stays_so_when_that_goes_on_in
     assert Reader().read(SHOWN, CALLED_IN + GOES_ON) == rows
 
 
+UNDECIDED = """
+00:03 postfix/smtpd[12]: NOQUEUE: reject: RCPT from b.example[192.0.2.20]: 550 5.1.1 <gone@ok.test>: Recipient address rejected: \
+User unknown; from=<b@b.example> to=<gone@ok.test> proto=ESMTP helo=<h>
+00:03 policyd-spf[22]: prepend Received-SPF: Softfail (mailfrom) identity=mailfrom; client-ip=192.0.2.20; helo=h; \
+envelope-from=b@b.example; receiver=z
+00:03 postfix/smtpd[12]: 4F00061AAA: client=b.example[192.0.2.20]"""
+
+
+def test_a_result_that_a_mail_shows_at_the_end_of_the_log_is_not_that_of_the_refusal_before():
+    rows = Reader().read(UNDECIDED)
+    assert [(row.relay_status, row.spf_result) for row in rows] == [("incomplete", "Softfail"), ("rejected", None)]
+
+
 SLOW_FILTER = """
 00:00 postfix/smtpd[11]: 3A1B2172385: client=mail.good.test[192.0.2.10]
 00:00 postfix/cleanup[12]: 3A1B2172385: message-id=<f@good.test>
