@@ -2641,11 +2641,15 @@ def is_former(child: Message, link: Link) -> bool:
 
 
 class Harvest(NamedTuple):
-    """Messages that are ready to be written, links to follow, and the messages still open: the former may come from these."""
+    """Messages that are ready to be written, links to follow, and the messages still open: the former may come from these.
+
+    `unclaimed`: as in Correlator.
+    """
 
     messages: List[Message]
     links: List[Link]
     open_by_host: Dict[str, Dict[str, Message]]
+    unclaimed: Dict[HostKey, Context]
 
 
 def is_older(time: int, other: int) -> bool:
@@ -2874,8 +2878,8 @@ class Correlator:
 
     __slots__ = (
         "queue_timeout", "server_hostname", "filter", "now", "time", "position", "file_start", "turn", "open_by_host", "open_count",
-        "sessions", "crowds", "late", "awaiting", "has_policy", "by_message_id", "twins", "gone", "has_scanner", "relays", "scans",
-        "screenings", "pieces", "rewritten", "announced", "due", "serial", "finished", "links", "straddles", "dropped")
+        "sessions", "crowds", "late", "awaiting", "has_policy", "by_message_id", "twins", "gone", "unclaimed", "has_scanner", "relays",
+        "scans", "screenings", "pieces", "rewritten", "announced", "due", "serial", "finished", "links", "straddles", "dropped")
 
     def __init__(self, queue_timeout: int, server_hostname: str = "", tracked: Optional[DomainFilter] = None) -> None:
         self.queue_timeout = queue_timeout
@@ -2895,6 +2899,7 @@ class Correlator:
         self.by_message_id: Dict[HostKey, List[Message]] = {}               # by host and Message-ID: who has it now
         self.twins: Dict[HostKey, Crowd] = {}                               # likewise: several, while they are scanned
         self.gone: Dict[HostKey, List[Context]] = {}                        # likewise: left memory unscanned a moment ago
+        self.unclaimed: Dict[HostKey, Context] = {}                         # likewise: the last verdict on a mail that only the store knows
         self.has_scanner = False                                            # a scanner has spoken that knows no queue ID
         self.relays: Dict[str, Connection] = {}                             # by process of a delivery agent, or next hop of tlsproxy
         self.scans: Dict[str, Context] = {}                                 # by process of a scanner: the scan at hand
@@ -3073,7 +3078,7 @@ class Correlator:
         """Hand out what is finished, and forget it: the caller writes it before it saves a position."""
         self._tell_late()
         self._tell_pieces(self.now - DISORDER)
-        harvest = Harvest(self.finished, self.links, self.open_by_host)
+        harvest = Harvest(self.finished, self.links, self.open_by_host, self.unclaimed)
         self.finished, self.links = [], []
         for message in harvest.messages:
             self._leave(message)
@@ -3087,6 +3092,7 @@ class Correlator:
         for key, gone in list(self.gone.items()):
             self._keep_gone(key, [one for one in gone if self.now - one.heard <= DISORDER])
         self.screenings = {key: one for key, one in self.screenings.items() if self.now - one.heard <= DISORDER}
+        self.unclaimed = {key: one for key, one in self.unclaimed.items() if self.now - one.heard <= SCAN_LIFE}
         self.awaiting = {key: one for key, one in self.awaiting.items() if self.now - one.heard <= SPF_LATE}
         old = self.now - SPF_WAIT           # a younger one ends with its last line, not by itself
         for key in [key for key, crowd in self.crowds.items() if crowd.since < old and self._is_over(crowd)]:
@@ -3142,7 +3148,7 @@ class Correlator:
         lows += [one.low for one in self.awaiting.values() if self.now - one.heard <= SPF_LATE]
         lows += [one.low for known in (self.announced, self.rewritten) for one in known.values() if self.now - one.heard <= ANNOUNCED_LIFE]
         lows += [one.low for gone in self.gone.values() for one in gone if self.now - one.heard <= DISORDER]
-        lows += [one.low for one in self.screenings.values() if self.now - one.heard <= DISORDER]
+        lows += [one.low for known in (self.screenings, self.unclaimed) for one in known.values() if self.now - one.heard <= DISORDER]
         lows += [line.low for line in self.pieces.values()]
         lows += [relay.low for relay in self.relays.values() if self.now - relay.heard <= CONNECTION_REUSE]
         return min(lows)
@@ -3741,14 +3747,15 @@ class Correlator:
         """The result of spamd or spampd, for the message of this Message-ID."""
         message_id, status, score, required, tests = event
         scan = self.scans.pop(origin.prefix, None)
-        message = self._scanned(origin, message_id)
-        if message is None:
-            return
         exact = scan.value if scan else None
         if exact is not None and int(exact.score) != int(score):
             exact = None                    # of another scan
+        message = self._scanned(origin, message_id)
+        if message is None:
+            self._offer(origin, Spam(None, message_id, status, exact.score if exact is not None else score, required, tests))
+            return
         message.scored, message.scanned_until = True, 0
-        self._set_spam(message, status, exact.score if exact is not None else score, required, tests, exact is not None)
+        set_spam(message, status, exact.score if exact is not None else score, required, tests, exact is not None)
 
     def _scanned(self, origin: Origin, message_id: str, child: Optional[str] = None) -> Optional[Message]:
         """The message that a result with this Message-ID is about: one that waits for it, else the first of those that went without.
@@ -3784,6 +3791,13 @@ class Correlator:
             return found[0]
         unscanned = [one for one in found if one.spam_status is None and not one.finished and not comes_from(one, child)]
         return min(unscanned, key=lambda one: (one.queue_id == child, one.queued), default=None)
+
+    def _offer(self, origin: Origin, verdict: Spam) -> None:
+        """Keep a verdict of which memory knows no mail: one that is tried again has its Message-ID in its rows only."""
+        key = origin.host, message_id_forms(verdict.message_id or "")[1]
+        if key[1]:
+            self.unclaimed[key] = Context(verdict, self.now, self.position)
+            self._limit(self.unclaimed)
 
     def _keep_gone(self, key: HostKey, gone: List[Context]) -> None:
         if gone:
@@ -3822,28 +3836,16 @@ class Correlator:
         if twin is not None:
             twin.scored = True
 
-    @staticmethod
-    def _set_spam(message: Message, status: Optional[str], score: Optional[float], required: Optional[float],
-                  tests: Optional[str], exact: bool) -> None:
-        message.spam_status = status
-        if exact or not message.exact_score:
-            message.spam_score, message.exact_score = score, exact
-        message.spam_required = message.spam_required if required is None else required
-        if tests and len(tests) > len(message.spam_tests or ""):
-            message.spam_tests = tests
-
     def fold_spam(self, origin: Origin, event: Spam) -> None:
         """A spam verdict with its message's queue ID, or with its Message-ID, or with nothing but the queue ID of what the filter made."""
         queue_id = event.queue_id or (event.child if not event.message_id else None)
         message = self._find(origin, queue_id) if queue_id else self._scanned(origin, event.message_id or "", event.child)
         if message is None:
+            self._offer(origin, event)
             return
-        if event.status is not None:
-            self._set_spam(message, event.status, event.score, event.required, event.tests, True)
-        if message.dkim_result is None or message.dkim_result == "signed" and event.dkim_result == "pass":
-            message.dkim_result = event.dkim_result or message.dkim_result
-            message.dkim_domain = event.dkim_domain or message.dkim_domain
-            message.dkim_selector = event.dkim_selector or message.dkim_selector
+        if event.queue_id is None and message.queue_id == event.child:
+            self._offer(origin, event)      # of the mail that became this one, perhaps
+        take_verdict(message, event)
         if event.kept_back is not None:
             message.kept_back += tuple(bare(one[1:-1]) for one in AMAVIS_RECIPIENT.findall(event.kept_back))
 
@@ -3873,7 +3875,7 @@ class Correlator:
     def _show_score(self, message: Message, known: Screening) -> None:
         told = known.score
         if told is not None and message.spam_status is None:
-            self._set_spam(message, told.status, told.score, told.required, told.tests, True)
+            set_spam(message, told.status, told.score, told.required, told.tests, True)
             message.needs(known.low)
 
     def _take_screened(self, origin: Origin, message: Message, recipient: Recipient, reply: str) -> Optional[str]:
@@ -4194,6 +4196,27 @@ class Correlator:
         """What a session remembers, as long as it may be about its next recipient, too."""
         one = session.spf
         return one if one is not None and self.now - one.heard <= SPF_WAIT else None
+
+
+def set_spam(message: Message, status: Optional[str], score: Optional[float], required: Optional[float], tests: Optional[str],
+             exact: bool) -> None:
+    """Let a message show what a scanner said."""
+    message.spam_status = status
+    if exact or not message.exact_score:
+        message.spam_score, message.exact_score = score, exact
+    message.spam_required = message.spam_required if required is None else required
+    if tests and len(tests) > len(message.spam_tests or ""):
+        message.spam_tests = tests
+
+
+def take_verdict(message: Message, verdict: Spam) -> None:
+    """Let a message show a filter's verdict on it."""
+    if verdict.status is not None:
+        set_spam(message, verdict.status, verdict.score, verdict.required, verdict.tests, True)
+    if message.dkim_result is None or message.dkim_result == "signed" and verdict.dkim_result == "pass":
+        message.dkim_result = verdict.dkim_result or message.dkim_result
+        message.dkim_domain = verdict.dkim_domain or message.dkim_domain
+        message.dkim_selector = verdict.dkim_selector or message.dkim_selector
 
 
 def show_front(message: Message, peer_ip: Optional[str]) -> None:
@@ -4745,6 +4768,8 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracked: DomainFi
         links += unite_all(messages, stored)
         for message in filter(lost_parent, messages):
             message.parent = message_from(latest(stored.get(parent_name(message), ()), message.first_seen))
+    if harvest.unclaimed:
+        claim_verdicts(messages, harvest.unclaimed)
     for parent in parents:
         recollect(parent, stored.get(name_of(parent), ()))
     tie_heirs([message for message in messages if is_heir(message)], harvest, stored, recall)
@@ -4767,6 +4792,19 @@ def unite_all(messages: List[Message], stored: Stored) -> List[Link]:
             others = [row for row in stored.get(name, ()) if row.first_seen != message.first_seen]
             stored[name] = others + list(map(as_stored, rows_as_known(message)))
     return links
+
+
+def claim_verdicts(messages: List[Message], unclaimed: Dict[HostKey, Context]) -> None:
+    """Give messages the verdicts by Message-ID that nobody claimed while they were tried again: now their rows have told it.
+
+    One that was born about that time, as what a verdict's mail was forwarded as, is not meant.
+    """
+    for message in messages:
+        if message.spam_status is None and message.message_id:
+            one = unclaimed.get((message.host, message_id_forms(message.message_id)[1]))
+            begun = message.opened - DISORDER if message.continued else message.opened + DISORDER
+            if one is not None and begun <= one.heard <= message.heard + DISORDER:
+                take_verdict(message, one.value)
 
 
 @functools.lru_cache(maxsize=256)
@@ -7605,7 +7643,7 @@ class Recorder:
         if not harvest.messages and not harvest.links:
             return 0
         *before, last = births_apart(harvest.messages)
-        written = sum(self._write(Harvest(messages, [], harvest.open_by_host)) for messages in before)
+        written = sum(self._write(harvest._replace(messages=messages, links=[])) for messages in before)
         return written + self._write(harvest._replace(messages=last))
 
     def _write(self, harvest: Harvest) -> int:
