@@ -2700,7 +2700,7 @@ def goes_on(recipient: Recipient) -> bool:
 
 def hand_on(recipient: Recipient) -> None:
     """Let a recipient show that its mail goes on under another ID, which has the outcome."""
-    if not bounce_stands(recipient, REQUEUED):
+    if recipient.relay_status not in (BOUNCED, DISCARDED):      # by local(8), for another part of an alias; or by a filter
         recipient.relay_status = REQUEUED
 
 
@@ -4713,6 +4713,14 @@ LOOSE_MATCHES: Tuple[Callable[[Recipient, Recipient], bool], ...] = (      # of 
 OUTCOME = tuple(name for name in RECIPIENT_COLUMNS if name not in ("recipient_no", "orig_to", "upstream_to"))
 
 
+def tells_less(known: Recipient, new: Recipient) -> bool:
+    """Whether a delivery is told again without the message that shows where it went on, or the line of the filter that kept it back."""
+    if known.relay_status == REQUEUED:
+        return new.relay_status == SENT
+    return known.relay_status in (DISCARDED, BOUNCED) and new.relay_status in (SENT, REQUEUED) and new.last_seen == known.last_seen \
+        and stored_text("relay_message", new.relay_message) == known.relay_message
+
+
 def take_outcome(known: Recipient, new: Recipient, released: bool) -> None:
     """Give a stored recipient the outcome that its continuation tells, if that is the newer one; else only what it lacks. One on hold that
     was not `released` stays there when it is but deferred.
@@ -4727,8 +4735,8 @@ def take_outcome(known: Recipient, new: Recipient, released: bool) -> None:
     if known.upstream_to is None or awaits_alias(known):
         known.orig_to, known.upstream_to = new.orig_to or known.orig_to, new.upstream_to or known.upstream_to
     if new.relay_status not in (None, INCOMPLETE) and later:
-        if known.relay_status == REQUEUED and new.relay_status == SENT:
-            return                          # the same delivery, without the message that shows where it went on
+        if tells_less(known, new):
+            return
         newest = new.last_seen if known.relay_status == INCOMPLETE else max(known.last_seen, new.last_seen)
         read_again = new.last_seen <= known.last_seen       # perhaps without the line before it that told of TLS
         stays = stays_held(known, new.relay_status) and not released
