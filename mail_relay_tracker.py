@@ -4487,7 +4487,7 @@ def absorb(message: Message, stored: Iterable[Row]) -> List[Link]:
     rows = continued_rows(message, stored) if message.continued else born_rows(message, stored)
     is_earlier = bool(rows) and message.first_seen < rows[0].first_seen
     same_birth = bool(rows) and not message.continued and not is_earlier
-    if not rows or not same_birth and contradicts(message, rows[0]):
+    if not rows or not same_birth and is_another(message, rows):
         return []
     message.stored, message.first_seen = {row.recipient_no: row for row in rows}, rows[0].first_seen
     if same_birth and not message.fronted:
@@ -4625,6 +4625,22 @@ def contradicts(message: Message, row: Row) -> bool:
     pairs = ((message.message_id, "message_id"), (message.size, "size"), (peer, "client_ip"))
     return any(own is not None and getattr(row, name) is not None and stored_text(name, own) != getattr(row, name)
                for own, name in pairs)
+
+
+def is_another(message: Message, rows: List[Row]) -> bool:
+    """Whether these rows are of another message, which had the same ID before: they contradict, and do not tell of this one's life, too."""
+    return contradicts(message, rows[0]) and not lived(rows, message.first_seen) and not is_told_again(message, rows)
+
+
+def lived(rows: List[Row], moment: int) -> bool:
+    """Whether a message lived at a moment: then its ID was nobody else's, though reading begins behind the first of its Message-IDs."""
+    return any(row.first_seen < moment < row.last_seen for row in rows)
+
+
+def is_told_again(message: Message, rows: List[Row]) -> bool:
+    """Whether a delivery of a message is in these rows, as stamps without fractions may have it within the second of its birth."""
+    known = {(row.upstream_to, row.last_seen) for row in rows if row.upstream_to is not None}
+    return any((stored_text("upstream_to", one.upstream_to), one.last_seen) in known for one in message.recipients)
 
 
 def better(name: str, known: Any, new: Any) -> Any:
