@@ -3148,7 +3148,8 @@ class Correlator:
         lows += [one.low for one in self.awaiting.values() if self.now - one.heard <= SPF_LATE]
         lows += [one.low for known in (self.announced, self.rewritten) for one in known.values() if self.now - one.heard <= ANNOUNCED_LIFE]
         lows += [one.low for gone in self.gone.values() for one in gone if self.now - one.heard <= DISORDER]
-        lows += [one.low for known in (self.screenings, self.unclaimed) for one in known.values() if self.now - one.heard <= DISORDER]
+        told = self.scans, self.screenings, self.unclaimed
+        lows += [one.low for known in told for one in known.values() if self.now - one.heard <= DISORDER]
         lows += [line.low for line in self.pieces.values()]
         lows += [relay.low for relay in self.relays.values() if self.now - relay.heard <= CONNECTION_REUSE]
         return min(lows)
@@ -3752,7 +3753,8 @@ class Correlator:
             exact = None                    # of another scan
         message = self._scanned(origin, message_id)
         if message is None:
-            self._offer(origin, Spam(None, message_id, status, exact.score if exact is not None else score, required, tests))
+            verdict = Spam(None, message_id, status, exact.score if exact is not None else score, required, tests)
+            self._offer(origin, verdict, scan.low if scan is not None else self.position)
             return
         message.scored, message.scanned_until = True, 0
         set_spam(message, status, exact.score if exact is not None else score, required, tests, exact is not None)
@@ -3792,11 +3794,11 @@ class Correlator:
         unscanned = [one for one in found if one.spam_status is None and not one.finished and not comes_from(one, child)]
         return min(unscanned, key=lambda one: (one.queue_id == child, one.queued), default=None)
 
-    def _offer(self, origin: Origin, verdict: Spam) -> None:
+    def _offer(self, origin: Origin, verdict: Spam, low: int) -> None:
         """Keep a verdict of which memory knows no mail: one that is tried again has its Message-ID in its rows only."""
         key = origin.host, message_id_forms(verdict.message_id or "")[1]
         if key[1]:
-            self.unclaimed[key] = Context(verdict, self.now, self.position)
+            self.unclaimed[key] = Context(verdict, self.now, low)
             self._limit(self.unclaimed)
 
     def _keep_gone(self, key: HostKey, gone: List[Context]) -> None:
@@ -3841,10 +3843,10 @@ class Correlator:
         queue_id = event.queue_id or (event.child if not event.message_id else None)
         message = self._find(origin, queue_id) if queue_id else self._scanned(origin, event.message_id or "", event.child)
         if message is None:
-            self._offer(origin, event)
+            self._offer(origin, event, self.position)
             return
         if event.queue_id is None and message.queue_id == event.child:
-            self._offer(origin, event)      # of the mail that became this one, perhaps
+            self._offer(origin, event, self.position)       # of the mail that became this one, perhaps
         take_verdict(message, event)
         if event.kept_back is not None:
             message.kept_back += tuple(bare(one[1:-1]) for one in AMAVIS_RECIPIENT.findall(event.kept_back))
