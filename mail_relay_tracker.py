@@ -642,7 +642,7 @@ YEAR_FIRST = re.compile(r"([0-9]{4}) ([A-Z][a-z]{2}) ([ 0-9]?[0-9]) " + _CLOCK +
 ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T" + _CLOCK + r"(Z|[+-][0-9]{2}:?[0-9]{2}) ")
 WEEKDAY = re.compile(r"[A-Z][a-z]{2} ([0-9]{4})-([0-9]{2})-([0-9]{2}) " + _CLOCK + r" ([A-Z]{3,5}|[+-][0-9]{2,4}) ")
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
-_HOST = r"(?:<(?:{0}|[0-9]{{1,2}}\.[0-7])> )?([^ ]+) +(?:{0} )?".format(r"[a-z][a-z0-9]{2,9}\.[a-z]{3,7}")      # beside facility and level
+_HOST = r"(?:<(?:{0}|[0-9]{{1,2}}\.[0-7])> )?([^ ]+) +(?:{0} )?".format(r"[a-z][a-z0-9]{2,9}[.:][a-z]{3,7}")   # beside facility and level
 TAGGED = re.compile(_HOST + r"([^ \[\]]+?)(?:\[([0-9]+)\])?$")
 CUT_TAG = re.compile(r"([^ ]+) (?=[^ ]{32} )([^ \[\]:]+)\[([0-9]+)\]? ")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
@@ -820,16 +820,18 @@ class Header(NamedTuple):
 def split_prefix(prefix: str) -> Optional[Header]:
     """Take "host program[pid]" apart; None when it is something else. A host may be an IPv6 address, the pid may be absent.
 
-    Syslogds of BusyBox (behind the host) and FreeBSD (before it) tell facility and level, too.
+    Syslogds of BusyBox and AIX (behind the host) and FreeBSD (before it) tell facility and level, too: by these a process is not known.
 
     >>> split_prefix("2001:db8::1 postfix-in/smtpd[42]").program
     'postfix-in/smtpd'
+    >>> split_prefix("mx mail.warn postfix/smtpd[42]").prefix
+    'mx postfix/smtpd[42]'
     """
     found = TAGGED.match(prefix)
     if not found:
         return None
     host, program, pid = found.groups()
-    return Header(prefix, host, program, pid or "")
+    return Header("%s %s" % (host, prefix[found.start(2):]), host, program, pid or "")
 
 
 def split_uncolonned(rest: str) -> Optional[Tuple[Header, str]]:
@@ -4966,8 +4968,9 @@ def follow_links(links: List[Link], stored: Stored, recall: Recall) -> List[Mess
 class Tracker:
     """Lines in, finished messages out: the calendar, the parsers and the correlator, one after the other. No input stops it.
 
-    `origins` are the processes met, by prefix; `piles` the lines of a batch, by parser; `tallies` the lines counted, by program. `nobody`
-    is the process of lines that have none. `previous` is the last line of the batch before, should the next one say that it is repeated.
+    `origins` are the processes met, by prefix, also as lines have it; `piles` the lines of a batch, by parser; `tallies` the lines
+    counted, by program. `nobody` is the process of lines that have none. `previous` is the last line of the batch before, should the
+    next one say that it is repeated.
     """
 
     def __init__(self, calendar: Calendar, correlator: Correlator, on_unsupported: Callable[[str], None],
@@ -5063,7 +5066,11 @@ class Tracker:
             return self._repeat_last(repeated, previous)
         split = split_line(line[start:]) if start >= 0 else None
         if split is not None and (parser_of(split[0].program) or not OF_POSTFIX.match(line)):
-            return self._origin(split[0]), split[1]
+            origin = self._origin(split[0])
+            head, _, text = line[start:].partition(": ")
+            if text == split[1]:
+                self.origins[head] = origin     # as it stands, beside a level: the next one needs no closer look
+            return origin, split[1]
         if OF_POSTFIX.match(line):          # behind a stamp that nobody knows, or without a host; or a container's line within another one
             self.on_unsupported(line)
             return self._pass(UNSUPPORTED)

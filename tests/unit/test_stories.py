@@ -112,13 +112,14 @@ def rfc5424(blanks):
     return rewritten
 
 
-def with_level(form):
-    """Syslogds that tell facility and level, behind the host or before it."""
+def with_level(form, warning="warning"):
+    """Syslogds that tell facility and level, behind the host or before it: each has a word of its own for a warning."""
     def rewritten(lines):
         found = []
         for line in lines:
             host, _, rest = line[33:].partition(" ")
-            found.append("%s %s" % (stamped("%b %e %H:%M:%S", moment_of(line)), form % (host, rest)))
+            level = warning if ": warning: " in rest else "info"
+            found.append("%s %s" % (stamped("%b %e %H:%M:%S", moment_of(line)), form.format(host, level, rest)))
         return found
     return rewritten
 
@@ -136,7 +137,8 @@ def cut_tags(lines):
 
 
 WRITERS = {
-    "BusyBox": with_level("%s mail.info %s"), "FreeBSD": with_level("<mail.info> %s %s"), "rsyslog, tags cut": cut_tags,
+    "BusyBox": with_level("{} mail.{} {}", "warn"), "FreeBSD": with_level("<mail.{1}> {0} {2}"), "AIX": with_level("{} mail:{} {}"),
+    "rsyslog, tags cut": cut_tags,
     "rsyslog, traditional": with_stamps("%b %e %H:%M:%S"), "rsyslog, RFC 3339 without fraction": with_stamps("%Y-%m-%dT%H:%M:%SZ"),
     "rsyslog, RFC 5424": rfc5424(1), "rsyslog, RFC 5424 of local processes": rfc5424(2),
     "syslog-ng, bsd": with_stamps("%b %e %H:%M:%S.SSS"), "syslog-ng, iso": with_stamps("%Y-%m-%dT%H:%M:%S.SSS+02:00", east=2),
