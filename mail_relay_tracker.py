@@ -646,6 +646,7 @@ _HOST = r"(?:<(?:{0}|[0-9]{{1,2}}\.[0-7])> )?([^ ]+) +(?:{0} )?".format(r"[a-z][
 TAGGED = re.compile(_HOST + r"([^ \[\]]+?)(?:\[([0-9]+)\])?$")
 CUT_TAG = re.compile(r"([^ ]+) (?=[^ ]{32} )([^ \[\]:]+)\[([0-9]+)\]? ")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
+SEVERITIES = frozenset("DEBUG INFO NOTICE WARNING ERR CRIT ALERT EMERG".split())    # in an image's lines instead of the host
 REPEATED = re.compile(r"message repeated ([0-9]{1,9}) times: \[ ?(.*)$")
 REPEATED_LAST = re.compile(_HOST + r"last message repeated ([0-9]{1,9}) times? *$")
 WHOLE_HEAD = re.compile("(?:%s|%s)%s" % (YEARLESS.pattern, ISO.pattern, TAGGED.pattern))      # a line as far as its first `: `
@@ -821,6 +822,7 @@ def split_prefix(prefix: str) -> Optional[Header]:
     """Take "host program[pid]" apart; None when it is something else. A host may be an IPv6 address, the pid may be absent.
 
     Syslogds of BusyBox and AIX (behind the host) and FreeBSD (before it) tell facility and level, too: by these a process is not known.
+    So are lines of all severities of one host where there is no other.
 
     >>> split_prefix("2001:db8::1 postfix-in/smtpd[42]").program
     'postfix-in/smtpd'
@@ -831,6 +833,8 @@ def split_prefix(prefix: str) -> Optional[Header]:
     if not found:
         return None
     host, program, pid = found.groups()
+    if host in SEVERITIES:
+        host = "INFO"                   # as most lines have it
     return Header("%s %s" % (host, prefix[found.start(2):]), host, program, pid or "")
 
 

@@ -124,6 +124,12 @@ def with_level(form, warning="warning"):
     return rewritten
 
 
+def severity(rest):
+    """What follows a stamp in a Docker image's log (boky/postfix): a severity instead of the host."""
+    text = rest.partition(" ")[2]
+    return "%-7s %s" % ("WARNING" if ": warning: " in text else "INFO", text)
+
+
 def cut_tags(lines):
     """What rsyslog forwards of long tags: their first 32 characters (RSYSLOG_ForwardFormat), here all but the colon."""
     found = []
@@ -151,6 +157,16 @@ WRITERS = {
 
 class Writers(unittest.TestCase):
     """One test per writer, made below."""
+
+    def test_an_image_with_a_severity_where_the_host_stands(self):
+        """A story of one host makes the same rows, but for that host's name."""
+        for path in STORIES:
+            settings = dict(json.loads(path.read_text(encoding="utf-8")).get("settings", {}), server_hostname="mx")
+            lines = (path.parent / "input.log").read_bytes().decode("latin-1").splitlines()
+            if len({line.split(" ")[1] for line in lines}) == 1:
+                image = ["%s %s" % (line[:32], severity(line[33:])) for line in lines]
+                found, wanted = (rough(Replay(form, **settings).whole()) for form in (image, lines))
+                self.assertEqual(found, wanted, path.parent.name)
 
     def tell(self, writer):
         """Every story as this writer has it makes the same rows, but for fractions of a second and NOQUEUE digits."""
