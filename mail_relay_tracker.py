@@ -651,6 +651,9 @@ REPEATED = re.compile(r"message repeated ([0-9]{1,9}) times: \[ ?(.*)$")
 REPEATED_LAST = re.compile(_HOST + r"last message repeated ([0-9]{1,9}) times? *$")
 WHOLE_HEAD = re.compile("(?:%s|%s)%s" % (YEARLESS.pattern, ISO.pattern, TAGGED.pattern))      # a line as far as its first `: `
 STAMP_PART = re.compile(r"(?:[A-Z][a-z]?|(?:%s)(?: [ 0-9:.,]*)?|[0-9][0-9T:.,+-]*)$" % "|".join(MONTHS))
+# Before the line of a container: its name (docker compose logs), the runtime's stamp (kubectl logs --timestamps, CRI's files).
+CONTAINER = re.compile(r"(?:[0-9A-Za-z][0-9A-Za-z_.@-]{0,99} +\| )?"
+                       r"(?:[0-9-]{10}T[0-9:.]{8,18}(?:Z|[+-][0-9]{2}:[0-9]{2}) (?:std(?:out|err) F )?)?(?:<[0-9]{1,3}>)?$")
 OF_POSTFIX = re.compile(r".{0,80}? postfix[a-z0-9-]{0,32}/[a-z/-]{2,40}\[[0-9]{1,7}\]: ")
 
 
@@ -867,7 +870,8 @@ def split_line(rest: str) -> Optional[Tuple[Header, str]]:
 
 
 def behind_torn(head: str, start: int) -> int:
-    """Where in `head`, the text before a line's first `: `, a second line begins that was appended to a torn one; 0 when it is but one.
+    """Where in `head`, the text before a line's first `: `, a second line begins that was appended to a torn one, or is a container's;
+    0 when it is but one.
 
     So rsyslog goes on when a disk was full: the first line ends within its stamp, host or tag. A stranger must not bring this about by a
     text that looks like a line, behind a tag without colon, or a colon without blank: so what is left of the first line may be a host, a
@@ -875,9 +879,13 @@ def behind_torn(head: str, start: int) -> int:
 
     >>> behind_torn("Nov 29 14:53:17 mx poNov 29 14:53:20 mx postfix/smtp[14]", 16), behind_torn("Nov 29 14:53:20 mx postfix/smtp[14]", 16)
     (21, 0)
+    >>> behind_torn("mx-1  | Nov 29 14:53:20 3f2b6a1c postfix/smtp[14]", -1)
+    8
     """
     found = WHOLE_HEAD.search(head, max(start, 0))
     place = found.start() if found else 0
+    if place and CONTAINER.match(head[:place]):
+        return place
     _, _, tag = head[start:place].partition(" ")
     was_cut_off = " " not in tag and ":" not in tag if start >= 0 else STAMP_PART.match(head[:place])
     return place if was_cut_off else 0

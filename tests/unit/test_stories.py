@@ -124,6 +124,11 @@ def with_level(form, warning="warning"):
     return rewritten
 
 
+def behind(opening, writer):
+    """What shows, or keeps, the output of a container puts before each line: a stamp of its own, or the container's name."""
+    return lambda lines: [stamped(opening, moment_of(line)) + shown for line, shown in zip(lines, writer(lines))]
+
+
 def severity(rest):
     """What follows a stamp in a Docker image's log (boky/postfix): a severity instead of the host."""
     text = rest.partition(" ")[2]
@@ -144,7 +149,9 @@ def cut_tags(lines):
 
 WRITERS = {
     "BusyBox": with_level("{} mail.{} {}", "warn"), "FreeBSD": with_level("<mail.{1}> {0} {2}"), "AIX": with_level("{} mail:{} {}"),
-    "rsyslog, tags cut": cut_tags,
+    "rsyslog, tags cut": cut_tags, "docker compose logs": behind("mx-1         | ", with_stamps("%b %d %H:%M:%S")),
+    "docker logs -t": behind("%Y-%m-%dT%H:%M:%S.%f789Z ", with_stamps("%b %e %H:%M:%S")),
+    "CRI": behind("%Y-%m-%dT%H:%M:%S.%f789+00:00 stdout F ", with_stamps("%Y-%m-%dT%H:%M:%S.%f+00:00")),
     "rsyslog, traditional": with_stamps("%b %e %H:%M:%S"), "rsyslog, RFC 3339 without fraction": with_stamps("%Y-%m-%dT%H:%M:%SZ"),
     "rsyslog, RFC 5424": rfc5424(1), "rsyslog, RFC 5424 of local processes": rfc5424(2),
     "syslog-ng, bsd": with_stamps("%b %e %H:%M:%S.SSS"), "syslog-ng, iso": with_stamps("%Y-%m-%dT%H:%M:%S.SSS+02:00", east=2),
@@ -174,8 +181,8 @@ class Writers(unittest.TestCase):
         for path in STORIES:
             settings = json.loads(path.read_text(encoding="utf-8")).get("settings", {})
             lines = (path.parent / "input.log").read_bytes().decode("latin-1").splitlines()
-            if writer.__qualname__.startswith("rfc5424") and any(LINE.match(line).group(4) is None for line in lines):
-                continue                    # a classic syslogd's line without a tag; this form has nothing like it
+            if writer.__qualname__.startswith(("rfc5424", "behind")) and any(LINE.match(line).group(4) is None for line in lines):
+                continue                    # a classic syslogd's line without a tag; these forms have nothing like it
             wanted = rough(Replay(with_stamps("%Y-%m-%dT%H:%M:%S.%f+00:00")(lines), **settings).whole())
             replay = Replay(writer(lines), **settings)
             for rows in (replay.whole(), replay.cut(*range(1, len(replay.lines)))):
