@@ -649,6 +649,7 @@ SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"
 SEVERITIES = frozenset("DEBUG INFO NOTICE WARNING ERR CRIT ALERT EMERG".split())    # in an image's lines instead of the host
 REPEATED = re.compile(r"message repeated ([0-9]{1,9}) times: \[ ?(.*)$")
 REPEATED_LAST = re.compile(_HOST + r"last message repeated ([0-9]{1,9}) times? *$")
+SUPPRESSED = re.compile(r"Last message '(.{0,20})' repeated ([0-9]{1,9}) times?, suppressed by syslog-ng on [^ ]+ *$", re.S)
 WHOLE_HEAD = re.compile("(?:%s|%s)%s" % (YEARLESS.pattern, ISO.pattern, TAGGED.pattern))      # a line as far as its first `: `
 STAMP_PART = re.compile(r"(?:[A-Z][a-z]?|(?:%s)(?: [ 0-9:.,]*)?|[0-9][0-9T:.,+-]*)$" % "|".join(MONTHS))
 # Before the line of a container: its name (docker compose logs), the runtime's stamp (kubectl logs --timestamps, CRI's files).
@@ -5075,8 +5076,11 @@ class Tracker:
             return self._pass(IGNORED_LINES)
         repeated = REPEATED_LAST.match(line, start) if start >= 0 else None
         if repeated:
-            return self._repeat_last(repeated, previous)
+            return self._repeat_last(previous, *repeated.groups())
         split = split_line(line[start:]) if start >= 0 else None
+        suppressed = SUPPRESSED.match(split[1]) if split is not None else None
+        if split is not None and suppressed:        # the pid that stands there is syslog-ng's own
+            return self._repeat_last(previous, split[0].host, suppressed.group(2), split[0].program, suppressed.group(1))
         if split is not None and (parser_of(split[0].program) or not OF_POSTFIX.match(line)):
             origin = self._origin(split[0])
             head, _, text = line[start:].partition(": ")
@@ -5114,18 +5118,23 @@ class Tracker:
         finally:
             self.correlator.turn = 0
 
-    def _repeat_last(self, repeated: Match[str], previous: str) -> Tuple[Origin, str]:
-        """Classic syslogd's `last message repeated n times`, in rsyslog's words: the line before it, if that was of the same host."""
+    def _repeat_last(self, previous: str, host: str, times: str, program: str = "", beginning: str = "") -> Tuple[Origin, str]:
+        """Classic syslogd's `last message repeated n times`, in rsyslog's words: the line before it, if that was of the same host. Or that
+        of syslog-ng, which tells the program and how the line begins (logwriter.c:log_writer_emit_suppress_summary)."""
         _, start = self.calendar.read(previous)
+        place = behind_torn(previous.partition(": ")[0], start)
+        if place:
+            previous = previous[place:]
+            _, start = self.calendar.read(previous)
         split = split_line(previous[start:]) if start >= 0 else None
-        if split is None or split[0].host != repeated.group(1):
+        if split is None or split[0].host != host or program not in ("", split[0].program) or not split[1].startswith(beginning):
             return self._pass(IGNORED_LINES)
         origin, text = self._origin(split[0]), split[1]
         event = origin.pile.parse(text)
         if event is None or event is IGNORED:
             origin.tally[origin.quiet] += 1
             return self.nobody, ""
-        return origin, "message repeated %s times: [ %s]" % (repeated.group(2), text)
+        return origin, "message repeated %s times: [ %s]" % (times, text)
 
     def _origin(self, header: Header) -> Origin:
         """What is known of the process that wrote a line."""
