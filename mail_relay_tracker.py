@@ -5596,9 +5596,28 @@ def literal(value: Any) -> str:
     return "NULL" if value is None else repr(value)
 
 
-def literals(values: Sequence[Any], column: Column) -> Iterator[str]:
-    """The literals of what the rows have in a column."""
-    return each_once(values, lambda ones: map(literal, storables(ones, column)))
+def literals(ones: List[Any]) -> List[str]:
+    """The literal of each of several values, none of them None, and all of them text or all numbers: together is faster.
+
+    >>> literals(["a", "b'"]), literals([0.5, 2])
+    (["_utf8mb4 X'61'", "_utf8mb4 X'6227'"], ['0.5', '2'])
+    """
+    if isinstance(ones[0], str):
+        return ["_utf8mb4 X'" + digits + "'" for digits in map(bytes.hex, map(str.encode, ones))]
+    return list(map(repr, ones))
+
+
+def rendered(rows: List[Row]) -> Iterator[Tuple[str, ...]]:
+    """The literals of rows. Of equal values one is made, for rows written together have much in common, and so have columns of one size."""
+    alike: Dict[Tuple[int, str], Dict[Any, str]] = collections.defaultdict({None: "NULL"}.copy)
+    columns = []
+    for values, column in zip(zip(*rows), ROW):
+        known = alike[column.limit, column.type[:4]]
+        fresh = list(set(values).difference(known))
+        if fresh:
+            known.update(zip(fresh, literals(list(storables(fresh, column)))))
+        columns.append(map(known.__getitem__, values))
+    return zip(*columns)
 
 
 def as_shown(value: Any) -> str:
@@ -5839,7 +5858,7 @@ class MysqlStore(Store):
     def _render(rows: List[Row]) -> List[str]:
         """Rows as parentheses of literals."""
         try:
-            return ["(" + ",".join(row) + ")" for row in by_columns(rows, literals)]
+            return ["(" + ",".join(row) + ")" for row in rendered(rows)]
         except UnicodeError as error:
             raise RowRefused(str(error)) from error
 
