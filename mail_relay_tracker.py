@@ -689,6 +689,7 @@ def zone_offset(zone: str) -> int:
     return -seconds if zone[0] == "-" else seconds
 
 
+SHORT_YEAR = 364 * DAY              # no stamp comes again so soon
 STEP_BACK = 2 * MINUTE              # a stamp so much older than the one before: the clock was put back
 LATEST = epoch(2038, 1, 19, 0)      # what a TIMESTAMP holds on every server, beginning with the second second of 1970
 
@@ -711,6 +712,8 @@ class Calendar:
         self._repeated = (0, 0)                     # the positions between which that was so last
         self._second = self._zone = "\n"            # of the last stamp in RFC 3339 as far as its second: most lines share these,
         self._base = 0                              # and its time, with the line before
+        self._minute, self._begun = "\n", 0         # likewise of the last stamp without year and fraction, as far as its minute
+        self._is_twice = False                      # whether the local time read last means two moments
 
     def read(self, line: str) -> Tuple[int, int]:
         """The time of a line, and where its host begins; (0, -1) when there is no stamp that could be read.
@@ -720,6 +723,11 @@ class Calendar:
         """
         if line[:20] == self._second and line[26:33] == self._zone and line[20:26].isdecimal():
             return self._base + int(line[20:26]), 33
+        if line[:13] == self._minute and line[15:16] == " " and line[13:15].isdecimal():
+            time = self._begun + int(line[13:15]) * SECOND
+            if time < self._begun + MINUTE and time <= self.newest + DAY < self._begun + SHORT_YEAR:    # else it is of another year
+                self.last = time
+                return time, 16
         start = 0
         if line[:1] == "<":
             priority = PRIORITY.match(line)
@@ -752,8 +760,16 @@ class Calendar:
             if (month, day) != (2, 29) or calendar.isleap(year):
                 time = self._local(year, month, day, found.groups()[2:6])
                 if time <= limit:
+                    self._keep_minute(found, time)
                     return time
             year -= 1
+
+    def _keep_minute(self, found: Match[str], time: int) -> None:
+        """Most lines are of the same minute as the one before. Local time and its seconds go alike within one that is not repeated."""
+        second = int(found.group(5))
+        begun = time - second * SECOND
+        if found.span() == (0, 16) and second < 60 and not self._is_twice and 0 < begun < LATEST:
+            self._minute, self._begun = found.string[:13], begun
 
     def _read_year_first(self, found: Match[str]) -> int:
         return self._local(int(found.group(1)), MONTHS[found.group(2)], int(found.group(3)), found.groups()[3:7])
@@ -777,12 +793,14 @@ class Calendar:
         moment = datetime.datetime(year, month, day, hour, minute, min(second, 59))
         time = round(moment.timestamp()) * SECOND + microseconds(parts[3]) + max(second - 59, 0) * SECOND
         later = time + round(moment.replace(fold=1).timestamp() - moment.timestamp()) * SECOND
-        if self._again or later > time:
+        self._is_twice = self._again or later > time
+        if self._is_twice:
             self._switch(later > time and (self._again or self.last - time > STEP_BACK and later - self.last < DAY))
         return later if self._again and abs(self.last - time) > DISORDER else time
 
     def _switch(self, again: bool) -> None:
         """Into the hour that is repeated, or out of it."""
+        self._minute = "\n"
         if again != self._again:
             self._again = again
             self._repeated = (self.where(), NEVER) if again else (self._repeated[0], self.where())
