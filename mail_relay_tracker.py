@@ -947,6 +947,14 @@ def was_cut(*parts: str) -> bool:
     return sum(map(len, parts)) >= RECORD
 
 
+def trimmed(parse: Callable[[str], Event]) -> Callable[[str], Event]:
+    """A parser that passes over blanks at the end of a text, which some syslog daemons leave (trap 4), unless a record may be cut there."""
+    @functools.wraps(parse)
+    def parse_trimmed(text: str) -> Event:
+        return parse(text.rstrip(" ") if text[-1:] == " " and not was_cut(text) else text)
+    return parse_trimmed
+
+
 def codes_of(text: str) -> Tuple[Optional[int], Optional[str]]:
     """Reply code and enhanced status code that a text begins with.
 
@@ -1098,6 +1106,7 @@ def parse_tls(text: str) -> Event:
     return ClientTls(client.group(1), client.group(2), tls) if client else None
 
 
+@trimmed
 def parse_smtpd(text: str) -> Event:
     """smtpd: sessions, births (`QID: client=`), decisions (`NOQUEUE: reject: …`)."""
     without_id = SMTPD_OPENINGS.get(text[:7])
@@ -1220,6 +1229,7 @@ def queued_as(reply: str) -> Optional[str]:
     return found.group(0) if found else None
 
 
+@trimmed
 def parse_postscreen(text: str) -> Event:
     """postscreen: what it refuses; its commas, its port, no host name (postscreen_smtpd.c:psc_rcpt_cmd)."""
     if text.startswith("NOQUEUE: reject: "):
@@ -1260,6 +1270,7 @@ POSTFIX_NOISE = ("warning: ", "error: ", "fatal: ", "panic: ", "Postfix is ", "S
 HANDLED = {"requeued": "requeue", "placed on hold": "hold", "released from hold": "release"}
 
 
+@trimmed
 def parse_cleanup(text: str) -> Event:
     """cleanup: Message-ID, the verdicts of milters and of header and body checks (cleanup_message.c, cleanup_milter.c)."""
     queue_id, _, rest = text.partition(": ")
@@ -1345,6 +1356,7 @@ def parse_mime_error(queue_id: str, text: str) -> Event:
                    None if recipient == "unknown" else recipient)
 
 
+@trimmed
 def parse_pickup(text: str) -> Event:
     """pickup: `QID: uid=0 from=<root>`, after postsuper -r with `orig_id=` (pickup.c:pickup_copy)."""
     queue_id, _, rest = text.partition(": ")
@@ -1354,6 +1366,7 @@ def parse_pickup(text: str) -> Event:
     return ignore_noise(text, OPERATION_NOISE)
 
 
+@trimmed
 def parse_qmgr(text: str) -> Event:
     """qmgr: `queue active`, `expired`, `removed` (opened.c, qmgr_active.c). The sender is read from both ends (trap 1)."""
     queue_id, _, rest = text.partition(": ")
@@ -1373,6 +1386,7 @@ def parse_qmgr(text: str) -> Event:
     return ignore_noise(rest, ("skipped, ", "status="))
 
 
+@trimmed
 def parse_bounce(text: str) -> Event:
     """bounce: which message tells of which (bounce_notify_util.c)."""
     queue_id, _, rest = text.partition(": ")
@@ -1384,6 +1398,7 @@ def parse_bounce(text: str) -> Event:
     return ignore_noise(rest, ("not sending ", "status="))
 
 
+@trimmed
 def parse_postsuper(text: str) -> Event:
     """postsuper: what the administrator did (postsuper.c)."""
     queue_id, _, rest = text.partition(": ")
@@ -1486,6 +1501,7 @@ def closed(text: str, by: str = ")") -> str:
     return text[:-1] if text.endswith(by) else text
 
 
+@trimmed
 def parse_agent(text: str) -> Event:
     """smtp, lmtp, local, virtual, pipe, error: deliveries, and the TLS of the connections they use."""
     queue_id, _, rest = text.partition(": ")
@@ -1494,6 +1510,7 @@ def parse_agent(text: str) -> Event:
     return parse_tls(text) or ignore_peer_noise(text, SMTP_NOISE)
 
 
+@trimmed
 def parse_discard(text: str) -> Event:
     """discard: a delivery that is none (discard.c)."""
     return discarded(parse_agent(text))
@@ -1506,11 +1523,13 @@ def discarded(event: Event) -> Event:
     return event
 
 
+@trimmed
 def parse_master(text: str) -> Event:
     """master: after a start or a stop no smtpd session lives on (master.c)."""
     return Restarted() if text.startswith(("daemon started ", "terminating on signal ")) else IGNORED
 
 
+@trimmed
 def parse_daemonless(text: str) -> Event:
     """A tag without its daemon, `postfix`: rsyslog cuts it at the slash unless told `parser.permitSlashInProgramName`.
 
@@ -1524,11 +1543,13 @@ def parse_nothing(text: str) -> Event:
     return IGNORED
 
 
+@trimmed
 def parse_tlsproxy(text: str) -> Event:
     """tlsproxy: the TLS of a connection that it makes for smtp or lmtp (smtp_tls_connection_reuse). Its other client is postscreen."""
     return parse_tls(text) if " TLS connection established to " in text[:50] else ignore_unless_repeated(text)
 
 
+@trimmed
 def parse_qmqpd(text: str) -> Event:
     """qmqpd: whose mail it takes in, as smtpd says it (qmqpd.c)."""
     if text.startswith(("connect from ", "disconnect from ")):
@@ -1565,6 +1586,7 @@ OPENDMARC_NOISE = ("RFC5322 ", "multi-valued From ", "unable to parse From", "ig
                    "implicit ", "DMARC context ", "popen()", "pclose()")
 
 
+@trimmed
 def parse_opendkim(text: str) -> Event:
     """opendkim: results, domain and selector (opendkim.c). `not internal`, `not authenticated` are none."""
     queue_id, colon, rest = text.partition(": ")
@@ -1614,6 +1636,7 @@ def parse_dkim_results(queue_id: str, text: str) -> Event:
     return Dkim(queue_id, LISTED, result, domain, selector, None, len(results))
 
 
+@trimmed
 def parse_dkimpy(text: str) -> Event:
     """dkimpy-milter: one line per good signature; failures carry no ID."""
     queue_id, _, rest = text.partition(": ")
@@ -1628,6 +1651,7 @@ def parse_dkimpy(text: str) -> Event:
     return Dkim(queue_id, LISTED, "pass", domain, selector, algorithm)
 
 
+@trimmed
 def parse_opendmarc(text: str) -> Event:
     """opendmarc: `QID: domain result`, and its own SPF check (opendmarc.c)."""
     queue_id, _, rest = text.partition(": ")
@@ -1684,6 +1708,7 @@ def spf_word(result: str) -> str:
     return SPF_WORDS.get(word, word)
 
 
+@trimmed
 def parse_policyd_spf(text: str) -> Event:
     """policyd-spf: results by client address, mostly before there is a queue ID (spf_engine/policyd_spf.py). `Action:` repeats."""
     return parse_behind_id(text, parse_spf_answer)
@@ -1759,6 +1784,7 @@ def unquoted(text: str) -> str:
     return urllib.parse.unquote(text, "latin-1")
 
 
+@trimmed
 def parse_policy_spf(text: str) -> Event:
     """postfix-policyd-spf-perl, tag postfix/policy-spf; up to 2.002 it names the queue ID first."""
     return parse_behind_id(text, parse_perl_answer)
@@ -1824,6 +1850,7 @@ SRS_PAIR = re.compile(r"[^>]*> (?!reversed to )[a-z ]+ <[^>]*>$")
 SRS_OPENING = re.compile(r"(?:[0-9A-Za-z]+: )?(?:srs_forward: )?<")
 
 
+@trimmed
 def parse_spamd(text: str) -> Event:
     """spamd: no queue ID; by Message-ID and pid (spamd.raw). The result line truncates the score, the one before has it whole."""
     if not text.startswith("spamd: "):
@@ -1854,6 +1881,7 @@ def parse_spamd_result(text: str) -> Event:
                       number(required.group(1)) if required else None, tests)
 
 
+@trimmed
 def parse_spampd(text: str) -> Event:
     """spampd, a proxy around SpamAssassin: by Message-ID, what is not printable in it, and blanks, being `?` (spampd.pl)."""
     begun = SPAMPD_START.match(text)
@@ -1867,6 +1895,7 @@ def parse_spampd(text: str) -> Event:
     return None if score is None else SpamResult(mid, "Yes" if verdict == "identified spam" else "No", score, required, "")
 
 
+@trimmed
 def parse_amavis(text: str) -> Event:
     """amavis: what it tells of a mail, or a piece of that: `(id) Passed CLEAN … Message-ID: <a...`, then `(id) ...b@c>, …`.
 
@@ -1941,6 +1970,7 @@ def amavis_dkim(text: str, place: int, scanned: bool) -> Tuple[Optional[str], Op
     return ("signed", new_domain, new_selector) if new_selector and new_domain else (None, None, None)
 
 
+@trimmed
 def parse_rspamd(text: str) -> Event:
     """rspamd's task log line (conf/logging.inc)."""
     found = RSPAMD.match(text)
@@ -1955,6 +1985,7 @@ def parse_rspamd(text: str) -> Event:
     return Spam(known, mid.partition(">")[0], "Yes" if flag != "F" and told else "No", number(score), number(required), tests)
 
 
+@trimmed
 def parse_pmg(text: str) -> Event:
     """pmg-smtp-filter, the content filter of Proxmox Mail Gateway (PMG/RuleDB: Accept.pm, Quarantine.pm, Spam.pm). An attachment alone in
     quarantine is no outcome: the mail goes on. Whom it blocks its reply tells.
@@ -1974,6 +2005,7 @@ def parse_pmg(text: str) -> Event:
     return None if PMG_TOLD.match(text) else ignore_unless_repeated(text)
 
 
+@trimmed
 def parse_postsrsd(text: str) -> Event:
     """postsrsd 1 and 2: `<a> rewritten as <b>`, `<a> forwarded as <b>`; the way back is not needed."""
     text = text.replace("socketmap: ", "", 1)
@@ -2135,7 +2167,7 @@ USUAL = {
         # Of the texts that fit, the longest: no address behind it can hold the beginning of another trailer.
         "NOQUEUE: reject: ([A-Z]+) from " + USUAL_CLIENT + r": (([45][0-9]{2}) ([45]\.[0-9]{1,3}\.[0-9]{1,3}) .*); from=(?:<>|"
         + USUAL_ADDRESS + ") to=" + USUAL_ADDRESS + r" proto=([A-Z]+) helo=<([^][<>\"; \n]*)>")),
-    parse_cleanup: (usual_cleanup, shapes(USUAL_ID + "message-id=(.*)")),
+    parse_cleanup: (usual_cleanup, shapes(USUAL_ID + "message-id=(.*[^ \\n])")),
     parse_qmgr: (usual_qmgr, shapes(
         USUAL_ID + r"(?:(removed)|from=<([^<>\n]*)>, size=([0-9]{1,20}), nrcpt=([0-9]{1,20}) \(queue active\))")),
     parse_agent: (usual_agent, shapes(

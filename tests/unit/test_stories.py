@@ -147,7 +147,13 @@ def cut_tags(lines):
     return found
 
 
+def ending_in_blanks(lines):
+    """What some syslog daemons make of a newline, or a template's end."""
+    return [line + " " * (1 + number % 2) for number, line in enumerate(with_stamps("%b %e %H:%M:%S")(lines))]
+
+
 WRITERS = {
+    "blanks at the end": ending_in_blanks,
     "BusyBox": with_level("{} mail.{} {}", "warn"), "FreeBSD": with_level("<mail.{1}> {0} {2}"), "AIX": with_level("{} mail:{} {}"),
     "rsyslog, tags cut": cut_tags, "docker compose logs": behind("mx-1         | ", with_stamps("%b %d %H:%M:%S")),
     "docker logs -t": behind("%Y-%m-%dT%H:%M:%S.%f789Z ", with_stamps("%b %e %H:%M:%S")),
