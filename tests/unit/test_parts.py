@@ -52,6 +52,18 @@ class TimeStamps(unittest.TestCase):
                      "2026-13-05T09:03:07Z mx x: y", "x" * 100):
             self.assertEqual(tracker.Calendar(PRESENT).read(line), (0, -1), line)
 
+    def test_a_stamp_of_the_minute_of_the_one_before_is_read_as_by_itself(self):
+        calendar = tracker.Calendar(PRESENT)
+        for stamp in ("Nov  5 09:03:07", "Nov  5 09:03:59", "Nov  5 09:03:60", "Nov  5 09:03:5x", "Nov  5 09:03:07.5", "Nov  5 09:03:0",
+                      "Nov  5 09:03:00", "Nov  5 09:04:00", "Nov 24 00:00:00", "Jun 30 23:59:59", "Jun 30 23:59:60", "Jun 30 23:59:61"):
+            self.assertEqual(calendar.read(stamp + " mx x: y"), tracker.Calendar(PRESENT).read(stamp + " mx x: y"), stamp)
+        for newest in (utc(2026, 11, 4, 9, 3, 5), utc(2026, 11, 4, 9, 3, 20), utc(2027, 11, 5), utc(2027, 11, 4),
+                       utc(2025, 11, 4, 9, 3, 10)):
+            for second in (9, 10, 11):
+                calendar.newest = newest
+                line = "Nov  5 09:03:%02d mx x: y" % second
+                self.assertEqual(calendar.read(line), tracker.Calendar(newest).read(line), (newest, second))
+
     def test_new_year_in_both_directions(self):
         calendar = tracker.Calendar(utc(2027, 1, 1, 0, 0, 5))
         self.assertEqual(calendar.read("Dec 31 23:59:59 mx x: y")[0], utc(2026, 12, 31, 23, 59, 59))
