@@ -156,7 +156,7 @@ BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, wh
 MAX_OPEN = 30000                    # open messages; the oldest are written and forgotten beyond that
 MAX_CONTEXTS = 20000                # sessions, TLS connections, waiting results, SRS pairs: each table
 MAX_STRADDLES = 500                 # crowds that are over; beyond that those that nobody needs any more are dropped
-MAX_WAITING = 1000                  # SPF results of one client
+MAX_WAITING = 1000                  # SPF results of one client, verdicts on one Message-ID
 MAX_ORIGINS = 6000                  # cached line prefixes ("host program[pid]")
 MAX_PROGRAMS = 500                  # programs with counters of their own
 MAX_GENERATIONS = 10                # messages of which one came from the other, found in the store
@@ -840,11 +840,15 @@ class Header(NamedTuple):
     pid: str
 
 
+def one_host(host: str) -> str:
+    """A host as a line names it. Where an image writes a severity instead, all lines are of one host, INFO."""
+    return "INFO" if host in SEVERITIES else host
+
+
 def split_prefix(prefix: str) -> Optional[Header]:
     """Take "host program[pid]" apart; None when it is something else. A host may be an IPv6 address, the pid may be absent.
 
     Syslogds of BusyBox and AIX (behind the host) and FreeBSD (before it) tell facility and level, too: by these a process is not known.
-    So are lines of all severities of one host where there is no other.
 
     >>> split_prefix("2001:db8::1 postfix-in/smtpd[42]").program
     'postfix-in/smtpd'
@@ -854,10 +858,8 @@ def split_prefix(prefix: str) -> Optional[Header]:
     found = TAGGED.match(prefix)
     if not found:
         return None
-    host, program, pid = found.groups()
-    if host in SEVERITIES:
-        host = "INFO"                   # as most lines have it
-    return Header("%s %s" % (host, prefix[found.start(2):]), host, program, pid or "")
+    host = one_host(found.group(1))
+    return Header("%s %s" % (host, prefix[found.start(2):]), host, found.group(2), found.group(3) or "")
 
 
 def split_uncolonned(rest: str) -> Optional[Tuple[Header, str]]:
@@ -872,7 +874,7 @@ def split_uncolonned(rest: str) -> Optional[Tuple[Header, str]]:
     found = SYSLOG_5424.match(rest) or CUT_TAG.match(rest)
     if not found:
         return None
-    host, program, pid = found.groups()
+    host, program, pid = one_host(found.group(1)), found.group(2), found.group(3)
     pid = "" if pid == "-" else pid
     return Header("%s %s[%s]" % (host, program, pid), host, program, pid), rest[found.end():]
 
@@ -888,7 +890,7 @@ def split_line(rest: str) -> Optional[Tuple[Header, str]]:
     return split_uncolonned(rest)
 
 
-def behind_torn(head: str, start: int) -> int:
+def second_head(head: str, start: int) -> int:
     """Where in `head`, the text before a line's first `: `, a second line begins that was appended to a torn one, or is a container's;
     0 when it is but one.
 
@@ -896,9 +898,9 @@ def behind_torn(head: str, start: int) -> int:
     text that looks like a line, behind a tag without colon, or a colon without blank: so what is left of the first line may be a host, a
     blank and a word without colon, and no more. `start` is where the first line's host begins, -1 where its stamp is not whole.
 
-    >>> behind_torn("Nov 29 14:53:17 mx poNov 29 14:53:20 mx postfix/smtp[14]", 16), behind_torn("Nov 29 14:53:20 mx postfix/smtp[14]", 16)
+    >>> second_head("Nov 29 14:53:17 mx poNov 29 14:53:20 mx postfix/smtp[14]", 16), second_head("Nov 29 14:53:20 mx postfix/smtp[14]", 16)
     (21, 0)
-    >>> behind_torn("mx-1  | Nov 29 14:53:20 3f2b6a1c postfix/smtp[14]", -1)
+    >>> second_head("mx-1  | Nov 29 14:53:20 3f2b6a1c postfix/smtp[14]", -1)
     8
     """
     found = WHOLE_HEAD.search(head, max(start, 0))
@@ -2602,7 +2604,7 @@ class Crowd:
         `said`: what the client was told; if the result was read from a refusal, that has to stand there. `until`: when the mail was last
         spoken of; a result behind that is about another one.
         """
-        fits = [one for one in self.results if one.sender in senders and said.endswith(one.event.refusal or "") and one.time <= until]
+        fits = [one for one in self.results if one.sender in senders and said.endswith(one.event.refusal or "") and one.heard <= until]
         found = next((one for one in reversed(fits) if one.message is None), None)
         return found or next((one for lent in (False, True) for one in fits if one.lent is lent and one.sender is not None), None)
 
@@ -2637,7 +2639,7 @@ class Connection:
 
 class Context(NamedTuple):
     """Something that later lines refer to: `value` is a scan's score, the sender behind an SRS address, the link to a message yet to be
-    born, a message that awaits its SPF result, or the queue ID of one that left memory unscanned.
+    born, a message that awaits its SPF result, the queue ID of one that left memory unscanned, or a verdict that no mail in memory claimed.
 
     `heard`: when, by the log's clock. `low`: the position of its first line.
     """
@@ -2714,7 +2716,7 @@ class Harvest(NamedTuple):
     messages: List[Message]
     links: List[Link]
     open_by_host: Dict[str, Dict[str, Message]]
-    unclaimed: Dict[HostKey, Context]
+    unclaimed: Dict[HostKey, List[Context]]
 
 
 def is_older(time: int, other: int) -> bool:
@@ -2964,7 +2966,7 @@ class Correlator:
         self.by_message_id: Dict[HostKey, List[Message]] = {}               # by host and Message-ID: who has it now
         self.twins: Dict[HostKey, Crowd] = {}                               # likewise: several, while they are scanned
         self.gone: Dict[HostKey, List[Context]] = {}                        # likewise: left memory unscanned a moment ago
-        self.unclaimed: Dict[HostKey, Context] = {}                         # likewise: the last verdict on a mail that only the store knows
+        self.unclaimed: Dict[HostKey, List[Context]] = {}                   # likewise: verdicts of which memory knows no mail
         self.has_scanner = False                                            # a scanner has spoken that knows no queue ID
         self.relays: Dict[str, Connection] = {}                             # by process of a delivery agent, or next hop of tlsproxy
         self.scans: Dict[str, Context] = {}                                 # by process of a scanner: the scan at hand
@@ -3157,7 +3159,8 @@ class Correlator:
         for key, gone in list(self.gone.items()):
             self._keep_gone(key, [one for one in gone if self.now - one.heard <= DISORDER])
         self.screenings = {key: one for key, one in self.screenings.items() if self.now - one.heard <= DISORDER}
-        self.unclaimed = {key: one for key, one in self.unclaimed.items() if self.now - one.heard <= SCAN_LIFE}
+        # Whole lists: the harvest has them, too, and takes from them what it needs.
+        self.unclaimed = {key: ones for key, ones in self.unclaimed.items() if ones and self.now - ones[-1].heard <= SCAN_LIFE}
         self.awaiting = {key: one for key, one in self.awaiting.items() if self.now - one.heard <= SPF_LATE}
         old = self.now - SPF_WAIT           # a younger one ends with its last line, not by itself
         for key in [key for key, crowd in self.crowds.items() if crowd.since < old and self._is_over(crowd)]:
@@ -3213,8 +3216,8 @@ class Correlator:
         lows += [one.low for one in self.awaiting.values() if self.now - one.heard <= SPF_LATE]
         lows += [one.low for known in (self.announced, self.rewritten) for one in known.values() if self.now - one.heard <= ANNOUNCED_LIFE]
         lows += [one.low for gone in self.gone.values() for one in gone if self.now - one.heard <= DISORDER]
-        told = self.scans, self.screenings, self.unclaimed
-        lows += [one.low for known in told for one in known.values() if self.now - one.heard <= DISORDER]
+        lows += [one.low for known in (self.scans, self.screenings) for one in known.values() if self.now - one.heard <= DISORDER]
+        lows += [one.low for verdicts in self.unclaimed.values() for one in verdicts if self.now - one.heard <= DISORDER]
         lows += [line.low for line in self.pieces.values()]
         lows += [relay.low for relay in self.relays.values() if self.now - relay.heard <= CONNECTION_REUSE]
         return min(lows)
@@ -3863,7 +3866,9 @@ class Correlator:
         """Keep a verdict of which memory knows no mail: one that is tried again has its Message-ID in its rows only."""
         key = origin.host, message_id_forms(verdict.message_id or "")[1]
         if key[1]:
-            self.unclaimed[key] = Context(verdict, self.now, low)
+            verdicts = self.unclaimed.setdefault(key, [])
+            verdicts.append(Context(verdict, self.now, low))
+            del verdicts[:-MAX_WAITING]
             self._limit(self.unclaimed)
 
     def _keep_gone(self, key: HostKey, gone: List[Context]) -> None:
@@ -4156,7 +4161,7 @@ class Correlator:
         if own is not None and own.sender in senders:
             self._use_up(crowd, key, own)
             return
-        found = crowd.about(senders, until=message.last_seen)
+        found = crowd.about(senders, until=message.heard)
         if found is None and own is not None and own in crowd.results and not own.contended:
             own.lent = True                 # until a mail of that very sender comes
             return
@@ -4568,20 +4573,29 @@ def absorb(message: Message, stored: Iterable[Row]) -> List[Link]:
     absorb_sender(message, rows[0].envelope_from, rows[0].original_envelope_from)
     known = [recipient_from(row) for row in rows]
     if is_earlier:
-        sweep_back(message, known)
+        sweep_back(message, next((one for one in known if names_nobody(one) and one.relay_status != INCOMPLETE), None))
     unite(message, known)
     for recipient in message.recipients:
         recipient.last_seen = max(recipient.last_seen, message.first_seen)
     return heirs_of(message) if is_earlier else []
 
 
-def sweep_back(message: Message, known: List[Recipient]) -> None:
-    """Let what a stored row of nobody tells reach those whom the lines before it name: it befell the message as a whole."""
-    for one in known:
-        if one.orig_to is None and one.upstream_to is None and one.relay_status != INCOMPLETE:
-            message.sweep(Sweep(one.relay_status, one.last_seen, one.relay_message, one.smtp_code, one.dsn))
-            message.requeued_as = message.requeued_as or one.next_queue_id
-            one.relay_status = INCOMPLETE
+def names_nobody(recipient: Recipient) -> bool:
+    """Whether a stored recipient stands for all of its message, for none was named yet."""
+    return recipient.orig_to is None and recipient.upstream_to is None
+
+
+def sweep_back(message: Message, nobody: Optional[Recipient]) -> None:
+    """Let what the row of nobody tells reach those whom the lines before it name: it befell the message as a whole.
+
+    One whom it reached gets that row, if there is any. None for a status, not INCOMPLETE: the row has a time, which stays.
+    """
+    if nobody is None:
+        return
+    status, nobody.relay_status = nobody.relay_status, None
+    message.sweep(Sweep(status, nobody.last_seen, nobody.relay_message, nobody.smtp_code, nobody.dsn))
+    message.requeued_as = message.requeued_as or nobody.next_queue_id
+    message.recipients.sort(key=lambda one: one.relay_status != status)
 
 
 def own_facts(message: Message, row: Row) -> Set[str]:
@@ -4602,7 +4616,7 @@ def forget_hop(message: Message, row: Row) -> None:
 
 
 def heirs_of(message: Message) -> List[Link]:
-    """The links to those that a message was handed on as, or may have been: to a filter nearby, whose mail was read before its birth."""
+    """The links to those that a message was handed on as, or may have been: to a filter nearby, if the mail it made was read first."""
     found: List[Link] = []
     for one in message.recipients:
         child = one.next_queue_id or (message.requeued_as if one.relay_status == REQUEUED else None)
@@ -4638,7 +4652,8 @@ def born_rows(message: Message, stored: Iterable[Row]) -> List[Row]:
     """The rows of a birth: of its very moment; else those that began without one, for the older log is read after the newer one; else
     those that began with what another process said a moment before, where reading began anew between the two.
 
-    Their first_seen, by which they are found, stays.
+    They must begin within ROWS_LIFE of the last line about it, or, if it is on hold, at any time. Their first_seen, by which they are
+    found, stays.
     """
     waits = any(one.relay_status == HELD for one in message.recipients)
     rows = [row for row in stored if message.first_seen <= row.first_seen and (waits or row.first_seen <= message.last_seen + ROWS_LIFE)]
@@ -4656,7 +4671,8 @@ def is_rest(row: Row, message: Message) -> bool:
 
     If both have a Message-ID, that decides. A row without one is the rest if it began before the log has told the end of this message, for
     until then its ID is nobody else's; or if both tell that it was requeued, for pickup tells that once more. If only the row has one, it
-    is the rest when no more than a client is known here, and the row begins within a minute and names no other.
+    is the rest when no more than a client is known here, and the row begins within a minute and names no other client, nor a message that
+    it came from.
     """
     gap = row.first_seen - message.last_seen
     if row.message_id is None:
@@ -4700,7 +4716,9 @@ def is_another(message: Message, rows: List[Row]) -> bool:
 
 
 def lived(rows: List[Row], moment: int) -> bool:
-    """Whether a message lived at a moment: then its ID was nobody else's, though reading begins behind the first of its Message-IDs."""
+    """Whether rows tell of a time before a moment and of one after it: what happens between the two under their ID is of the same message,
+    whatever Message-ID a reading that begins in its midst finds.
+    """
     return any(row.first_seen < moment < row.last_seen for row in rows)
 
 
@@ -4813,7 +4831,9 @@ def take_outcome(known: Recipient, new: Recipient, released: bool) -> None:
     if bounce_stands(known, new.relay_status):
         known.next_queue_id = known.next_queue_id or new.next_queue_id
         return
-    later = outranks(new.relay_status, new.last_seen, known) \
+    if bounce_stands(new, known.relay_status):      # the older log is read after the newer one
+        new.next_queue_id = new.next_queue_id or known.next_queue_id
+    later = outranks(new.relay_status, new.last_seen, known) or bounce_stands(new, known.relay_status) \
         or known.upstream_to is None and new.upstream_to is not None and not is_older(new.last_seen, known.last_seen)
     if known.upstream_to is None or awaits_alias(known):
         known.orig_to, known.upstream_to = new.orig_to or known.orig_to, new.upstream_to or known.upstream_to
@@ -4885,17 +4905,26 @@ def unite_all(messages: List[Message], stored: Stored) -> List[Link]:
     return links
 
 
-def claim_verdicts(messages: List[Message], unclaimed: Dict[HostKey, Context]) -> None:
-    """Give messages the verdicts by Message-ID that nobody claimed while they were tried again: now their rows have told it.
-
-    One that was born about that time, as what a verdict's mail was forwarded as, is not meant.
-    """
+def claim_verdicts(messages: List[Message], unclaimed: Dict[HostKey, List[Context]]) -> None:
+    """Give messages that are tried again the verdicts on their Message-ID, which only their rows have told: in turn, each to one."""
     for message in messages:
-        if message.spam_status is None and message.message_id:
-            one = unclaimed.get((message.host, message_id_forms(message.message_id)[1]))
-            begun = message.opened - DISORDER if message.continued else message.opened + DISORDER
-            if one is not None and begun <= one.heard <= message.heard + DISORDER:
-                take_verdict(message, one.value)
+        verdicts = unclaimed.get((message.host, message_id_forms(message.message_id)[1])) if message.message_id else None
+        if verdicts and any(map(may_be_scanned, message.recipients)):
+            claim_verdict(message, verdicts)
+
+
+def claim_verdict(message: Message, verdicts: List[Context]) -> None:
+    """Take the first of some verdicts that can be a message's own; if its rows show one, that is taken, too, lest another gets it.
+
+    A message born about when a verdict fell is not meant: it may be what the filter made of the mail.
+    """
+    begun = message.opened - DISORDER if message.continued else message.opened + DISORDER
+    for one in verdicts:
+        is_shown = (message.spam_status, message.spam_score) == (one.value.status, one.value.score)
+        if begun <= one.heard <= message.heard + DISORDER and (is_shown or message.spam_status is None):
+            take_verdict(message, one.value)
+            verdicts.remove(one)
+            return
 
 
 @functools.lru_cache(maxsize=256)
@@ -5080,7 +5109,7 @@ class Tracker:
                 head, _, text = line.partition(": ")
                 origin = known(head[start:])
                 if origin is None:
-                    place = behind_torn(head, start)
+                    place = second_head(head, start)
                     if place:
                         stamp = "\n"
                         time, start = calendar.read(line[place:])
@@ -5126,7 +5155,7 @@ class Tracker:
             return self._pass(IGNORED_LINES)
         repeated = REPEATED_LAST.match(line, start) if start >= 0 else None
         if repeated:
-            return self._repeat_last(previous, *repeated.groups())
+            return self._repeat_last(previous, one_host(repeated.group(1)), repeated.group(2))
         split = split_line(line[start:]) if start >= 0 else None
         suppressed = SUPPRESSED.match(split[1]) if split is not None else None
         if split is not None and suppressed:        # the pid that stands there is syslog-ng's own
@@ -5169,10 +5198,11 @@ class Tracker:
             self.correlator.turn = 0
 
     def _repeat_last(self, previous: str, host: str, times: str, program: str = "", beginning: str = "") -> Tuple[Origin, str]:
-        """Classic syslogd's `last message repeated n times`, in rsyslog's words: the line before it, if that was of the same host. Or that
-        of syslog-ng, which tells the program and how the line begins (logwriter.c:log_writer_emit_suppress_summary)."""
+        """Classic syslogd's `last message repeated n times`, in rsyslog's words: the line before it, if that was of the same host. So
+        syslog-ng's, which tells the program, too, and how the line begins (logwriter.c:log_writer_emit_suppress_summary).
+        """
         _, start = self.calendar.read(previous)
-        place = behind_torn(previous.partition(": ")[0], start)
+        place = second_head(previous.partition(": ")[0], start)
         if place:
             previous = previous[place:]
             _, start = self.calendar.read(previous)
@@ -7774,9 +7804,9 @@ class Recorder:
         rows = self._try(lambda: settle(harvest, self.store.recall, self.known_until, tracked), ANY_TROUBLE)
         refused: Set[Row] = set()
         self._try(lambda: write_rows(self.store, rows, functools.partial(self._set_aside, refused)), ANY_TROUBLE)
-        for message in harvest.messages:
-            self.first, self.last = min(self.first, message.first_seen), max(self.last, message.first_seen)
-            self.hosts.add(name_of(message)[0])
+        births = [message.first_seen for message in harvest.messages]
+        self.first, self.last = min([self.first, *births]), max([self.last, *births])
+        self.hosts.update(map(stored_host, {message.server_hostname for message in harvest.messages}))
         written = len(rows) - len(refused)
         self.rows += written
         if written:

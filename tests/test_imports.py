@@ -173,10 +173,11 @@ def test_a_birth_that_is_read_once_more_while_its_message_is_open(command):
     assert rows == [("%s@ok.test" % letter, "sent", "192.0.2.1", "m1@good.test", 100) for letter in "ab"]
 
 
-# By story: the lines before which the log cannot be cut, for what the session has told by then is known from nowhere else.
+# By story: the lines before which a cut loses what a session has told, or whom an event of the whole mail reached.
 NEWER_FIRST = {
     "a_message_is_forwarded_while_its_parent_is_a_continuation": {2},
     "amavis_re_injects_with_xforward": {2, 3},
+    "an_alias_of_a_failing_command_and_a_forward": (),
     "connection_lost_after_data_in_3_10": (),
     "content_filter_re_injection_counts_once": (),
     "deleted_when_one_recipient_had_got_it": (),
@@ -186,6 +187,7 @@ NEWER_FIRST = {
     "plain_filter_with_xforward_splits_a_message": (),
     "postsuper_requeues_under_a_new_id": (),
     "requeued_before_a_recipient_was_told_of": (),
+    "requeued_with_one_recipient_delivered_already": {7},
 }
 
 
@@ -206,3 +208,32 @@ def test_the_older_log_read_after_the_newer_one_makes_the_rows_of_the_whole(name
 def alike(rows):
     """Rows without what tells where the reading began."""
     return sorted(repr(row._replace(**dict.fromkeys(HEARD_LATER - {"id"}))) for row in rows)
+
+
+ENDS = {
+    "held and deleted": ["postsuper[5]: 9A3B21C0D5: placed on hold", "postsuper[5]: 9A3B21C0D5: removed"],
+    "active and deleted": ["qmgr[3]: 9A3B21C0D5: from=<a@good.test>, size=100, nrcpt=2 (queue active)",
+                           "postsuper[5]: 9A3B21C0D5: removed"],
+    "requeued": ["postsuper[5]: 9A3B21C0D5: requeued", "pickup[6]: 9A3B21C0D7: uid=104 from=<a@good.test> orig_id=9A3B21C0D5"],
+}
+
+
+@pytest.mark.parametrize("end", sorted(ENDS))
+@pytest.mark.parametrize("waiting", [True, False])
+def test_what_the_newer_log_tells_of_the_whole_mail_takes_nobody_his_delivery(end, waiting):
+    """Read first, it makes a row of nobody, of two moments; of the recipients one had got the mail before."""
+    lines = ["2026-11-20T10:00:00.000000+00:00 mx postfix/smtpd[1]: 9A3B21C0D5: client=mail.good.test[192.0.2.1]",
+             "2026-11-20T10:00:00.100000+00:00 mx postfix/cleanup[2]: 9A3B21C0D5: message-id=<m1@good.test>",
+             "2026-11-20T10:00:00.200000+00:00 mx postfix/qmgr[3]: 9A3B21C0D5: from=<a@good.test>, size=100, nrcpt=2 (queue active)",
+             "2026-11-20T10:00:01.000000+00:00 mx postfix/smtp[4]: 9A3B21C0D5: to=<x@ok.test>, relay=mx.ok.test[192.0.2.90]:25, delay=1, "
+             "delays=0/0/0/1, dsn=2.0.0, status=sent (250 ok)"]
+    lines += ["2026-11-20T10:00:01.500000+00:00 mx postfix/smtp[4]: 9A3B21C0D5: to=<y@slow.test>, relay=none, delay=1, delays=0/0/0/1, "
+              "dsn=4.4.1, status=deferred (connect to mx.slow.test[192.0.2.91]:25: Connection refused)"] if waiting else []
+    older = len(lines)
+    lines += ["2026-11-20T1%d:00:00.000000+00:00 mx postfix/%s" % (2 + hour, line) for hour, line in enumerate(ENDS[end])]
+    replay = Replay(lines)
+    store = replay.table()
+    replay.run(store, older, len(lines), end="imported")
+    replay.run(store, 0, older, end="imported")
+    rows = {row.upstream_to: row.relay_status for row in replay.rows(store) if row.queue_id == "9A3B21C0D5"}
+    assert rows == dict({"x@ok.test": "sent"}, **({"y@slow.test": "requeued" if end == "requeued" else "deleted"} if waiting else {}))

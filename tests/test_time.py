@@ -542,6 +542,21 @@ def test_deferred_again_after_the_clock_was_set_back(form):
     assert outcomes(deferred_again(form)) == [("a1@good.test", "deferred", "Pass"), *sent(2, 3)]
 
 
+def test_a_policy_result_is_of_the_mail_that_came_after_the_clock_was_set_back():
+    """Two seconds, while two results of the client wait for theirs."""
+    answer = "2026-11-20T10:00:0%d.%d00000+00:00 mx policyd-spf[7]: prepend Received-SPF: %s (mailfrom) identity=mailfrom; " \
+             "client-ip=192.0.2.1; helo=mx.b.test; envelope-from=%s; receiver=<UNKNOWN> "
+    rows = Replay([
+        answer % (5, 1, "Softfail", "b@b.test"), answer % (5, 2, "Pass", "c@b.test"),
+        "2026-11-20T10:00:03.000000+00:00 mx postfix/smtpd[1]: 4F00061AE1: client=mx.b.test[192.0.2.1]",
+        "2026-11-20T10:00:03.100000+00:00 mx postfix/cleanup[2]: 4F00061AE1: message-id=<m1@b.test>",
+        "2026-11-20T10:00:03.200000+00:00 mx postfix/qmgr[3]: 4F00061AE1: from=<b@b.test>, size=100, nrcpt=1 (queue active)",
+        "2026-11-20T10:00:03.300000+00:00 mx postfix/smtp[4]: 4F00061AE1: to=<x@ok.test>, relay=mx.ok.test[192.0.2.90]:25, delay=1, "
+        "delays=0/0/0/1, dsn=2.0.0, status=sent (250 ok)",
+        "2026-11-20T10:00:03.400000+00:00 mx postfix/qmgr[3]: 4F00061AE1: removed"]).whole()
+    assert [row.spf_result for row in rows] == ["Softfail"]
+
+
 def test_deferred_again_after_the_clock_was_set_back_shows_the_reason_of_the_later_stamp():
     """Of two attempts that decided nothing: a line read again must not win."""
     assert [row.relay_message[-11:] for row in deferred_again(rfc3339) if row.relay_status == "deferred"] == ["n timed out"]
