@@ -952,9 +952,9 @@ def was_cut(*parts: str) -> bool:
 def trimmed(parse: Callable[[str], Event]) -> Callable[[str], Event]:
     """A parser that passes over blanks at the end of a text, which some syslog daemons leave (trap 4), unless a record may be cut there."""
     @functools.wraps(parse)
-    def parse_trimmed(text: str) -> Event:
+    def _parse_trimmed(text: str) -> Event:
         return parse(text.rstrip(" ") if text[-1:] == " " and not was_cut(text) else text)
-    return parse_trimmed
+    return _parse_trimmed
 
 
 def codes_of(text: str) -> Tuple[Optional[int], Optional[str]]:
@@ -1272,14 +1272,18 @@ POSTFIX_NOISE = ("warning: ", "error: ", "fatal: ", "panic: ", "Postfix is ", "S
 HANDLED = {"requeued": "requeue", "placed on hold": "hold", "released from hold": "release"}
 
 
-@trimmed
 def parse_cleanup(text: str) -> Event:
-    """cleanup: Message-ID, the verdicts of milters and of header and body checks (cleanup_message.c, cleanup_milter.c)."""
+    """cleanup: a Message-ID, at the end of which blanks are its own, or another thing (cleanup_message.c)."""
+    queue_id, names, message_id = text.partition(": message-id=")
+    return MessageId(queue_id, message_id) if names and is_queue_id(queue_id) else parse_cleanup_other(text)
+
+
+@trimmed
+def parse_cleanup_other(text: str) -> Event:
+    """The verdicts of milters and of header and body checks (cleanup_message.c, cleanup_milter.c), and what was not taken in."""
     queue_id, _, rest = text.partition(": ")
     if not is_queue_id(queue_id):
         return parse_not_taken(text) if text.startswith("warning: ") else ignore_noise(text, CLEANUP_NOISE)
-    if rest.startswith("message-id="):
-        return MessageId(queue_id, rest[11:])
     found = CHECK.match(rest)
     if found:
         return parse_check(queue_id, found.group(1), rest[found.end():], was_cut(text))
@@ -2169,7 +2173,7 @@ USUAL = {
         # Of the texts that fit, the longest: no address behind it can hold the beginning of another trailer.
         "NOQUEUE: reject: ([A-Z]+) from " + USUAL_CLIENT + r": (([45][0-9]{2}) ([45]\.[0-9]{1,3}\.[0-9]{1,3}) .*); from=(?:<>|"
         + USUAL_ADDRESS + ") to=" + USUAL_ADDRESS + r" proto=([A-Z]+) helo=<([^][<>\"; \n]*)>")),
-    parse_cleanup: (usual_cleanup, shapes(USUAL_ID + "message-id=(.*[^ \\n])")),
+    parse_cleanup: (usual_cleanup, shapes(USUAL_ID + "message-id=(.*)")),
     parse_qmgr: (usual_qmgr, shapes(
         USUAL_ID + r"(?:(removed)|from=<([^<>\n]*)>, size=([0-9]{1,20}), nrcpt=([0-9]{1,20}) \(queue active\))")),
     parse_agent: (usual_agent, shapes(
