@@ -3997,6 +3997,7 @@ class Correlator:
         """Take the pieces of a line together, as if all stood where the first one does."""
         here = self.time, self.position
         self.time, self.position = line.time, line.low
+        line.origin.open = self.open_of(line.origin.host)       # the host may have been dropped since, and come again
         said = parse_amavis_verdict(line.pieces.text + ("..." if line.pieces.cut else ""))
         if isinstance(said, Spam):
             self.fold_spam(line.origin, said)
