@@ -2995,8 +2995,9 @@ class Correlator:
         return [message for messages in self.open_by_host.values() for message in messages.values()]
 
     def forget_hosts(self) -> None:
-        """Drop the hosts that have nothing open; only when no Origin is left that holds what `open_of` gave it."""
-        self.open_by_host = {host: messages for host, messages in self.open_by_host.items() if messages}
+        """Drop the hosts that have nothing open; only when lines begun are all that is left to hold what `open_of` gave."""
+        begun = {line.origin.host for line in self.pieces.values()}
+        self.open_by_host = {host: messages for host, messages in self.open_by_host.items() if messages or host in begun}
 
     def _open(self, origin: Origin, queue_id: str, continued: bool) -> Message:
         """A new message under this ID; one that was there before is over, for the ID is given out anew."""
@@ -3636,9 +3637,8 @@ class Correlator:
 
     def _number(self, message: Message, recipient: Recipient) -> None:
         """Give a recipient its number, if it has none and is tracked."""
-        orig_to, upstream_to = recipient.orig_to, recipient.upstream_to
-        if recipient.recipient_no is None and (not self.filter.domains or (orig_to is None and upstream_to is None)
-                                               or self.filter.tracks(orig_to, upstream_to)):
+        if recipient.recipient_no is None and (not self.filter.domains or names_nobody(recipient)
+                                               or self.filter.tracks(recipient.orig_to, recipient.upstream_to)):
             recipient.recipient_no = message.next_no
             message.next_no += 1
 
@@ -3820,16 +3820,15 @@ class Correlator:
         """The result of spamd or spampd, for the message of this Message-ID."""
         message_id, status, score, required, tests = event
         scan = self.scans.pop(origin.prefix, None)
-        exact = scan.value if scan else None
-        if exact is not None and int(exact.score) != int(score):
-            exact = None                    # of another scan
+        exact: Any = scan.value if scan else None
+        is_exact = exact is not None and int(exact.score) == int(score)         # else it is of another scan
+        score = exact.score if is_exact else score
         message = self._scanned(origin, message_id)
         if message is None:
-            verdict = Spam(None, message_id, status, exact.score if exact is not None else score, required, tests)
-            self._offer(origin, verdict, scan.low if scan is not None else self.position)
+            self._offer(origin, Spam(None, message_id, status, score, required, tests), scan.low if scan is not None else self.position)
             return
         message.scored, message.scanned_until = True, 0
-        set_spam(message, status, exact.score if exact is not None else score, required, tests, exact is not None)
+        set_spam(message, status, score, required, tests, is_exact)
 
     def _scanned(self, origin: Origin, message_id: str, child: Optional[str] = None) -> Optional[Message]:
         """The message that a result with this Message-ID is about: one that waits for it, else the first of those that went without.
@@ -3997,7 +3996,6 @@ class Correlator:
         """Take the pieces of a line together, as if all stood where the first one does."""
         here = self.time, self.position
         self.time, self.position = line.time, line.low
-        line.origin.open = self.open_of(line.origin.host)       # the host may have been dropped since, and come again
         said = parse_amavis_verdict(line.pieces.text + ("..." if line.pieces.cut else ""))
         if isinstance(said, Spam):
             self.fold_spam(line.origin, said)
@@ -4578,7 +4576,7 @@ def absorb(message: Message, stored: Iterable[Row]) -> List[Link]:
     absorb_sender(message, rows[0].envelope_from, rows[0].original_envelope_from)
     known = [recipient_from(row) for row in rows]
     if is_earlier:
-        sweep_back(message, next((one for one in known if names_nobody(one) and one.relay_status != INCOMPLETE), None))
+        sweep_back(message, known)
     unite(message, known)
     for recipient in message.recipients:
         recipient.last_seen = max(recipient.last_seen, message.first_seen)
@@ -4586,15 +4584,16 @@ def absorb(message: Message, stored: Iterable[Row]) -> List[Link]:
 
 
 def names_nobody(recipient: Recipient) -> bool:
-    """Whether a stored recipient stands for all of its message, for none was named yet."""
+    """Whether a recipient stands for all of its message, for none was named yet."""
     return recipient.orig_to is None and recipient.upstream_to is None
 
 
-def sweep_back(message: Message, nobody: Optional[Recipient]) -> None:
-    """Let what the row of nobody tells reach those whom the lines before it name: it befell the message as a whole.
+def sweep_back(message: Message, known: List[Recipient]) -> None:
+    """Let what a stored row of nobody tells reach those whom the lines before it name: it befell the message as a whole.
 
     One whom it reached gets that row, if there is any. None for a status, not INCOMPLETE: the row has a time, which stays.
     """
+    nobody = next((one for one in known if names_nobody(one) and one.relay_status != INCOMPLETE), None)
     if nobody is None:
         return
     status, nobody.relay_status = nobody.relay_status, None
@@ -4836,9 +4835,10 @@ def take_outcome(known: Recipient, new: Recipient, released: bool) -> None:
     if bounce_stands(known, new.relay_status):
         known.next_queue_id = known.next_queue_id or new.next_queue_id
         return
-    if bounce_stands(new, known.relay_status):      # the older log is read after the newer one
+    has_bounced = bounce_stands(new, known.relay_status)        # the older log is read after the newer one
+    if has_bounced:
         new.next_queue_id = new.next_queue_id or known.next_queue_id
-    later = outranks(new.relay_status, new.last_seen, known) or bounce_stands(new, known.relay_status) \
+    later = has_bounced or outranks(new.relay_status, new.last_seen, known) \
         or known.upstream_to is None and new.upstream_to is not None and not is_older(new.last_seen, known.last_seen)
     if known.upstream_to is None or awaits_alias(known):
         known.orig_to, known.upstream_to = new.orig_to or known.orig_to, new.upstream_to or known.upstream_to
@@ -5345,7 +5345,10 @@ def storables(values: Sequence[Any], column: Column) -> Iterable[Any]:
     >>> storables(("mx", None), hostname), list(storables(("mx", "\\xc3\\xa4"), hostname))
     (('mx', None), ['mx', 'ä'])
     """
-    return values if are_storable(values, column) else each_once(values, lambda ones: [storable(one, column) for one in ones])
+    if are_storable(values, column):
+        return values
+    made = {one: storable(one, column) for one in set(values)}      # once of equal ones: rows written together have much in common
+    return map(made.__getitem__, values)
 
 
 def are_storable(values: Sequence[Any], column: Column) -> bool:
@@ -5357,22 +5360,6 @@ def are_storable(values: Sequence[Any], column: Column) -> bool:
         return bool(-column.limit <= min(told, default=0) and max(told, default=0) <= column.limit)
     together = "".join(told)
     return len(max(told, key=len, default="")) <= column.limit and bool(is_ascii(together)) and "\0" not in together
-
-
-def each_once(values: Sequence[Any], make: Callable[[List[Any]], Iterable[Any]]) -> Iterator[Any]:
-    """What `make` makes of these values, once of equal ones: rows written together have much in common."""
-    distinct = list(set(values))
-    made = dict(zip(distinct, make(distinct)))
-    return map(made.__getitem__, values)
-
-
-def by_columns(rows: List[Row], make: Callable[[Sequence[Any], Column], Iterable[Any]]) -> Iterator[Tuple[Any, ...]]:
-    """Rows of what is made of their values, a column at a time.
-
-    >>> [row[:2] for row in by_columns([make_row(["mx", "4F00061AE"] + [0] * 42)], lambda values, column: [(column.name, values)])]
-    [(('server_hostname', ('mx',)), ('queue_id', ('4F00061AE',)))]
-    """
-    return zip(*[make(values, column) for values, column in zip(zip(*rows), ROW)])
 
 
 def row_from(values: Iterable[Any]) -> Row:
@@ -5618,7 +5605,7 @@ class SqliteStore(Store):
             raise StoreGone("%s: was removed, or another one put in its place" % self.name)
         try:
             self.connection.execute("BEGIN IMMEDIATE")
-            self.connection.executemany(SQLITE_UPSERT, by_columns(rows, storables))
+            self.connection.executemany(SQLITE_UPSERT, zip(*map(storables, zip(*rows), ROW)))
             self.connection.execute("COMMIT")
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
             if self.connection.in_transaction:
@@ -5670,19 +5657,9 @@ class SqliteStore(Store):
         return bool(there) and not os.path.isdir(self.path)
 
 
-def literal(value: Any) -> str:
-    """A value as SQL: text in hexadecimal, so that no byte of a log line can end it.
-
-    >>> literal("a'b"), literal(None), literal(-0.5)
-    ("_utf8mb4 X'612762'", 'NULL', '-0.5')
-    """
-    if isinstance(value, str):
-        return "_utf8mb4 X'" + value.encode("utf-8").hex() + "'"
-    return "NULL" if value is None else repr(value)
-
-
 def literals(ones: List[Any]) -> List[str]:
-    """The literal of each of several values, none of them None, and all of them text or all numbers: together is faster.
+    """The literal of each of several values, none of them None, and all of them text or all numbers: together is faster. Text is told in
+    hexadecimal, so that no byte of a log line can end it.
 
     >>> literals(["a", "b'"]), literals([0.5, 2])
     (["_utf8mb4 X'61'", "_utf8mb4 X'6227'"], ['0.5', '2'])
@@ -5690,6 +5667,15 @@ def literals(ones: List[Any]) -> List[str]:
     if isinstance(ones[0], str):
         return ["_utf8mb4 X'" + digits + "'" for digits in map(bytes.hex, map(str.encode, ones))]
     return list(map(repr, ones))
+
+
+def literal(value: Any) -> str:
+    """A value as SQL, or NULL.
+
+    >>> literal("a'b"), literal(None), literal(-0.5)
+    ("_utf8mb4 X'612762'", 'NULL', '-0.5')
+    """
+    return "NULL" if value is None else literals([value])[0]
 
 
 def rendered(rows: List[Row]) -> Iterator[Tuple[str, ...]]:
