@@ -2714,7 +2714,7 @@ def is_former(child: Message, link: Link) -> bool:
 class Harvest(NamedTuple):
     """Messages that are ready to be written, links to follow, and the messages still open: the former may come from these.
 
-    `unclaimed`: as in Correlator.
+    `unclaimed`: as in Scans.
     """
 
     messages: List[Message]
@@ -2938,61 +2938,669 @@ def is_loopback(address: str) -> bool:
     return address.startswith("127.") or address == "::1"
 
 
-class Correlator:
-    """Folds events into messages, messages into rows. Knows no clock but the log's, no file, no database.
+def is_guessed(message: Message) -> bool:
+    """Whether an SPF result is one of several, and nobody has told the sender."""
+    return message.spf is not None and message.spf.contended and message.envelope_from is None
+
+
+def is_double_bounce(message: Message) -> bool:
+    """Whether Postfix itself sent it, and wants no answer: an address probe, or a word to the postmaster (verify.c, bounce(8))."""
+    return message.client_ip is None and (message.envelope_from or "").startswith("double-bounce@")
+
+
+def is_draft(message: Message) -> bool:
+    """Whether a message is a bounce that has only begun; or one of this host itself that named no recipient and came from no other one:
+    that may be a probe (verify.c, `sendmail -bv`).
+    """
+    if message.generated and message.envelope_from is None:
+        return True
+    if message.recipients or message.fate is not None:
+        return False
+    own = message.pickup_sender is not None or message.generated and message.peer_ip is None
+    return is_double_bounce(message) or own and message.parent_queue_id is None
+
+
+def is_coming_in(message: Message) -> bool:
+    """Whether its client is still sending it; or is this host itself, whose `disconnect` will tell whether it has sent it."""
+    session = message.session
+    if session is None or not session.live or message.queued:
+        return False
+    return session.message is message or message.message_id is None and message.peer_ip == "127.0.0.1"
+
+
+def keep(contexts: Dict[Any, Any], key: Any, value: Any) -> None:
+    """Put something where later lines find it. Of what has grown too large the oldest tenth goes: a dictionary keeps the order."""
+    contexts[key] = value
+    if len(contexts) > MAX_CONTEXTS:
+        for old in list(itertools.islice(contexts, MAX_CONTEXTS // 10)):
+            del contexts[old]
+
+
+class Memory:
+    """The messages in memory, and where the log stands: what the parts of the correlator share.
 
     `time` is the stamp of the line at hand, for the rows; `now` is the newest stamp of all, and never steps back: whatever waits is
     measured by it, so a host whose clock is behind loses nothing. `position` and `file_start` are where the line stands; `turn` tells
-    its repetitions apart when they are more than it has bytes. Messages, sessions and results are found again by host and queue ID, by
-    process, by client address, by Message-ID.
+    its repetitions apart when they are more than it has bytes. `open_by_host`: the open messages of each host, by queue ID. `finished`:
+    those for the next harvest. `straddles`: crowds that are over, but still to be read as a whole.
     """
 
-    __slots__ = (
-        "queue_timeout", "server_hostname", "filter", "now", "time", "position", "file_start", "turn", "open_by_host", "open_count",
-        "sessions", "crowds", "late", "awaiting", "has_policy", "by_message_id", "twins", "gone", "unclaimed", "has_scanner", "relays",
-        "scans", "screenings", "pieces", "rewritten", "announced", "due", "serial", "finished", "links", "straddles", "dropped")
+    __slots__ = ("now", "time", "position", "file_start", "turn", "open_by_host", "open_count", "finished", "straddles")
 
-    def __init__(self, queue_timeout: int, server_hostname: str = "", tracked: Optional[DomainFilter] = None) -> None:
-        self.queue_timeout = queue_timeout
-        self.server_hostname = server_hostname
-        self.filter = tracked or DomainFilter(())
-        self.now = 0
-        self.time = 0
-        self.position = 0
-        self.file_start = self.turn = 0
-        self.open_by_host: Dict[str, Dict[str, Message]] = {}               # by host: its open messages, by queue ID
+    def __init__(self) -> None:
+        self.now = self.time = self.position = self.file_start = self.turn = 0
+        self.open_by_host: Dict[str, Dict[str, Message]] = {}
         self.open_count = 0
-        self.sessions: Dict[str, Session] = {}                              # by process
-        self.late: List[Waiting] = []                                       # SPF results that were logged after the refusal they had led to
-        self.crowds: Dict[HostKey, Crowd] = {}                              # by host and client: what it has under way
-        self.awaiting: Dict[Tuple[str, str, Optional[str]], Context] = {}   # by host, client, sender: has no SPF result yet
-        self.has_policy = False                                             # a policy server has spoken
-        self.by_message_id: Dict[HostKey, List[Message]] = {}               # by host and Message-ID: who has it now
-        self.twins: Dict[HostKey, Crowd] = {}                               # likewise: several, while they are scanned
-        self.gone: Dict[HostKey, List[Context]] = {}                        # likewise: left memory unscanned a moment ago
-        self.unclaimed: Dict[HostKey, List[Context]] = {}                   # likewise: verdicts of which memory knows no mail
-        self.has_scanner = False                                            # a scanner has spoken that knows no queue ID
-        self.relays: Dict[str, Connection] = {}                             # by process of a delivery agent, or next hop of tlsproxy
-        self.scans: Dict[str, Context] = {}                                 # by process of a scanner: the scan at hand
-        self.screenings: Dict[HostKey, Screening] = {}                      # by host and filter's ID: what became of a mail there
-        self.pieces: Dict[str, Begun] = {}                                  # by process of amavis: the line that it has begun
-        self.rewritten: Dict[str, Context] = {}                             # by SRS address: the sender that postsrsd told
-        self.announced: Dict[HostKey, Context] = {}                         # by host and queue ID: the link to a child yet to be born
-        self.due: List[Tuple[int, int, Message]] = []                       # a heap: when to look whether a message is idle
-        self.serial = 0
-        self.finished: List[Message] = []                                   # this, and the links, for the next harvest
-        self.links: List[Link] = []
-        self.straddles: List[Straddle] = []                                 # crowds that are over, but still to be read as a whole
-        self.dropped = 0                                                    # messages that named no recipient while a domain filter is set
-
-    # -- messages come and go
+        self.finished: List[Message] = []
+        self.straddles: List[Straddle] = []
 
     def open_of(self, host: str) -> Dict[str, Message]:
         """The open messages of a host, by queue ID; those that a process of this host finds in its Origin."""
         return self.open_by_host.setdefault(host, {})
 
-    def _all_open(self) -> List[Message]:
+    def all_open(self) -> List[Message]:
+        """The open messages of all hosts."""
         return [message for messages in self.open_by_host.values() for message in messages.values()]
+
+    def newest_birth(self) -> int:
+        """When the youngest of the open messages began."""
+        return max((message.first_seen for message in self.all_open()), default=0)
+
+    def writable(self, message: Message) -> Message:
+        """A message that is still to be written; when it has left memory, a continuation by which its rows are reached."""
+        if not message.finished or message in self.finished:
+            return message
+        messages = self.open_of(message.host)
+        known = messages.get(message.queue_id)
+        if known is not None and known.continued:
+            return known
+        again = Message(message.host, message.server_hostname, message.queue_id, message.first_seen, self.position, True, self.now)
+        again.finished = True
+        self.finished.append(again)
+        if known is None:                   # so that lines that come before it is written find it
+            messages[message.queue_id] = again
+            self.open_count += 1
+        return again
+
+    def disperse(self, crowds: Dict[HostKey, Crowd], key: HostKey) -> None:
+        """A crowd is over; its lines are still to be read together."""
+        crowd = crowds.pop(key)
+        if crowd.size > PAIR:
+            bisect.insort(self.straddles, Straddle(crowd.high, crowd.low, crowd.since))
+            del self.straddles[:-MAX_CONTEXTS]
+
+    def whole_from(self, low: int) -> int:
+        """The position from which to read when the line at `low` is needed, for reading must not begin in the midst of a crowd.
+
+        But one may reach back into another, and this into a third: those that began more than CROWD_LIFE before the last of them are
+        passed over, or the position would never move. Where reading begins in the midst of one of these, a message that has no result of
+        its own may take another's.
+        """
+        oldest = None
+        for one in reversed(self.straddles):
+            if one.low < low <= one.high and (oldest is None or one.since >= oldest):
+                oldest = one.since - CROWD_LIFE if oldest is None else oldest
+                low = one.low
+        return low
+
+
+class Rewritings:
+    """The senders behind SRS addresses, should the syntax of these not tell: postsrsd has told them. By address, in lower case."""
+
+    __slots__ = ("told",)
+
+    def __init__(self) -> None:
+        self.told: Dict[str, Context] = {}
+
+    def tell(self, event: Rewritten, now: int, low: int) -> None:
+        """postsrsd rewrote a sender, at `now` by the log's clock; so says the line at `low`."""
+        if is_srs(event.srs) and not is_srs(event.sender):
+            keep(self.told, event.srs.lower(), Context(event.sender, now, low))
+
+    def sender(self, address: str) -> Optional[str]:
+        """Who is behind an address, as far as it was told."""
+        known = self.told.get(address.lower())
+        return known.value if known else None
+
+    def low(self, address: str) -> Optional[int]:
+        """The position of the line that told who is behind an address."""
+        known = self.told.get(address.lower())
+        return known.low if known else None
+
+    def seen_as(self, *addresses: Optional[str]) -> Set[Optional[str]]:
+        """An envelope sender as a policy server may have seen it: as it is, unwrapped, as postsrsd knew it. None fits any."""
+        known = set(addresses)
+        if self.told:
+            known.update(self.sender(address) for address in addresses if address is not None)
+        return {None if address is None else bare(address) for address in known} | {None}
+
+
+# -- SPF results
+
+class SpfResults:
+    """The SPF results of policy servers: they wait, by client address, for the messages they are about.
+
+    `has_policy`: such a server has spoken. `crowds`, by host and client: what that one has under way. `late`: results that were logged
+    after the refusal they had led to. `awaiting`, by host, client and sender: a message that has no result yet.
+    """
+
+    __slots__ = ("memory", "rewritings", "has_policy", "crowds", "late", "awaiting")
+
+    def __init__(self, memory: Memory, rewritings: Rewritings) -> None:
+        self.memory, self.rewritings = memory, rewritings
+        self.has_policy = False
+        self.crowds: Dict[HostKey, Crowd] = {}
+        self.late: List[Waiting] = []
+        self.awaiting: Dict[Tuple[str, str, Optional[str]], Context] = {}
+
+    def hear(self, new: Waiting, host: str) -> None:
+        """A policy server's result. What it tells for debugging comes again in its answer; two answers are two transactions."""
+        if not self.has_policy:
+            self._begin()
+        client_ip = new.event.client_ip
+        owner = self._awaited_by(new, host, client_ip) if self.awaiting else None
+        if owner is not None and owner.session is not None:
+            show_on_trial(owner, new)
+            return
+        crowd = self._crowd((host, client_ip), owner.low if owner is not None else new.low)
+        if owner is not None:
+            new.refused = owner
+            self.late.append(new)
+        if crowd.results:
+            free = crowd.free()
+            if self._takes_place(crowd, free, new):
+                return
+            for one in [*free, new] if free else []:
+                one.contended = True
+        crowd.results.append(new)
+        if len(crowd.results) > MAX_WAITING:
+            del crowd.results[0]
+        crowd.size += 1
+
+    def _begin(self) -> None:
+        """The first result of all: there is a policy server. What came in so far waits for results, too."""
+        self.has_policy = True
+        for message in self.memory.all_open():
+            if message.session is not None and message.envelope_from is None and message.orig_queue_id is None and not message.ended:
+                self.put_on_trial(message, message.session)
+
+    def _takes_place(self, crowd: Crowd, free: List[Waiting], new: Waiting) -> bool:
+        """Put a result, if it is the answer that another one foretold for debugging, in that one's place; tells whether it was."""
+        for old in free:
+            if old.event.debug and old.prefix == new.prefix and (old.sender == new.sender or new.sender is None):
+                new.low, new.sender, new.contended, new.refused = old.low, old.sender, old.contended, new.refused or old.refused
+                self.late = [one for one in self.late if one is not old] + ([new] if new.refused else [])
+                crowd.results[crowd.results.index(old)] = new
+                return True
+        return False
+
+    def _awaited_by(self, one: Waiting, host: str, client_ip: str) -> Optional[Message]:
+        """The message that has waited for this result: its policy server's line came behind the line of Postfix that told the sender."""
+        known = self.awaiting.pop((host, client_ip, one.sender), None)
+        if known is None or self.memory.now - known.heard > SPF_LATE or known.value.spf is not None:
+            return None
+        message: Message = known.value
+        said = "" if message.session is not None else message.recipients[0].relay_message or ""
+        return message if said.endswith(one.event.refusal or "") and (message.session is None or is_coming_in(message)) else None
+
+    def _await(self, message: Message, senders: Set[Optional[str]]) -> None:
+        """A message, or a refused recipient, has no result: it may come in a moment."""
+        context = Context(message, self.memory.now, message.low)
+        for sender in senders - {None}:
+            keep(self.awaiting, (*client_key(message.host, message.client_ip), sender), context)
+
+    def _crowd(self, key: HostKey, low: int) -> Crowd:
+        """What a client has under way; a further line of it stands at `low`."""
+        memory, crowd = self.memory, self.crowds.get(key)
+        if crowd is not None and self._is_over(crowd):
+            memory.disperse(self.crowds, key)
+            crowd = None
+        if crowd is None:
+            crowd = Crowd(low, memory.now)
+            keep(self.crowds, key, crowd)
+        elif memory.now - crowd.since > CROWD_LIFE:
+            crowd.since = memory.now
+            crowd.low = min([low, memory.position] + [one.low for one in crowd.results] + [message.low for message in crowd.unnamed])
+        elif low < crowd.low:
+            crowd.low = low
+        crowd.high = memory.position
+        return crowd
+
+    def _is_over(self, crowd: Crowd) -> bool:
+        """Whether nothing of a client is under way any more; results that have waited too long are forgotten."""
+        if self.late:
+            self.tell_late()
+        now = self.memory.now
+        if crowd.results and now - crowd.results[0].heard > SPF_WAIT:
+            crowd.results = [one for one in crowd.results if now - one.heard <= SPF_WAIT or one.message in crowd.unnamed]
+        return not crowd.results and not crowd.unnamed
+
+    def tell_late(self, at_end: bool = False) -> None:
+        """Give results that came behind a refusal to it in time for its harvest: there may be no later one."""
+        for one in self.late:
+            self._tell_refused(one, at_end)
+        self.late = [one for one in self.late if one.refused is not None]
+
+    def _tell_refused(self, one: Waiting, at_end: bool = False) -> None:
+        """A result that came behind a refusal, and that no other message asked for in time, was about that refusal."""
+        if one.refused is not None and (at_end and one.message is None or self.memory.now - one.heard > SPF_LATE):
+            message, one.refused = self.memory.writable(one.refused), None
+            if message.spf_result is None:
+                message.spf_result = one.event.result
+                message.needs(one.low)
+
+    def put_on_trial(self, message: Message, session: Session) -> None:
+        """At `client=`: a message shows the newest result for this client, until its sender is known and may say otherwise."""
+        key = message.spf_key = client_key(message.host, message.client_ip)
+        crowd = self._crowd(key, message.low)
+        free = [one for one in crowd.free() if not one.event.refusal and self.memory.time - one.time <= SPF_WAIT]
+        if crowd.unnamed or len(free) > 1:
+            for one in [other.spf for other in crowd.unnamed if other.spf is not None] + free:
+                one.contended = True
+        found = free[-1] if free else self._remembered(session)
+        if found is not None:
+            show_on_trial(message, found)
+        crowd.unnamed.append(message)
+        crowd.size += 1
+
+    def forgo_sender(self, message: Message) -> None:
+        """No line will tell the sender of a message any more: the result that it has on trial is its own."""
+        key, message.spf_key = message.spf_key, None
+        if key in self.crowds:
+            crowd = self.crowds[key]
+            crowd.name(message)
+            self._use_up(crowd, key, message.spf)
+
+    def _use_up(self, crowd: Crowd, key: HostKey, one: Optional[Waiting]) -> None:
+        """A result is a message's own from here on; the message's memory is free as soon as it is written."""
+        if one is not None:
+            one.message = None
+            if one in crowd.results:
+                self._tell_refused(one)
+                one.refused = None
+                crowd.results.remove(one)
+        crowd.high = max(crowd.high, self.memory.position)
+        if self._is_over(crowd):
+            self.memory.disperse(self.crowds, key)
+
+    def confirm(self, message: Message, key: HostKey) -> None:
+        """The sender is known: keep the result on trial if it is about that sender, else exchange it for the one that is.
+
+        If there is none, a result that no other mail contended for is lent: a policy server may have seen the sender in another form. Else
+        the message has no result, and awaits one that comes late.
+        """
+        own, known = message.spf, self.crowds.get(key)
+        if own is not None and known is not None and known.is_pair(own, message) and own.sender == bare(message.envelope_from or ""):
+            own.message = message.spf_key = None        # one result, one mail: nobody else to ask
+            del self.crowds[key]
+            return
+        crowd, message.spf_key = self._crowd(key, message.low), None
+        crowd.name(message)
+        if own is not None and (own.sender == bare(message.envelope_from or "") or own.event.queue_id is not None):
+            self._use_up(crowd, key, own)
+            return
+        senders = self.rewritings.seen_as(message.envelope_from, message.original_envelope_from)
+        if own is not None and own.sender in senders:
+            self._use_up(crowd, key, own)
+            return
+        found = crowd.about(senders, until=message.heard)
+        if found is None and own is not None and own in crowd.results and not own.contended:
+            own.lent = True                 # until a mail of that very sender comes
+            return
+        self._exchange(crowd, message, own, found)
+        if found is None and not message.queued:
+            self._await(message, senders)
+        self._use_up(crowd, key, found)
+
+    def _exchange(self, crowd: Crowd, message: Message, own: Optional[Waiting], found: Optional[Waiting]) -> None:
+        """Give a message the result that was found for it; whoever had that on trial has the message's own one now, if it still waits."""
+        holder = found.message if found is not None else None
+        if own is not None and own in crowd.results:
+            own.message = None
+        show_on_trial(message, self._call_in(found))
+        if holder in crowd.unnamed and own in crowd.results:
+            show_on_trial(holder, own)      # there it does not age
+
+    def _call_in(self, one: Optional[Waiting]) -> Optional[Waiting]:
+        """Take a result away from the message of another sender that shows it, if there is one."""
+        holder = one.message if one is not None else None
+        if one is not None and holder is not None:
+            holder = self.memory.writable(holder)
+            holder.called_in = one.event.result if one.lent else holder.called_in
+            show_on_trial(holder, None)
+            one.lent = False
+        return one
+
+    def claim(self, message: Message, session: Session, event: Verdict) -> None:
+        """A refused recipient takes its result, too; the transaction may go on, so its session remembers it."""
+        if event.envelope_from is None or message.client_ip is None:
+            return
+        senders = self.rewritings.seen_as(event.envelope_from, message.original_envelope_from)
+        one = self._told_of(client_key(message.host, message.client_ip), session, senders, event.text or "")
+        if one is None:
+            self._await(message, senders)
+            return
+        show_for_good(message, one)
+        self._remember(session, one)
+
+    def claim_proxied(self, message: Message, session: Session, envelope_from: Optional[str]) -> None:
+        """A message that a before-queue filter took in takes the result of the session in front of that filter."""
+        senders = self.rewritings.seen_as(envelope_from, message.envelope_from)
+        one = self._told_of(client_key(message.host, session.client_ip), session, senders, "") if message.spf is None else None
+        if one is not None:
+            show_for_good(message, one)
+
+    def _told_of(self, key: HostKey, session: Session, senders: Set[Optional[str]], said: str) -> Optional[Waiting]:
+        """The result behind what a client was told; the mail that it was about came to nothing."""
+        one, before = self._about(key, senders, said), self._remembered(session)
+        if before is not None and before.sender in senders and (one is None or one.message is not None):
+            return before
+        self._spend(key, one)
+        return one
+
+    def heed_warning(self, host: str, session: Session, event: Verdict) -> None:
+        """`reject_warning`: the policy server's refusal did not count (postconf(5), warn_if_reject), but its result is the session's."""
+        key = client_key(host, event.client_ip)
+        one = self._about(key, self.rewritings.seen_as(event.envelope_from), event.text or "")
+        if one is not None and one.event.refusal:
+            self._spend(key, one)
+            self._remember(session, one)
+
+    def _about(self, key: HostKey, senders: Set[Optional[str]], said: str) -> Optional[Waiting]:
+        crowd = self.crowds.get(key)
+        return crowd.about(senders, said) if crowd is not None and not self._is_over(crowd) else None
+
+    def _spend(self, key: HostKey, one: Optional[Waiting]) -> None:
+        """A result was about a mail that has no queue ID."""
+        if one is not None:
+            crowd = self.crowds[key]
+            crowd.size += 1
+            self._use_up(crowd, key, self._call_in(one))
+
+    @staticmethod
+    def _remember(session: Session, one: Waiting) -> None:
+        session.spf = one
+        session.needs(one.low)
+
+    def _remembered(self, session: Session) -> Optional[Waiting]:
+        """What a session remembers, as long as it may be about its next recipient, too."""
+        one = session.spf
+        return one if one is not None and self.memory.now - one.heard <= SPF_WAIT else None
+
+    def forget_outdated(self) -> None:
+        """Drop what no later line can refer to any more."""
+        now = self.memory.now
+        self.awaiting = {key: one for key, one in self.awaiting.items() if now - one.heard <= SPF_LATE}
+        old = now - SPF_WAIT                # a younger one ends with its last line, not by itself
+        for key in [key for key, crowd in self.crowds.items() if crowd.since < old and self._is_over(crowd)]:
+            self.memory.disperse(self.crowds, key)
+
+    def lows(self) -> List[int]:
+        """The positions of the lines that are still needed for what waits here."""
+        now = self.memory.now
+        return [crowd.low for crowd in self.crowds.values()] + [one.low for one in self.awaiting.values() if now - one.heard <= SPF_LATE]
+
+
+def show_on_trial(message: Message, one: Optional[Waiting]) -> None:
+    """Let a message show an SPF result, or none, until its sender is known."""
+    message.spf = one
+    message.spf_result = one.event.result if one else None
+    if one is not None:
+        one.message = message
+        message.needs(one.low)
+
+
+def show_for_good(message: Message, one: Waiting) -> None:
+    """Let a message show an SPF result that is nobody else's."""
+    message.spf, message.spf_result = one, one.event.result
+    message.needs(one.low)
+
+
+# -- what is scanned
+
+class Scans:
+    """What is scanned: scanners tell of a mail by its Message-ID, of its score by their process, or in the filter's own ID.
+
+    `has_scanner`: one has spoken that knows no queue ID. `by_message_id`, by host and Message-ID: who has it now; `twins`, likewise:
+    several, while they are scanned; `gone`: those that left memory unscanned a moment ago; `unclaimed`: verdicts of which memory knows no
+    mail. `at_hand`, by process of a scanner: the scan that it is about. `screenings`, by host and filter's ID: what became of a mail there.
+    """
+
+    __slots__ = ("memory", "has_scanner", "by_message_id", "twins", "gone", "unclaimed", "at_hand", "screenings")
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.has_scanner = False
+        self.by_message_id: Dict[HostKey, List[Message]] = {}
+        self.twins: Dict[HostKey, Crowd] = {}
+        self.gone: Dict[HostKey, List[Context]] = {}
+        self.unclaimed: Dict[HostKey, List[Context]] = {}
+        self.at_hand: Dict[str, Context] = {}
+        self.screenings: Dict[HostKey, Screening] = {}
+
+    def enter(self, message: Message, mid_key: str) -> None:
+        """From now on scanners know a message by this Message-ID."""
+        if message.mid_key is not None:
+            self._drop(message)
+        message.mid_key = mid_key
+        twins = self.by_message_id.get((message.host, mid_key))
+        if twins is None:
+            self.by_message_id[message.host, mid_key] = [message]
+            return
+        twins.append(message)
+        if self.has_scanner:
+            self._gather(twins)
+
+    def leave(self, message: Message) -> None:
+        """A message leaves memory; of one that is unscanned a scanner may tell in a moment.
+
+        A before-queue filter may be the first scanner to speak: that it handed the mail in is all that is known of it before.
+        """
+        if message.spam_status is None and (self.has_scanner or message.fronted or is_near(message.peer_ip)):
+            key = message.host, message.mid_key or ""
+            gone = Context(message.queue_id, message.heard, message.low)
+            keep(self.gone, key, self.gone.get(key, []) + [gone])
+        self._drop(message)
+
+    def _drop(self, message: Message) -> None:
+        """A message is not found by its Message-ID any more; with the last one its twins are over."""
+        key = message.host, message.mid_key or ""
+        found = self.by_message_id.get(key)
+        if found and message in found:
+            found.remove(message)
+            if not found:
+                del self.by_message_id[key]
+        if self.twins and key in self.twins and key not in self.by_message_id:
+            self.twins[key].high = self.memory.position
+            self.memory.disperse(self.twins, key)
+
+    def _gather(self, twins: List[Message]) -> None:
+        """Make twins of the messages with one Message-ID, if they are several: only together do they tell whose score is whose."""
+        if len(twins) < 2:
+            return
+        key = twins[0].host, twins[0].mid_key or ""
+        low = min(message.low for message in twins)
+        crowd = self.twins.get(key)
+        if crowd is None or self.memory.now - crowd.since > CROWD_LIFE:
+            crowd = Crowd(low, self.memory.now)
+            keep(self.twins, key, crowd)
+        crowd.low, crowd.size = min(low, crowd.low), PAIR + 1       # they are read together again
+
+    def begin(self, prefix: str, host: str, message_id: str) -> None:
+        """A scan begins: the score comes without a Message-ID, from the same process. A message being scanned is not idle."""
+        memory, message = self.memory, self.unscanned(host, message_id)
+        if message is not None:
+            message.hear(memory.time, memory.now)
+            message.scanned_until = memory.now + SCAN_LIFE
+        self.tell(prefix, None)
+
+    def tell(self, prefix: str, score: Optional[SpamScore]) -> None:
+        """What a scanner's process tells of the mail that it is about; the result line follows."""
+        keep(self.at_hand, prefix, Context(score, self.memory.now, self.memory.position))
+
+    def unscanned(self, host: str, message_id: str, child: Optional[str] = None) -> Optional[Message]:
+        """The first message of this Message-ID that waits for its scan: before it is queued (milter), else behind (filter).
+
+        Not the one that the filter made of it, unless there is no other: then it stands before the queue.
+        """
+        if not self.has_scanner:
+            self.has_scanner = True
+            for twins in self.by_message_id.values():
+                self._gather(twins)
+        found = self.by_message_id.get((host, message_id_forms(message_id)[1]), ())
+        if len(found) == 1 and found[0].spam_status is None and not found[0].finished and child is None:
+            return found[0]
+        unscanned = [one for one in found if one.spam_status is None and not one.finished and not comes_from(one, child)]
+        return min(unscanned, key=lambda one: (one.queue_id == child, one.queued), default=None)
+
+    def take_gone(self, host: str, message_id: str) -> Optional[Context]:
+        """The queue ID of a message that left memory unscanned a moment ago: it is scanned now."""
+        key = host, message_id_forms(message_id)[1]
+        young = [one for one in self.gone.get(key, ()) if self.memory.now - one.heard <= DISORDER]
+        self._keep_gone(key, young[1:])
+        return young[0] if young else None
+
+    def _keep_gone(self, key: HostKey, gone: List[Context]) -> None:
+        if gone:
+            self.gone[key] = gone
+        else:
+            self.gone.pop(key, None)
+
+    def just_over(self, host: str, message_id: str, child: Optional[str]) -> Optional[Message]:
+        """A message that is over, but in memory, and unscanned. The one that the filter made comes last: it stands before the queue."""
+        over = [one for one in self.by_message_id.get((host, message_id_forms(message_id)[1]), ())
+                if one.finished and self.memory.now - one.heard <= DISORDER and one.spam_status is None and not comes_from(one, child)]
+        return min(over, key=lambda one: one.queue_id == child, default=None)
+
+    def offer(self, host: str, verdict: Spam, low: int) -> None:
+        """Keep a verdict of which memory knows no mail: one that is tried again has its Message-ID in its rows only."""
+        key = host, message_id_forms(verdict.message_id or "")[1]
+        if key[1]:
+            verdicts = self.unclaimed.get(key, [])
+            verdicts.append(Context(verdict, self.memory.now, low))
+            del verdicts[:-MAX_WAITING]
+            keep(self.unclaimed, key, verdicts)
+
+    def claim(self, message: Message, is_behind: Callable[[Message], bool]) -> None:
+        """Give a message that goes on the score of a twin that has not, `is_behind`: of those scanned together it was answered first."""
+        if message.spam_status is not None or message.mid_key is None:
+            return
+        twins = self.by_message_id.get((message.host, message.mid_key), ())
+        twin = next((one for one in twins if one is not message and one.scored and one.fate is None and is_behind(one)), None)
+        if twin is not None:
+            move_score(twin, message)
+
+    def withhold(self) -> None:
+        """A score that a twin may still claim is not written: the message is read again."""
+        for twins in self.by_message_id.values() if self.twins else ():
+            for message in twins if len(twins) > 1 else ():
+                if message.scored and not message.by_address and not message.finished:
+                    move_score(message, None)
+
+    def screening(self, host: str, filter_id: str) -> Screening:
+        """What Proxmox' filter tells, in its own ID, of a mail: a further line of it has come."""
+        memory, known = self.memory, self.screenings.pop((host, filter_id), None)
+        if known is None or memory.now - known.heard > DISORDER:
+            known = Screening(memory.position)
+        known.heard = memory.now
+        keep(self.screenings, (host, filter_id), known)
+        return known
+
+    def answered(self, host: str, reply: str) -> Optional[Screening]:
+        """What Proxmox' filter has told of the mail that this reply of it is about."""
+        found = PMG_REPLY.match(reply)
+        known = self.screenings.get((host, found.group(1))) if found else None
+        return known if known is not None and self.memory.now - known.heard <= DISORDER else None
+
+    def forget_outdated(self) -> None:
+        """Drop what no later line can refer to any more."""
+        now = self.memory.now
+        for key, gone in list(self.gone.items()):
+            self._keep_gone(key, [one for one in gone if now - one.heard <= DISORDER])
+        self.screenings = {key: one for key, one in self.screenings.items() if now - one.heard <= DISORDER}
+        # Whole lists: the harvest has them, too, and takes from them what it needs.
+        self.unclaimed = {key: ones for key, ones in self.unclaimed.items() if ones and now - ones[-1].heard <= SCAN_LIFE}
+
+    def lows(self) -> List[int]:
+        """The positions of the lines that are still needed for what waits here."""
+        lows = [crowd.low for crowd in self.twins.values()]
+        young = self.memory.now - DISORDER
+        lows += [one.low for known in (self.at_hand, self.screenings) for one in known.values() if one.heard >= young]
+        lows += [one.low for known in (self.gone, self.unclaimed) for ones in known.values() for one in ones if one.heard >= young]
+        return lows
+
+
+def move_score(message: Message, twin: Optional[Message]) -> None:
+    """Take the score from a message, and let its twin show it, if there is one to which it goes."""
+    for name in SCORE:
+        if twin is not None:
+            setattr(twin, name, getattr(message, name))
+        setattr(message, name, None)
+    message.scored = message.exact_score = False
+    if twin is not None:
+        twin.scored = True
+
+
+def set_spam(message: Message, status: Optional[str], score: Optional[float], required: Optional[float], tests: Optional[str],
+             exact: bool) -> None:
+    """Let a message show what a scanner said."""
+    message.spam_status = status
+    if exact or not message.exact_score:
+        message.spam_score, message.exact_score = score, exact
+    message.spam_required = message.spam_required if required is None else required
+    if tests and len(tests) > len(message.spam_tests or ""):
+        message.spam_tests = tests
+
+
+def take_verdict(message: Message, verdict: Spam) -> None:
+    """Let a message show a filter's verdict on it."""
+    if verdict.status is not None:
+        set_spam(message, verdict.status, verdict.score, verdict.required, verdict.tests, True)
+    if message.dkim_result is None or message.dkim_result == "signed" and verdict.dkim_result == "pass":
+        message.dkim_result = verdict.dkim_result or message.dkim_result
+        message.dkim_domain = verdict.dkim_domain or message.dkim_domain
+        message.dkim_selector = verdict.dkim_selector or message.dkim_selector
+
+
+def take_screening(message: Message, known: Screening) -> None:
+    """Let a message show the score that Proxmox' filter told."""
+    told = known.score
+    if told is not None and message.spam_status is None:
+        set_spam(message, told.status, told.score, told.required, told.tests, True)
+        message.needs(known.low)
+
+
+# -- events make messages
+
+class Correlator(Memory):
+    """Folds events into messages, messages into rows. Knows no clock but the log's, no file, no database.
+
+    Beside the messages it keeps what later lines refer to: sessions, connections and lines begun by process, links by queue ID; SPF
+    results and scans have classes of their own.
+    """
+
+    __slots__ = (
+        "queue_timeout", "server_hostname", "filter", "sessions", "spf", "scans", "rewritings", "relays", "pieces", "announced", "due",
+        "serial", "links", "dropped")
+
+    def __init__(self, queue_timeout: int, server_hostname: str = "", tracked: Optional[DomainFilter] = None) -> None:
+        super().__init__()
+        self.queue_timeout = queue_timeout
+        self.server_hostname = server_hostname
+        self.filter = tracked or DomainFilter(())
+        self.sessions: Dict[str, Session] = {}              # by process
+        self.rewritings = Rewritings()
+        self.spf = SpfResults(self, self.rewritings)
+        self.scans = Scans(self)
+        self.relays: Dict[str, Connection] = {}             # by process of a delivery agent, or next hop of tlsproxy
+        self.pieces: Dict[str, Begun] = {}                  # by process of amavis: the line that it has begun
+        self.announced: Dict[HostKey, Context] = {}         # by host and queue ID: the link to a child yet to be born
+        self.due: List[Tuple[int, int, Message]] = []       # a heap: when to look whether a message is idle
+        self.serial = 0
+        self.links: List[Link] = []                         # for the next harvest
+        self.dropped = 0                                    # messages that named no recipient while a domain filter is set
+
+    # -- messages come and go
 
     def forget_hosts(self) -> None:
         """Drop the hosts that have nothing open; only when lines begun are all that is left to hold what `open_of` gave."""
@@ -3033,7 +3641,7 @@ class Correlator:
         if message.pending:
             self._judge_pending(message)
         if message.ended and message.spf_key is not None:       # nobody will tell its sender any more
-            self._forgo_sender(message)
+            self.spf.forgo_sender(message)
         if not message.finished:
             message.finished = True
             self.finished.append(message)
@@ -3051,35 +3659,15 @@ class Correlator:
             del messages[message.queue_id]
             self.open_count -= 1
         if message.mid_key is not None:
-            if message.spam_status is None and (self.has_scanner or message.fronted or is_near(message.peer_ip)):
-                # A before-queue filter may tell late, and be the first scanner to speak: that it handed the mail in is all that is known.
-                self.gone.setdefault((message.host, message.mid_key), []).append(Context(message.queue_id, message.heard, message.low))
-                self._limit(self.gone)
-            self._drop_message_id(message)
+            self.scans.leave(message)
         if message.spf_key is not None:
-            self._forgo_sender(message)
-
-    def _drop_message_id(self, message: Message) -> None:
-        """A message is not found by its Message-ID any more; with the last one its twins are over."""
-        key = message.host, message.mid_key or ""
-        self._forget(self.by_message_id, key, message)
-        if self.twins and key in self.twins and key not in self.by_message_id:
-            self.twins[key].high = self.position
-            self._disperse(self.twins, key)
-
-    @staticmethod
-    def _forget(index: Dict[HostKey, List[Message]], key: HostKey, message: Message) -> None:
-        found = index.get(key)
-        if found and message in found:
-            found.remove(message)
-            if not found:
-                del index[key]
+            self.spf.forgo_sender(message)
 
     def _make_room(self) -> None:
         """Finish the oldest tenth: so memory is bounded, and lines that come later continue their rows. Until they are harvested they stay
         open, for a line that comes before finds nothing in the store yet.
         """
-        unfinished = [message for message in self._all_open() if not message.finished]
+        unfinished = [message for message in self.all_open() if not message.finished]
         if len(unfinished) > MAX_OPEN:
             for message in sorted(unfinished, key=lambda one: one.low)[:MAX_OPEN // 10]:
                 self._finish(message)
@@ -3106,11 +3694,11 @@ class Correlator:
         age = self.now - message.opened
         if age >= PATIENCE or message.ended:
             return False
-        if age < DRAFT_LIFE and self._is_draft(message) or self.now < message.scanned_until:
+        if age < DRAFT_LIFE and is_draft(message) or self.now < message.scanned_until:
             return True
-        if age < SPF_WAIT and self._is_guessed(message) and not message.pending and message.message_id is not None:
+        if age < SPF_WAIT and is_guessed(message) and not message.pending and message.message_id is not None:
             return True                     # which of the waiting results is its own, the sender will tell
-        return self._is_coming_in(message) or self._may_be_tracked(message)
+        return is_coming_in(message) or self._may_be_tracked(message)
 
     def _may_be_tracked(self, message: Message) -> bool:
         """Whether a domain filter is set, and of a message that began here no tracked recipient was named, but not all yet: they decide."""
@@ -3121,36 +3709,11 @@ class Correlator:
             and all(one.recipient_no is None for one in message.recipients) \
             and not any(self.filter.tracks(one.recipient, None) for one in message.pending)
 
-    @staticmethod
-    def _is_guessed(message: Message) -> bool:
-        """Whether an SPF result is one of several, and nobody has told the sender."""
-        return message.spf is not None and message.spf.contended and message.envelope_from is None
-
-    @staticmethod
-    def _is_draft(message: Message) -> bool:
-        """Whether a message is a bounce that has only begun; or one of this host itself that named no recipient and came from no other one:
-        that may be a probe (verify.c, `sendmail -bv`).
-        """
-        if message.generated and message.envelope_from is None:
-            return True
-        if message.recipients or message.fate is not None:
-            return False
-        own = message.pickup_sender is not None or message.generated and message.peer_ip is None
-        return is_double_bounce(message) or own and message.parent_queue_id is None
-
-    @staticmethod
-    def _is_coming_in(message: Message) -> bool:
-        """Whether its client is still sending it; or is this host itself, whose `disconnect` will tell whether it has sent it."""
-        session = message.session
-        if session is None or not session.live or message.queued:
-            return False
-        return session.message is message or message.message_id is None and message.peer_ip == "127.0.0.1"
-
     def harvest(self) -> Harvest:
         """Hand out what is finished, and forget it: the caller writes it before it saves a position."""
-        self._tell_late()
+        self.spf.tell_late()
         self._tell_pieces(self.now - DISORDER)
-        harvest = Harvest(self.finished, self.links, self.open_by_host, self.unclaimed)
+        harvest = Harvest(self.finished, self.links, self.open_by_host, self.scans.unclaimed)
         self.finished, self.links = [], []
         for message in harvest.messages:
             self._leave(message)
@@ -3161,15 +3724,8 @@ class Correlator:
     def _forget_outdated(self) -> None:
         """Drop what no later line can refer to any more."""
         self.announced = {key: one for key, one in self.announced.items() if self.now - one.heard <= ANNOUNCED_LIFE}
-        for key, gone in list(self.gone.items()):
-            self._keep_gone(key, [one for one in gone if self.now - one.heard <= DISORDER])
-        self.screenings = {key: one for key, one in self.screenings.items() if self.now - one.heard <= DISORDER}
-        # Whole lists: the harvest has them, too, and takes from them what it needs.
-        self.unclaimed = {key: ones for key, ones in self.unclaimed.items() if ones and self.now - ones[-1].heard <= SCAN_LIFE}
-        self.awaiting = {key: one for key, one in self.awaiting.items() if self.now - one.heard <= SPF_LATE}
-        old = self.now - SPF_WAIT           # a younger one ends with its last line, not by itself
-        for key in [key for key, crowd in self.crowds.items() if crowd.since < old and self._is_over(crowd)]:
-            self._disperse(self.crowds, key)
+        self.scans.forget_outdated()
+        self.spf.forget_outdated()
         if len(self.straddles) > MAX_STRADDLES:
             del self.straddles[:bisect.bisect_left(self.straddles, (self.low_water(self.position),))]
         if len(self.due) > self.open_count + self.open_count // 4 + 50:
@@ -3179,68 +3735,37 @@ class Correlator:
     def close(self, everything: bool) -> None:
         """The log is at its end: finish the open messages; those that may still wait only when `everything` is asked for."""
         if everything:
-            self._tell_late(at_end=True)
+            self.spf.tell_late(at_end=True)
             self._tell_pieces(self.now)
-        elif self.twins:
-            self._withhold_scores()
-        for message in self._all_open():
+        else:
+            self.scans.withhold()
+        for message in self.all_open():
             if everything or not self._may_wait(message):
                 self._finish(message)
 
-    def _withhold_scores(self) -> None:
-        """A score that a twin may still claim is not written: the message is read again."""
-        for twins in self.by_message_id.values():
-            for message in twins if len(twins) > 1 else ():
-                if message.scored and not message.by_address and not message.finished:
-                    self._move_score(message, None)
-
     def low_water(self, position: int) -> int:
-        """The position from which all that is in memory and not yet written can be read again; `position`: all is read to there.
-
-        Reading again must not begin in the midst of a crowd. But one may reach back into another, and this into a third: those that began
-        more than CROWD_LIFE before the last of them are passed over, or the position would never move. Where reading begins in the midst
-        of one of these, a message that has no result of its own may take another's.
-        """
-        low, oldest = self._first_needed(position), None
-        for one in reversed(self.straddles):
-            if one.low < low <= one.high and (oldest is None or one.since >= oldest):
-                oldest = one.since - CROWD_LIFE if oldest is None else oldest
-                low = one.low
-        return low
-
-    def newest_birth(self) -> int:
-        """When the youngest of the open messages began."""
-        return max((message.first_seen for message in self._all_open()), default=0)
+        """The position from which all that is in memory and not yet written can be read again; `position`: all is read to there."""
+        return self.whole_from(self._first_needed(position))
 
     def _first_needed(self, position: int) -> int:
         lows = [position]
-        lows += [message.low for message in self._all_open()]
+        lows += [message.low for message in self.all_open()]
         lows += [message.low for message in self.finished]
         lows += [session.low for session in self.sessions.values() if session.low is not None and self.now - session.started < PATIENCE]
-        lows += [crowd.low for crowds in (self.crowds, self.twins) for crowd in crowds.values()]
-        lows += [one.low for one in self.awaiting.values() if self.now - one.heard <= SPF_LATE]
-        lows += [one.low for known in (self.announced, self.rewritten) for one in known.values() if self.now - one.heard <= ANNOUNCED_LIFE]
-        lows += [one.low for gone in self.gone.values() for one in gone if self.now - one.heard <= DISORDER]
-        lows += [one.low for known in (self.scans, self.screenings) for one in known.values() if self.now - one.heard <= DISORDER]
-        lows += [one.low for verdicts in self.unclaimed.values() for one in verdicts if self.now - one.heard <= DISORDER]
+        lows += self.spf.lows() + self.scans.lows()
+        lows += [one.low for known in (self.announced, self.rewritings.told) for one in known.values()
+                 if self.now - one.heard <= ANNOUNCED_LIFE]
         lows += [line.low for line in self.pieces.values()]
         lows += [relay.low for relay in self.relays.values() if self.now - relay.heard <= CONNECTION_REUSE]
         return min(lows)
-
-    def _disperse(self, crowds: Dict[HostKey, Crowd], key: HostKey) -> None:
-        """A crowd is over; its lines are still to be read together."""
-        crowd = crowds.pop(key)
-        if crowd.size > PAIR:
-            bisect.insort(self.straddles, Straddle(crowd.high, crowd.low, crowd.since))
-            del self.straddles[:-MAX_CONTEXTS]
 
     # -- smtpd: sessions
 
     def _session(self, origin: Origin) -> Session:
         session = self.sessions.get(origin.prefix)
         if session is None:
-            session = self.sessions[origin.prefix] = Session(None, None, self.now)
-            self._limit(self.sessions)
+            session = Session(None, None, self.now)
+            keep(self.sessions, origin.prefix, session)
         return session
 
     def _session_of(self, origin: Origin, event: Union[Client, ClientTls, Verdict]) -> Session:
@@ -3256,19 +3781,11 @@ class Correlator:
             session = self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.now)
         return session
 
-    @staticmethod
-    def _limit(contexts: Dict[Any, Any]) -> None:
-        """Drop the oldest tenth of what has grown too large: dictionaries keep the order of insertion."""
-        if len(contexts) > MAX_CONTEXTS:
-            for key in list(itertools.islice(contexts, MAX_CONTEXTS // 10)):
-                del contexts[key]
-
     def fold_connect(self, origin: Origin, event: Connect) -> None:
         """A new client: whoever this process served before is gone."""
         if origin.prefix in self.sessions:
             self._end_session(origin)
-        self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.now)
-        self._limit(self.sessions)
+        keep(self.sessions, origin.prefix, Session(event.client_hostname, event.client_ip, self.now))
 
     def fold_disconnect(self, origin: Origin, event: Disconnect) -> None:
         """The client is gone, and with it a message that it never sent."""
@@ -3331,11 +3848,7 @@ class Correlator:
         child.needs(session.low)
         if child.peer_ip is not None:
             show_front(child, child.peer_ip)
-        senders = self._senders(event.envelope_from, child.envelope_from)
-        one = self._told_of(client_key(origin.host, session.client_ip), session, senders, "") if child.spf is None else None
-        if one is not None:
-            child.spf, child.spf_result = one, one.event.result
-            child.needs(one.low)
+        self.spf.claim_proxied(child, session, event.envelope_from)
 
     # -- births
 
@@ -3359,8 +3872,8 @@ class Correlator:
         message.needs(session.low)
         if orig_queue_id or orig_hostname:
             self._take_xforward(origin, message, event)
-        if self.has_policy and not orig_queue_id:
-            self._take_spf(message, session)
+        if self.spf.has_policy and not orig_queue_id:
+            self.spf.put_on_trial(message, session)
         if session.pending:
             self._take_pending(message, session)
 
@@ -3405,17 +3918,7 @@ class Correlator:
             message.message_id, message.generated = content, queue_id + "@" in content
         elif message.mid_key == mid_key:
             return
-        elif message.mid_key is not None:
-            self._drop_message_id(message)
-        message.mid_key = mid_key
-        key = origin.host, mid_key
-        twins = self.by_message_id.get(key)
-        if twins is None:
-            self.by_message_id[key] = [message]
-            return
-        twins.append(message)
-        if self.has_scanner:
-            self._gather(twins)
+        self.scans.enter(message, mid_key)
 
     def fold_pickup(self, origin: Origin, event: Pickup) -> None:
         """Local submission, or the return of a requeued message under a new ID: it takes along what the old one knew."""
@@ -3439,8 +3942,8 @@ class Correlator:
         if message.queued:
             return
         message.queued = True
-        if self.has_scanner and message.spam_status is None:
-            self._claim_score(message, lambda twin: not twin.queued)
+        if self.scans.has_scanner and message.spam_status is None:
+            self.scans.claim(message, lambda twin: not twin.queued)
         message.size, message.nrcpt = size, nrcpt
         self._set_sender(message, sender)
 
@@ -3448,31 +3951,24 @@ class Correlator:
         message.envelope_from = sender
         message.original_envelope_from = sender
         if is_srs(sender):
-            message.original_envelope_from = original_sender(sender, self._rewritten_from)
-            if sender.lower() in self.rewritten:
-                message.needs(self.rewritten[sender.lower()].low)
+            message.original_envelope_from = original_sender(sender, self.rewritings.sender)
+            message.needs(self.rewritings.low(sender))
         if message.spf_key is not None:
-            self._confirm_spf(message, message.spf_key)
+            self.spf.confirm(message, message.spf_key)
         if message.pending:
             self._judge_pending(message)
 
     def _judge_pending(self, message: Message) -> None:
         """Decisions taken before there was an ID, now that the sender is known: those on another sender's mail came to nothing."""
         pending, message.pending = message.pending, ()
-        senders = self._senders(message.envelope_from, message.original_envelope_from)
+        senders = self.rewritings.seen_as(message.envelope_from, message.original_envelope_from)
         for verdict in pending:
             if message.envelope_from is None or bare(verdict.envelope_from or "") in senders:
                 self._judge(message, verdict, message.last_seen)
 
-    def _rewritten_from(self, address: str) -> Optional[str]:
-        known = self.rewritten.get(address.lower())
-        return known.value if known else None
-
     def fold_rewritten(self, origin: Origin, event: Rewritten) -> None:
         """postsrsd: who is behind an SRS address, should its syntax not tell."""
-        if is_srs(event.srs) and not is_srs(event.sender):
-            self.rewritten[event.srs.lower()] = Context(event.sender, self.now, self.position)
-            self._limit(self.rewritten)
+        self.rewritings.tell(event, self.now, self.position)
 
     # -- verdicts
 
@@ -3503,7 +3999,7 @@ class Correlator:
         if origin.daemon == "smtpd":
             session.greet(event.helo, event.protocol, self.position)
         if event.action == "reject_warning":
-            self._heed_warning(origin, session, event)
+            self.spf.heed_warning(origin.host, session, event)
             return
         if event.action == "screen":
             self._fold_proxy_screened(origin, session, event)
@@ -3527,11 +4023,11 @@ class Correlator:
         message.client_tls = session.client_tls
         message.needs(session.low)
         self._learn(message, event)
-        self._claim_spf(message, session, event)
+        self.spf.claim(message, session, event)
         self._refuse(message, event)
-        known = self._answered(origin, event.text or "") if self.screenings else None
+        known = self.scans.answered(origin.host, event.text or "") if self.scans.screenings else None
         if known is not None:
-            self._show_score(message, known)
+            take_screening(message, known)
         message.ended = True
         self._finish(message)
 
@@ -3679,8 +4175,8 @@ class Correlator:
         recipient.relay_status, recipient.dsn, recipient.relay_message = status, dsn, reason
         recipient.smtp_code = reply_code(reason) if origin.daemon in REMOTE_AGENTS else None
         recipient.delay, recipient.delays, recipient.next_queue_id = number(delay), delays, None
-        if self.has_scanner and message.spam_status is None and message.mid_key is not None and may_be_scanned(recipient):
-            self._claim_score(message, lambda twin: not twin.by_address)
+        if self.scans.has_scanner and message.spam_status is None and message.mid_key is not None and may_be_scanned(recipient):
+            self.scans.claim(message, lambda twin: not twin.by_address)
         if status == SENT:
             self._fold_sent(origin, message, recipient, reason)
         elif awaits_alias(recipient) and recipient not in message.named:
@@ -3716,15 +4212,14 @@ class Correlator:
         """TLS of an outbound connection, for the deliveries of the same process over it; tlsproxy does not name the process it is for."""
         key = proxied(origin, event.relay) if origin.daemon == "tlsproxy" else origin.prefix
         self.relays.pop(key, None)
-        self.relays[key] = Connection(event.relay, event.relay_tls, self.now, self.time, self.position)
-        self._limit(self.relays)
+        keep(self.relays, key, Connection(event.relay, event.relay_tls, self.now, self.time, self.position))
 
     def _fold_sent(self, origin: Origin, message: Message, recipient: Recipient, reason: str) -> None:
         """`sent` is not always delivered: it may go on under another ID on this host, or a filter may have dropped it (trap 10)."""
         forwarded = FORWARDED_AS.match(reason) if origin.daemon == "local" else None
         child = forwarded.group(1) if forwarded else queued_as(reason)
         near = is_near(handed_to(recipient))
-        if child is None and near and self.screenings:
+        if child is None and near and self.scans.screenings:
             child = self._take_screened(origin, message, recipient, reason)
         recipient.next_queue_id = child
         if child is None:
@@ -3758,8 +4253,7 @@ class Correlator:
 
     def _announce(self, origin: Origin, link: Link) -> None:
         """A message that this host makes of another one: yet to be born, or no more in memory."""
-        self.announced[origin.host, link.child] = Context(link, self.now, self.position)
-        self._limit(self.announced)
+        keep(self.announced, (origin.host, link.child), Context(link, self.now, self.position))
         self.links.append(link)
 
     def fold_notification(self, origin: Origin, event: Notification) -> None:
@@ -3802,30 +4296,36 @@ class Correlator:
         """opendmarc's own SPF check: counts where policyd-spf is silent."""
         self._find(origin, event.queue_id).milter_spf = event.result
 
+    def fold_spf(self, origin: Origin, event: Spf) -> None:
+        """A policy server's result: about a message that it names, or about one of this client's."""
+        one = Waiting(event, origin.prefix, self.now, self.time, self.position)
+        if event.queue_id is None or event.queue_id not in origin.open:
+            self.spf.hear(one, origin.host)
+            return
+        message = self._find(origin, event.queue_id)
+        if message.spf is not None:         # on trial, maybe: it is another's
+            message.spf.message = None
+        message.spf, message.spf_result = one, event.result
+
     def fold_spam_start(self, origin: Origin, event: SpamStart) -> None:
-        """A scan begins: the score comes without a Message-ID, from the same process. A message being scanned is not idle."""
-        message = self._unscanned(origin, event.message_id)
-        if message is not None:
-            message.hear(self.time, self.now)
-            message.scanned_until = self.now + SCAN_LIFE
-        self.scans[origin.prefix] = Context(None, self.now, self.position)
-        self._limit(self.scans)
+        """A scan begins."""
+        self.scans.begin(origin.prefix, origin.host, event.message_id)
 
     def fold_spam_score(self, origin: Origin, event: SpamScore) -> None:
-        """The score with its decimals; the result line follows."""
-        self.scans[origin.prefix] = Context(event, self.now, self.position)
-        self._limit(self.scans)
+        """The score with its decimals."""
+        self.scans.tell(origin.prefix, event)
 
     def fold_spam_result(self, origin: Origin, event: SpamResult) -> None:
         """The result of spamd or spampd, for the message of this Message-ID."""
         message_id, status, score, required, tests = event
-        scan = self.scans.pop(origin.prefix, None)
+        scan = self.scans.at_hand.pop(origin.prefix, None)
         exact: Any = scan.value if scan else None
         is_exact = exact is not None and int(exact.score) == int(score)         # else it is of another scan
         score = exact.score if is_exact else score
         message = self._scanned(origin, message_id)
         if message is None:
-            self._offer(origin, Spam(None, message_id, status, score, required, tests), scan.low if scan is not None else self.position)
+            told = Spam(None, message_id, status, score, required, tests)
+            self.scans.offer(origin.host, told, scan.low if scan is not None else self.position)
             return
         message.scored, message.scanned_until = True, 0
         set_spam(message, status, score, required, tests, is_exact)
@@ -3835,130 +4335,43 @@ class Correlator:
 
         A scanner tells the result after it has answered: the message may just have been removed, or have left memory.
         """
-        message = self._unscanned(origin, message_id, child)
-        if message is None or message.queue_id == child:
-            key = origin.host, message_id_forms(message_id)[1]
-            gone = [one for one in self.gone.get(key, ()) if self.now - one.heard <= DISORDER]
-            over = [one for one in self.by_message_id.get(key, ()) if one.finished and self.now - one.heard <= DISORDER
-                    and one.spam_status is None and not comes_from(one, child)]
-            over.sort(key=lambda one: one.queue_id == child)        # the one that the filter made stands before the queue
-            if gone:
-                message = self._find(origin, gone[0].value)
-                message.needs(gone[0].low)
-                self._keep_gone(key, gone[1:])
-            elif over:
-                message = over[0]
+        message = self.scans.unscanned(origin.host, message_id, child)
+        if message is not None and message.queue_id != child:
+            return message
+        gone = self.scans.take_gone(origin.host, message_id)
+        if gone is None:
+            return self.scans.just_over(origin.host, message_id, child) or message
+        message = self._find(origin, gone.value)
+        message.needs(gone.low)
         return message
-
-    def _unscanned(self, origin: Origin, message_id: str, child: Optional[str] = None) -> Optional[Message]:
-        """The first message of this Message-ID that waits for its scan: before it is queued (milter), else behind (filter).
-
-        Not the one that the filter made of it, unless there is no other: then it stands before the queue.
-        """
-        if not self.has_scanner:
-            self.has_scanner = True
-            for twins in self.by_message_id.values():
-                self._gather(twins)
-        found = self.by_message_id.get((origin.host, message_id_forms(message_id)[1]), ())
-        if len(found) == 1 and found[0].spam_status is None and not found[0].finished and child is None:
-            return found[0]
-        unscanned = [one for one in found if one.spam_status is None and not one.finished and not comes_from(one, child)]
-        return min(unscanned, key=lambda one: (one.queue_id == child, one.queued), default=None)
-
-    def _offer(self, origin: Origin, verdict: Spam, low: int) -> None:
-        """Keep a verdict of which memory knows no mail: one that is tried again has its Message-ID in its rows only."""
-        key = origin.host, message_id_forms(verdict.message_id or "")[1]
-        if key[1]:
-            verdicts = self.unclaimed.setdefault(key, [])
-            verdicts.append(Context(verdict, self.now, low))
-            del verdicts[:-MAX_WAITING]
-            self._limit(self.unclaimed)
-
-    def _keep_gone(self, key: HostKey, gone: List[Context]) -> None:
-        if gone:
-            self.gone[key] = gone
-        else:
-            self.gone.pop(key, None)
-
-    def _gather(self, twins: List[Message]) -> None:
-        """Make twins of the messages with one Message-ID, if they are several: only together do they tell whose score is whose."""
-        if len(twins) < 2:
-            return
-        key = twins[0].host, twins[0].mid_key or ""
-        low = min(message.low for message in twins)
-        crowd = self.twins.get(key)
-        if crowd is None or self.now - crowd.since > CROWD_LIFE:
-            crowd = self.twins[key] = Crowd(low, self.now)
-            self._limit(self.twins)
-        crowd.low, crowd.size = min(low, crowd.low), PAIR + 1       # they are read together again
-
-    def _claim_score(self, message: Message, is_behind: Callable[[Message], bool]) -> None:
-        """Give a message that goes on the score of a twin that has not, `is_behind`: of those scanned together it was answered first."""
-        if message.spam_status is not None or message.mid_key is None:
-            return
-        twins = self.by_message_id.get((message.host, message.mid_key), ())
-        twin = next((one for one in twins if one is not message and one.scored and one.fate is None and is_behind(one)), None)
-        if twin is not None:
-            self._move_score(twin, message)
-
-    @staticmethod
-    def _move_score(message: Message, twin: Optional[Message]) -> None:
-        for name in SCORE:
-            if twin is not None:
-                setattr(twin, name, getattr(message, name))
-            setattr(message, name, None)
-        message.scored = message.exact_score = False
-        if twin is not None:
-            twin.scored = True
 
     def fold_spam(self, origin: Origin, event: Spam) -> None:
         """A spam verdict with its message's queue ID, or with its Message-ID, or with nothing but the queue ID of what the filter made."""
         queue_id = event.queue_id or (event.child if not event.message_id else None)
         message = self._find(origin, queue_id) if queue_id else self._scanned(origin, event.message_id or "", event.child)
         if message is None:
-            self._offer(origin, event, self.position)
+            self.scans.offer(origin.host, event, self.position)
             return
         if event.queue_id is None and message.queue_id == event.child:
-            self._offer(origin, event, self.position)       # of the mail that became this one, perhaps
+            self.scans.offer(origin.host, event, self.position)     # of the mail that became this one, perhaps
         take_verdict(message, event)
         if event.kept_back is not None:
             message.kept_back += tuple(bare(one[1:-1]) for one in AMAVIS_RECIPIENT.findall(event.kept_back))
 
     def fold_screened(self, origin: Origin, event: Screened) -> None:
         """What Proxmox' filter makes of a mail for a recipient: its answer to Postfix, which follows, tells of which mail."""
-        self._screening(origin, event.filter_id).outcomes[bare(event.recipient)] = event.child
+        self.scans.screening(origin.host, event.filter_id).outcomes[bare(event.recipient)] = event.child
 
     def fold_screen_score(self, origin: Origin, event: ScreenScore) -> None:
         """The score that Proxmox' filter gives a mail."""
-        self._screening(origin, event.filter_id).score = event
-
-    def _screening(self, origin: Origin, filter_id: str) -> Screening:
-        known = self.screenings.pop((origin.host, filter_id), None)
-        if known is None or self.now - known.heard > DISORDER:
-            known = Screening(self.position)
-        known.heard = self.now
-        self.screenings[origin.host, filter_id] = known
-        self._limit(self.screenings)
-        return known
-
-    def _answered(self, origin: Origin, reply: str) -> Optional[Screening]:
-        """What the filter has told of the mail that this reply of it is about."""
-        found = PMG_REPLY.match(reply)
-        known = self.screenings.get((origin.host, found.group(1))) if found else None
-        return known if known is not None and self.now - known.heard <= DISORDER else None
-
-    def _show_score(self, message: Message, known: Screening) -> None:
-        told = known.score
-        if told is not None and message.spam_status is None:
-            set_spam(message, told.status, told.score, told.required, told.tests, True)
-            message.needs(known.low)
+        self.scans.screening(origin.host, event.filter_id).score = event
 
     def _take_screened(self, origin: Origin, message: Message, recipient: Recipient, reply: str) -> Optional[str]:
         """The ID under which a mail that the filter answered for goes on to a recipient; None when it is kept from him, or nobody told."""
-        known = self._answered(origin, reply)
+        known = self.scans.answered(origin.host, reply)
         if known is None:
             return None
-        self._show_score(message, known)
+        take_screening(message, known)
         child = known.outcomes.get(bare(recipient.upstream_to or ""), "")
         if child is None:
             recipient.relay_status = DISCARDED
@@ -3966,14 +4379,14 @@ class Correlator:
 
     def _fold_proxy_screened(self, origin: Origin, session: Session, event: Verdict) -> None:
         """The filter's answer before the queue: the client of what it gave on is this session's; what it gave on to nobody is a row."""
-        known = self._answered(origin, event.text or "")
+        known = self.scans.answered(origin.host, event.text or "")
         if known is None or not known.outcomes:
             return
         children = sorted({child for child in known.outcomes.values() if child is not None and is_queue_id(child)})
         for child in children:
             self.fold_proxied(origin, Proxied(child, event.envelope_from, event.protocol, event.helo))
             if child in origin.open:
-                self._show_score(origin.open[child], known)
+                take_screening(origin.open[child], known)
         if not children:
             self._fold_refusal(origin, session, event._replace(action="discard"))
 
@@ -3987,8 +4400,7 @@ class Correlator:
         if begun is not None:
             self._take_pieces(begun)
         if line is not None and line.pieces.cut and len(line.pieces.text) < MAX_LINE:
-            self.pieces[origin.prefix] = line
-            self._limit(self.pieces)
+            keep(self.pieces, origin.prefix, line)
         elif line is not None:
             self._take_pieces(line)
 
@@ -4005,293 +4417,6 @@ class Correlator:
         """Take lines whose rest has not come by now: they were begun at `old`, or before."""
         for prefix in [prefix for prefix, line in self.pieces.items() if line.heard <= old]:
             self._take_pieces(self.pieces.pop(prefix))
-
-    # -- SPF: results wait by client address for the message they belong to
-
-    def fold_spf(self, origin: Origin, event: Spf) -> None:
-        """A policy server's result. What it tells for debugging comes again in its answer; two answers are two transactions."""
-        if event.queue_id is not None and event.queue_id in origin.open:
-            message = self._find(origin, event.queue_id)
-            if message.spf is not None:         # on trial, maybe: it is another's
-                message.spf.message = None
-            message.spf, message.spf_result = Waiting(event, origin.prefix, self.now, self.time, self.position), event.result
-            return
-        if not self.has_policy:
-            self._begin_policy()
-        new = Waiting(event, origin.prefix, self.now, self.time, self.position)
-        owner = self._awaited_by(new, origin.host, event.client_ip) if self.awaiting else None
-        if owner is not None and owner.session is not None:
-            self._attach(owner, new)
-            return
-        crowd = self._crowd((origin.host, event.client_ip), owner.low if owner is not None else self.position)
-        if owner is not None:
-            new.refused = owner
-            self.late.append(new)
-        if crowd.results:
-            free = crowd.free()
-            if self._takes_place(crowd, free, new):
-                return
-            for one in [*free, new] if free else []:
-                one.contended = True
-        crowd.results.append(new)
-        if len(crowd.results) > MAX_WAITING:
-            del crowd.results[0]
-        crowd.size += 1
-
-    def _takes_place(self, crowd: Crowd, free: List[Waiting], new: Waiting) -> bool:
-        """Put a result, if it is the answer that another one foretold for debugging, in that one's place; tells whether it was."""
-        for old in free:
-            if old.event.debug and old.prefix == new.prefix and (old.sender == new.sender or new.sender is None):
-                new.low, new.sender, new.contended, new.refused = old.low, old.sender, old.contended, new.refused or old.refused
-                self.late = [one for one in self.late if one is not old] + ([new] if new.refused else [])
-                crowd.results[crowd.results.index(old)] = new
-                return True
-        return False
-
-    def _begin_policy(self) -> None:
-        """The first result of all: there is a policy server. What came in so far waits for results, too."""
-        self.has_policy = True
-        for message in self._all_open():
-            if message.session is not None and message.envelope_from is None and message.orig_queue_id is None and not message.ended:
-                self._take_spf(message, message.session)
-
-    def _awaited_by(self, one: Waiting, host: str, client_ip: str) -> Optional[Message]:
-        """The message that has waited for this result: its policy server's line came behind the line of Postfix that told the sender."""
-        known = self.awaiting.pop((host, client_ip, one.sender), None)
-        if known is None or self.now - known.heard > SPF_LATE or known.value.spf is not None:
-            return None
-        message: Message = known.value
-        said = "" if message.session is not None else message.recipients[0].relay_message or ""
-        return message if said.endswith(one.event.refusal or "") and (message.session is None or self._is_coming_in(message)) else None
-
-    def _is_over(self, crowd: Crowd) -> bool:
-        """Whether nothing of a client is under way any more; results that have waited too long are forgotten."""
-        if self.late:
-            self._tell_late()
-        if crowd.results and self.now - crowd.results[0].heard > SPF_WAIT:
-            crowd.results = [one for one in crowd.results if self.now - one.heard <= SPF_WAIT or one.message in crowd.unnamed]
-        return not crowd.results and not crowd.unnamed
-
-    def _tell_late(self, at_end: bool = False) -> None:
-        """Give results that came behind a refusal to it in time for its harvest: there may be no later one."""
-        for one in self.late:
-            self._tell_refused(one, at_end)
-        self.late = [one for one in self.late if one.refused is not None]
-
-    def _tell_refused(self, one: Waiting, at_end: bool = False) -> None:
-        """A result that came behind a refusal, and that no other message asked for in time, was about that refusal."""
-        if one.refused is not None and (at_end and one.message is None or self.now - one.heard > SPF_LATE):
-            message, one.refused = self._writable(one.refused), None
-            if message.spf_result is None:
-                message.spf_result = one.event.result
-                message.needs(one.low)
-
-    def _crowd(self, key: HostKey, low: int) -> Crowd:
-        """What a client has under way; a further line of it stands at `low`."""
-        crowd = self.crowds.get(key)
-        if crowd is not None and self._is_over(crowd):
-            self._disperse(self.crowds, key)
-            crowd = None
-        if crowd is None:
-            crowd = self.crowds[key] = Crowd(low, self.now)
-            self._limit(self.crowds)
-        elif self.now - crowd.since > CROWD_LIFE:
-            crowd.since = self.now
-            crowd.low = min([low, self.position] + [one.low for one in crowd.results] + [message.low for message in crowd.unnamed])
-        elif low < crowd.low:
-            crowd.low = low
-        crowd.high = self.position
-        return crowd
-
-    def _take_spf(self, message: Message, session: Session) -> None:
-        """At `client=`: the newest result for this client, until the sender is known and may say otherwise."""
-        key = message.spf_key = client_key(message.host, message.client_ip)
-        crowd = self._crowd(key, message.low)
-        free = [one for one in crowd.free() if not one.event.refusal and self.time - one.time <= SPF_WAIT]
-        if crowd.unnamed or len(free) > 1:
-            for one in [other.spf for other in crowd.unnamed if other.spf is not None] + free:
-                one.contended = True
-        found = free[-1] if free else self._remembered(session)
-        if found is not None:
-            self._attach(message, found)
-        crowd.unnamed.append(message)
-        crowd.size += 1
-
-    def _attach(self, message: Message, one: Optional[Waiting]) -> None:
-        message.spf = one
-        message.spf_result = one.event.result if one else None
-        if one is not None:
-            one.message = message
-            message.needs(one.low)
-
-    def _forgo_sender(self, message: Message) -> None:
-        """No line will tell the sender of a message any more: the result that it has on trial is its own."""
-        key, message.spf_key = message.spf_key, None
-        if key in self.crowds:
-            crowd = self.crowds[key]
-            crowd.name(message)
-            self._use_up(crowd, key, message.spf)
-
-    def _use_up(self, crowd: Crowd, key: HostKey, one: Optional[Waiting]) -> None:
-        """A result is a message's own from here on; the message's memory is free as soon as it is written."""
-        if one is not None:
-            one.message = None
-            if one in crowd.results:
-                self._tell_refused(one)
-                one.refused = None
-                crowd.results.remove(one)
-        crowd.high = max(crowd.high, self.position)
-        if self._is_over(crowd):
-            self._disperse(self.crowds, key)
-
-    def _confirm_spf(self, message: Message, key: HostKey) -> None:
-        """The sender is known: keep the result on trial if it is about that sender, else exchange it for the one that is.
-
-        If there is none, a result that no other mail contended for is lent: a policy server may have seen the sender in another form. Else
-        the message has no result, and awaits one that comes late.
-        """
-        own, known = message.spf, self.crowds.get(key)
-        if own is not None and known is not None and known.is_pair(own, message) and own.sender == bare(message.envelope_from or ""):
-            own.message = message.spf_key = None        # one result, one mail: nobody else to ask
-            del self.crowds[key]
-            return
-        crowd, message.spf_key = self._crowd(key, message.low), None
-        crowd.name(message)
-        if own is not None and (own.sender == bare(message.envelope_from or "") or own.event.queue_id is not None):
-            self._use_up(crowd, key, own)
-            return
-        senders = self._senders(message.envelope_from, message.original_envelope_from)
-        if own is not None and own.sender in senders:
-            self._use_up(crowd, key, own)
-            return
-        found = crowd.about(senders, until=message.heard)
-        if found is None and own is not None and own in crowd.results and not own.contended:
-            own.lent = True                 # until a mail of that very sender comes
-            return
-        self._exchange_spf(crowd, message, own, found)
-        if found is None and not message.queued:
-            self._await_spf(message, senders)
-        self._use_up(crowd, key, found)
-
-    def _exchange_spf(self, crowd: Crowd, message: Message, own: Optional[Waiting], found: Optional[Waiting]) -> None:
-        """Give a message the result that was found for it; whoever had that on trial has the message's own one now, if it still waits."""
-        holder = found.message if found is not None else None
-        if own is not None and own in crowd.results:
-            own.message = None
-        self._attach(message, self._call_in(found))
-        if holder in crowd.unnamed and own in crowd.results:
-            self._attach(holder, own)       # on trial there, it does not age
-
-    def _call_in(self, one: Optional[Waiting]) -> Optional[Waiting]:
-        """Take a result away from the message of another sender that shows it, if there is one."""
-        holder = one.message if one is not None else None
-        if one is not None and holder is not None:
-            holder = self._writable(holder)
-            holder.called_in = one.event.result if one.lent else holder.called_in
-            self._attach(holder, None)
-            one.lent = False
-        return one
-
-    def _writable(self, message: Message) -> Message:
-        """A message that is still to be written; when it has left memory, a continuation by which its rows are reached."""
-        if not message.finished or message in self.finished:
-            return message
-        messages = self.open_of(message.host)
-        known = messages.get(message.queue_id)
-        if known is not None and known.continued:
-            return known
-        again = Message(message.host, message.server_hostname, message.queue_id, message.first_seen, self.position, True, self.now)
-        self._finish(again)
-        if known is None:                   # so that lines that come before it is written find it
-            messages[message.queue_id] = again
-            self.open_count += 1
-        return again
-
-    def _await_spf(self, message: Message, senders: Set[Optional[str]]) -> None:
-        """A message, or a refused recipient, has no result: it may come in a moment."""
-        for sender in senders - {None}:
-            key = (*client_key(message.host, message.client_ip), sender)
-            self.awaiting[key] = Context(message, self.now, message.low)
-        self._limit(self.awaiting)
-
-    def _senders(self, *addresses: Optional[str]) -> Set[Optional[str]]:
-        """An envelope sender as a policy server may have seen it: as it is, unwrapped, as postsrsd knew it. None fits any."""
-        known = set(addresses)
-        if self.rewritten:
-            told = [self.rewritten.get(address.lower()) for address in known if address is not None]
-            known.update(one.value for one in told if one is not None)
-        return {None if address is None else bare(address) for address in known} | {None}
-
-    def _claim_spf(self, message: Message, session: Session, event: Verdict) -> None:
-        """A refused recipient takes its result, too; the transaction may go on, so its session remembers it."""
-        if event.envelope_from is None or message.client_ip is None:
-            return
-        senders = self._senders(event.envelope_from, message.original_envelope_from)
-        one = self._told_of(client_key(message.host, message.client_ip), session, senders, event.text or "")
-        if one is None:
-            self._await_spf(message, senders)
-            return
-        message.spf, message.spf_result = one, one.event.result
-        message.needs(one.low)
-        self._remember(session, one)
-
-    def _told_of(self, key: HostKey, session: Session, senders: Set[Optional[str]], said: str) -> Optional[Waiting]:
-        """The result behind what a client was told; the mail that it was about came to nothing."""
-        one, before = self._about(key, senders, said), self._remembered(session)
-        if before is not None and before.sender in senders and (one is None or one.message is not None):
-            return before
-        self._spend(key, one)
-        return one
-
-    def _heed_warning(self, origin: Origin, session: Session, event: Verdict) -> None:
-        """`reject_warning`: the policy server's refusal did not count (postconf(5), warn_if_reject), but its result is the session's."""
-        key = client_key(origin.host, event.client_ip)
-        one = self._about(key, self._senders(event.envelope_from), event.text or "")
-        if one is not None and one.event.refusal:
-            self._spend(key, one)
-            self._remember(session, one)
-
-    def _about(self, key: HostKey, senders: Set[Optional[str]], said: str) -> Optional[Waiting]:
-        crowd = self.crowds.get(key)
-        return crowd.about(senders, said) if crowd is not None and not self._is_over(crowd) else None
-
-    def _spend(self, key: HostKey, one: Optional[Waiting]) -> None:
-        """A result was about a mail that has no queue ID."""
-        if one is not None:
-            crowd = self.crowds[key]
-            crowd.size += 1
-            self._use_up(crowd, key, self._call_in(one))
-
-    @staticmethod
-    def _remember(session: Session, one: Waiting) -> None:
-        session.spf = one
-        session.needs(one.low)
-
-    def _remembered(self, session: Session) -> Optional[Waiting]:
-        """What a session remembers, as long as it may be about its next recipient, too."""
-        one = session.spf
-        return one if one is not None and self.now - one.heard <= SPF_WAIT else None
-
-
-def set_spam(message: Message, status: Optional[str], score: Optional[float], required: Optional[float], tests: Optional[str],
-             exact: bool) -> None:
-    """Let a message show what a scanner said."""
-    message.spam_status = status
-    if exact or not message.exact_score:
-        message.spam_score, message.exact_score = score, exact
-    message.spam_required = message.spam_required if required is None else required
-    if tests and len(tests) > len(message.spam_tests or ""):
-        message.spam_tests = tests
-
-
-def take_verdict(message: Message, verdict: Spam) -> None:
-    """Let a message show a filter's verdict on it."""
-    if verdict.status is not None:
-        set_spam(message, verdict.status, verdict.score, verdict.required, verdict.tests, True)
-    if message.dkim_result is None or message.dkim_result == "signed" and verdict.dkim_result == "pass":
-        message.dkim_result = verdict.dkim_result or message.dkim_result
-        message.dkim_domain = verdict.dkim_domain or message.dkim_domain
-        message.dkim_selector = verdict.dkim_selector or message.dkim_selector
 
 
 def show_front(message: Message, peer_ip: Optional[str]) -> None:
@@ -4433,11 +4558,6 @@ def fill_in(message: Message) -> None:
             recipient.relay_status, recipient.last_seen = INCOMPLETE, max(recipient.last_seen, message.last_seen)
         if recipient.relay_status == REQUEUED and recipient.next_queue_id is None:
             recipient.next_queue_id = message.requeued_as
-
-
-def is_double_bounce(message: Message) -> bool:
-    """Whether Postfix itself sent it, and wants no answer: an address probe, or a word to the postmaster (verify.c, bounce(8))."""
-    return message.client_ip is None and (message.envelope_from or "").startswith("double-bounce@")
 
 
 def is_in_maildrop(message: Message) -> bool:
@@ -7975,7 +8095,7 @@ class Daemon:
             % (follower.lag(), behind, follower.rotations, follower.truncations, self.trouble.count),
             "messages: %d open, %d dropped without a recipient; sessions: %d; SPF results waiting: %d"
             % (correlator.open_count, correlator.dropped, len(correlator.sessions),
-               sum(len(crowd.free()) for crowd in correlator.crowds.values())),
+               sum(len(crowd.free()) for crowd in correlator.spf.crowds.values())),
             "database: %d rows written, %d refused, %d times in trouble"
             % (self.recorder.rows, self.recorder.rejects.count, self.recorder.trouble.count)]
 

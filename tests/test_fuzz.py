@@ -6,6 +6,7 @@ how many lines that were.
 import collections
 import functools
 import lzma
+import operator
 import os
 import random
 import re
@@ -75,8 +76,8 @@ class Life:
     def finish(self):
         """Everything is written, and nothing of it kept."""
         correlator = self.tracker.correlator
-        assert correlator.open_count == 0 and not correlator.by_message_id and not correlator.twins
-        assert not any(crowd.unnamed for crowd in correlator.crowds.values())
+        assert correlator.open_count == 0 and not correlator.scans.by_message_id and not correlator.scans.twins
+        assert not any(crowd.unnamed for crowd in correlator.spf.crowds.values())
         for row in self.store.all_rows():
             tracker.row_json(row)
         self.store.close()
@@ -249,15 +250,18 @@ def test_forged_texts_change_no_other_field(trial, text):
 # -- a long life
 
 LIMITS = {"MAX_OPEN": 200, "MAX_CONTEXTS": 100, "MAX_ORIGINS": 300}
-PER_CONTEXT = ("sessions", "crowds", "awaiting", "relays", "scans", "rewritten", "announced", "straddles", "gone")
+PER_CONTEXT = (
+    "sessions", "spf.crowds", "spf.awaiting", "relays", "scans.at_hand", "rewritings.told", "announced", "straddles", "scans.gone",
+    "scans.unclaimed", "scans.screenings", "pieces")
 
 
 def sizes_above_their_limits(life):
     """The tables of a life that have grown too large."""
     correlator = life.tracker.correlator
-    found = {name: (len(getattr(correlator, name)), LIMITS["MAX_CONTEXTS"]) for name in PER_CONTEXT}
-    found.update({name: (len(getattr(correlator, name)), correlator.open_count) for name in ("twins", "by_message_id")})
-    found["unnamed"] = sum(len(crowd.unnamed) for crowd in correlator.crowds.values()), correlator.open_count
+    found = {name: (len(operator.attrgetter(name)(correlator)), LIMITS["MAX_CONTEXTS"]) for name in PER_CONTEXT}
+    scans = correlator.scans
+    found["scans"] = max(len(scans.twins), len(scans.by_message_id)), correlator.open_count
+    found["unnamed"] = sum(len(crowd.unnamed) for crowd in correlator.spf.crowds.values()), correlator.open_count
     found["origins"] = len(life.tracker.origins), LIMITS["MAX_ORIGINS"]
     found["hosts"] = len(correlator.open_by_host), LIMITS["MAX_ORIGINS"] + correlator.open_count
     found["open"] = sum(map(len, correlator.open_by_host.values())), min(LIMITS["MAX_OPEN"], correlator.open_count)

@@ -63,13 +63,16 @@ def test_each_section_uses_only_those_above_it():
     assert not wrong
 
 
+LOGS_CLOCK = ast.dump(ast.parse("self.memory", mode="eval").body)       # its `now` is the newest stamp read
+
+
 def test_the_core_knows_no_clock_file_socket_or_driver():
     wrong = ["line %d: %s" % (node.lineno, node.id) for node in ast.walk(TREE)
              if isinstance(node, ast.Name) and node.id in WORLD and section_of(node.lineno) in PURE]
     assert not wrong
     now = [node for node in ast.walk(TREE) if isinstance(node, ast.Attribute) and node.attr in ("now", "utcnow", "today")
            and isinstance(node.value, ast.Attribute) and section_of(node.lineno) in PURE]
-    assert not now
+    assert {ast.dump(node.value) for node in now} <= {LOGS_CLOCK}
 
 
 def test_functions_are_short():
