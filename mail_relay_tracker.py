@@ -6646,6 +6646,171 @@ def begun_at(file: Rotated, present: int) -> int:
     return times[len(times) // 2] if times else file.mtime
 
 
+class Logs:
+    """A log and the files that it was rotated into: which of these a place speaks of, their order, and which hold what was not read yet."""
+
+    def __init__(self, path: str, opener: Callable[[str], IO[bytes]]) -> None:
+        self.path = path
+        self.opener = opener
+
+    def live(self) -> Optional[LogFile]:
+        """The live log, open. It may be missing for a moment."""
+        try:
+            if not stat.S_ISREG(os.stat(self.path).st_mode):
+                raise OSError(errno.ESPIPE, "is not a regular file")
+            return LogFile(self.path, 0, self.opener)
+        except FileNotFoundError:
+            return None
+        except BAD_FILE as error:
+            raise self.unreadable(error) from error
+
+    def unreadable(self, error: Exception) -> LogError:
+        """What it means that the log itself cannot be read."""
+        remedy = MACHINE_REMEDIES.get(getattr(error, "errno", 0),
+                                      "check [logging] log_file and the rights of user %s (group adm on Debian)" % user_name())
+        return LogError("log file %s: %s: %s" % (self.path, reason_of(error), remedy))
+
+    def rotated(self, name: str) -> LogFile:
+        """A rotated file; one that was packed in this moment has another name by now."""
+        for ending in ("",) + PACKED:
+            try:
+                return LogFile(name + ending, 0, self.opener)
+            except FileNotFoundError as error:
+                gone = error
+        raise gone
+
+    def fitting(self, place: Place) -> Tuple[Optional[LogFile], List[Tuple[str, Exception]]]:
+        """The rotated file that a place speaks of, and what could not be read. When they are renamed meanwhile, it may be missed."""
+        for _ in range(LOOKS):
+            known = identities(self.path)
+            best, failures = self._best(siblings(self.path), place)
+            if best is not None or identities(self.path) == known:
+                break
+        return best, failures
+
+    def _best(self, names: List[str], place: Place) -> Tuple[Optional[LogFile], List[Tuple[str, Exception]]]:
+        """Of the files with these names, oldest first, the one that a place speaks of, and what could not be read."""
+        best: Optional[LogFile] = None
+        failures: List[Tuple[str, Exception]] = []
+        for name in reversed(names):
+            try:
+                best = self._better(best, self.rotated(name), place)
+            except BAD_FILE as error:
+                failures.append((name, error))
+            if best is not None and best.has_inode_of(place):
+                break
+        return best, failures
+
+    @staticmethod
+    def _better(best: Optional[LogFile], file: LogFile, place: Place) -> Optional[LogFile]:
+        """Of two files the one that a place speaks of, the other is closed: the very one, else the longest, for a copy may have been
+        made before the last lines were written.
+        """
+        try:
+            is_better = file.fits(place) and (best is None or file.has_inode_of(place) or file.length() > best.length())
+        except BAD_FILE:
+            file.close()
+            raise
+        worse = best if is_better else file
+        if worse is not None:
+            worse.close()
+        return file if is_better else best
+
+    @staticmethod
+    def _trouble(name: str, error: Exception, since: int) -> Optional[LogError]:
+        """What it means that a rotated file cannot be read: trouble, when somebody can mend it and it was written to `since`, for lines not
+        read yet may stand in it. It is passed over when it is too old for that, or is an archive that will never be any better.
+        """
+        if getattr(error, "errno", None) in MENDABLE and mtime_of(name) >= since:
+            return LogError("rotated log %s: %s: lines not read yet may stand in it: make it readable for user %s, or move it away"
+                            % (name, reason_of(error), user_name()))
+        LOG.warning("cannot read rotated log %s: %s; passed over", name, error)
+        return None
+
+    def doubt(self, failures: List[Tuple[str, Exception]], since: Callable[[str], int]) -> None:
+        """What was not found may stand in files that cannot be read; raises LogError when one of them was written to `since`."""
+        doubts = [self._trouble(name, error, since(name)) for name, error in failures]
+        for doubt in filter(None, doubts):
+            raise doubt
+
+    def by_age(self, needed: int) -> List[Rotated]:
+        """The rotated files, oldest first: by their numbers, which no clock makes doubtful, when all have some; else by their first stamps,
+        and where these are equal, by number, then by mtime. Those that were written to since `needed` have to be readable.
+        """
+        files = self._look_at_all(needed)
+        names = [file.path for file in files]
+        present = 0 if are_numbered(names, self.path) else max((file.mtime for file in files), default=0)
+        return sorted(files, key=lambda file: (present and begun_at(file, present), -rotations(file.path), file.mtime, file.path))
+
+    def _look_at_all(self, needed: int) -> List[Rotated]:
+        """The rotated files as they are under their names, all at once: a rotation meanwhile would have hidden one."""
+        known = identities(self.path)
+        for _ in range(LOOKS):
+            looks = [self._look(name, needed) for name in known]
+            before, known = known, identities(self.path)
+            if known == before:
+                return [file for file in looks if file is not None]
+        raise LogError("rotated logs of %s: were renamed just now: trying again" % self.path)
+
+    def _look(self, name: str, needed: int) -> Optional[Rotated]:
+        try:
+            file = self.rotated(name)
+            try:
+                head = file.peek(0, BEGINNING)
+                return Rotated(name, file.identity, file.mtime(), head, file.opening(head))
+            finally:
+                file.close()
+        except FileNotFoundError:           # renamed meanwhile: all are looked at once more
+            return None
+        except BAD_FILE as error:
+            trouble = self._trouble(name, error, needed)
+            if trouble is not None:
+                raise trouble from error
+            return None
+
+    def open_unknown(self, files: List[Rotated], since: int, *known: Optional[LogFile]) -> List[LogFile]:
+        """Those of some files that were written to since then, and are neither known nor copies of any; open; of very many the first."""
+        known_files = [file for file in known if file is not None]
+        fresh = [file for file in files if file.mtime >= since and file.head and not any(is_same_file(file, one) for one in known_files)]
+        found = (file for number, file in enumerate(fresh) if not self._is_copy(fresh, number, known_files))
+        return self._open_all(list(itertools.islice(found, MAX_QUEUE)))
+
+    def _is_copy(self, files: List[Rotated], number: int, known: List[LogFile]) -> bool:
+        """Whether all of a file stands in another one, too: in a known one, in a longer one, or in one as long that comes before it."""
+        kin = [one for one in known if is_akin(one.head, files[number].head)]
+        rivals = [place for place, one in enumerate(files) if place != number and is_akin(one.head, files[number].head)]
+        if not kin and not rivals:
+            return False
+        try:
+            with contextlib.closing(self.rotated(files[number].path)) as copy:
+                length = copy.length()
+                end = copy.place(length)
+            return any(one.fits(end) for one in kin) or any(
+                self._holds(files[place], end, length if place < number else length + 1) for place in rivals)
+        except BAD_FILE as error:
+            LOG.debug("cannot compare %s: %s", files[number].path, error)
+            return False                    # what is read twice changes nothing
+
+    def _holds(self, file: Rotated, end: Place, length: int) -> bool:
+        with contextlib.closing(self.rotated(file.path)) as other:
+            return other.length() >= length and other.fits(end)
+
+    def _open_all(self, found: List[Rotated]) -> List[LogFile]:
+        """Files that were looked at, open; raises LogError when one of them has another name by now."""
+        opened: List[LogFile] = []
+        try:
+            for file in found:
+                opened.append(self.rotated(file.path))
+                opened[-1].head = file.head[:WITNESS]      # of an archive, too
+                if opened[-1].peek(0, len(file.head)) != file.head:
+                    raise FileNotFoundError(errno.ENOENT, "was renamed just now")
+        except BAD_FILE as error:
+            for one in opened:
+                one.close()
+            raise LogError("rotated log %s: %s: trying again" % (file.path, reason_of(error))) from error
+        return opened
+
+
 class Follower:
     """Reads a log and whatever it is rotated into, every line once and in order.
 
@@ -6664,9 +6829,9 @@ class Follower:
 
     def __init__(self, path: str, check_interval: float, opener: Callable[[str], IO[bytes]] = open_log) -> None:
         self.path = path
+        self.logs = Logs(path, opener)
         self.check_interval = check_interval
         self.grace = ROTATION_GRACE
-        self.opener = opener
         self.files: List[LogFile] = []
         self.queue: List[LogFile] = []
         self.ready: Deque[Batch] = collections.deque()
@@ -6692,7 +6857,7 @@ class Follower:
 
     def begin(self, place: Optional[Place], at_end: bool) -> None:
         """Take up the reading: at a saved place, wherever its file is by now, else at the live file's beginning or its end."""
-        live = self._live()
+        live = self.logs.live()
         try:
             if place is not None and not (live and live.fits(place)):
                 self._find(place, live)
@@ -6701,19 +6866,19 @@ class Follower:
                     live.seek(place.position if place is not None else live.size())
                 self.files.append(live)
         except BAD_FILE as error:
-            raise self.unreadable(error) from error
+            raise self.logs.unreadable(error) from error
 
     def line_before(self) -> str:
         """The line that ends where the reading stands; empty at the file's beginning."""
         try:
             return self.current.line_before()
         except BAD_FILE as error:
-            raise self.unreadable(error) from error
+            raise self.logs.unreadable(error) from error
 
     def read(self, now: float, once: bool = False) -> Optional[Batch]:
         """The next lines; None when there are none for now. `now` never steps; `once`: nobody is given time to write on."""
         while not self.ready:
-            if not self.files and not self._go_live(self._live()):
+            if not self.files and not self._go_live(self.logs.live()):
                 return None
             try:
                 data = self.current.fetch()
@@ -6789,32 +6954,6 @@ class Follower:
         for file in self.files + self.queue:
             file.close()
 
-    def _live(self) -> Optional[LogFile]:
-        """The live log, open. It may be missing for a moment."""
-        try:
-            if not stat.S_ISREG(os.stat(self.path).st_mode):
-                raise OSError(errno.ESPIPE, "is not a regular file")
-            return LogFile(self.path, 0, self.opener)
-        except FileNotFoundError:
-            return None
-        except BAD_FILE as error:
-            raise self.unreadable(error) from error
-
-    def unreadable(self, error: Exception) -> LogError:
-        """What it means that the log itself cannot be read."""
-        remedy = MACHINE_REMEDIES.get(getattr(error, "errno", 0),
-                                      "check [logging] log_file and the rights of user %s (group adm on Debian)" % user_name())
-        return LogError("log file %s: %s: %s" % (self.path, reason_of(error), remedy))
-
-    def _open_rotated(self, name: str, start: int) -> LogFile:
-        """A rotated file; one that was packed in this moment has another name by now."""
-        for ending in ("",) + PACKED:
-            try:
-                return LogFile(name + ending, start, self.opener)
-            except FileNotFoundError as error:
-                gone = error
-        raise gone
-
     def _find(self, place: Place, live: Optional[LogFile]) -> None:
         """The file of a saved place was rotated while nobody looked: read its rest, then all that came after it."""
         file = self._left_off(place)
@@ -6824,7 +6963,7 @@ class Follower:
             self.queue = self._newer(live)
         else:
             truncated = live is not None and live.inode == place.inode and live.size() < place.position
-            self.queue = self._open_unknown(self._by_age(place.mtime), place.mtime, live) if place.mtime else []
+            self.queue = self.logs.open_unknown(self.logs.by_age(place.mtime), place.mtime, live) if place.mtime else []
             if place.position or place.head and place.head[0]:      # of an empty file nothing is missed, and nothing tells it from another
                 LOG.warning("%s; lines not read yet may be in other rotated logs: --import them; reading %s from its beginning",
                             "the log was truncated" if truncated else "the file that the saved position belongs to is gone",
@@ -6846,81 +6985,27 @@ class Follower:
         """The rotated file that a place speaks of, to be read from there on; None when it is gone."""
         if place.inode is None and place.head is None:
             return None
-        file, failures = self._fitting(place)
+        file, failures = self.logs.fitting(place)
         if file is not None:
             file.seek(place.position)
             return file
         since = place.mtime - SECOND if place.mtime else NEVER
-        self._doubt(failures, lambda name: 0 if (identity_of(name) or (0, None))[1] == place.inode else since)
+        self.logs.doubt(failures, lambda name: 0 if (identity_of(name) or (0, None))[1] == place.inode else since)
         return None
-
-    def _fitting(self, place: Place) -> Tuple[Optional[LogFile], List[Tuple[str, Exception]]]:
-        """The rotated file that a place speaks of, and what could not be read. When they are renamed meanwhile, it may be missed."""
-        for _ in range(LOOKS):
-            known = identities(self.path)
-            best, failures = self._best(siblings(self.path), place)
-            if best is not None or identities(self.path) == known:
-                break
-        return best, failures
-
-    def _best(self, names: List[str], place: Place) -> Tuple[Optional[LogFile], List[Tuple[str, Exception]]]:
-        """Of the files with these names, oldest first, the one that a place speaks of, and what could not be read."""
-        best: Optional[LogFile] = None
-        failures: List[Tuple[str, Exception]] = []
-        for name in reversed(names):
-            try:
-                best = self._better(best, self._open_rotated(name, 0), place)
-            except BAD_FILE as error:
-                failures.append((name, error))
-            if best is not None and best.has_inode_of(place):
-                break
-        return best, failures
-
-    @staticmethod
-    def _better(best: Optional[LogFile], file: LogFile, place: Place) -> Optional[LogFile]:
-        """Of two files the one that a place speaks of, the other is closed: the very one, else the longest, for a copy may have been
-        made before the last lines were written.
-        """
-        try:
-            is_better = file.fits(place) and (best is None or file.has_inode_of(place) or file.length() > best.length())
-        except BAD_FILE:
-            file.close()
-            raise
-        worse = best if is_better else file
-        if worse is not None:
-            worse.close()
-        return file if is_better else best
-
-    @staticmethod
-    def _trouble(name: str, error: Exception, since: int) -> Optional[LogError]:
-        """What it means that a rotated file cannot be read: trouble, when somebody can mend it and it was written to `since`, for lines not
-        read yet may stand in it. It is passed over when it is too old for that, or is an archive that will never be any better.
-        """
-        if getattr(error, "errno", None) in MENDABLE and mtime_of(name) >= since:
-            return LogError("rotated log %s: %s: lines not read yet may stand in it: make it readable for user %s, or move it away"
-                            % (name, reason_of(error), user_name()))
-        LOG.warning("cannot read rotated log %s: %s; passed over", name, error)
-        return None
-
-    def _doubt(self, failures: List[Tuple[str, Exception]], since: Callable[[str], int]) -> None:
-        """What was not found may stand in files that cannot be read; raises LogError when one of them was written to `since`."""
-        doubts = [self._trouble(name, error, since(name)) for name, error in failures]
-        for doubt in filter(None, doubts):
-            raise doubt
 
     def _newer(self, live: Optional[LogFile]) -> List[LogFile]:
         """The rotated files that were begun after the one being read, oldest first. Of those that begin like it, only what was written to
         later can hold more: the others are copies of it, and no archive is unpacked to see that.
         """
         now = self.current.last_write()
-        files = self._by_age(now + 1)
+        files = self.logs.by_age(now + 1)
         akin = [is_akin(file.head, self.current.head) for file in files]
         here = [number for number, file in enumerate(files) if is_same_file(file, self.current) and file.head] or [
             number for number in range(len(files)) if akin[number]]     # packed meanwhile; an empty file has no place among the others
         if not here and not (live and is_akin(live.head, self.current.head)):
             self._warn_of_elsewhere()
         later = [file for number, file in enumerate(files) if (file.mtime > now if akin[number] else not here or number > here[0])]
-        return self._open_unknown(later, 0 if here else now, self.current, live)
+        return self.logs.open_unknown(later, 0 if here else now, self.current, live)
 
     def _warn_of_elsewhere(self) -> None:
         """Say once that the file read last is not where rotated files are looked for: then others, rotated meanwhile, are not either."""
@@ -6931,89 +7016,12 @@ class Follower:
                     "under its name with a number or a date, plain or packed by gzip, bzip2 or xz; any other (olddir, zstd) only while "
                     "it is open here: lines are lost when the log is rotated twice meanwhile, or while the tracker is stopped", self.path)
 
-    def _by_age(self, needed: int) -> List[Rotated]:
-        """The rotated files, oldest first: by their numbers, which no clock makes doubtful, when all have some; else by their first stamps,
-        and where these are equal, by number, then by mtime. Those that were written to since `needed` have to be readable.
-        """
-        files = self._look_at_all(needed)
-        names = [file.path for file in files]
-        present = 0 if are_numbered(names, self.path) else max((file.mtime for file in files), default=0)
-        return sorted(files, key=lambda file: (present and begun_at(file, present), -rotations(file.path), file.mtime, file.path))
-
-    def _look_at_all(self, needed: int) -> List[Rotated]:
-        """The rotated files as they are under their names, all at once: a rotation meanwhile would have hidden one."""
-        known = identities(self.path)
-        for _ in range(LOOKS):
-            looks = [self._look(name, needed) for name in known]
-            before, known = known, identities(self.path)
-            if known == before:
-                return [file for file in looks if file is not None]
-        raise LogError("rotated logs of %s: were renamed just now: trying again" % self.path)
-
-    def _look(self, name: str, needed: int) -> Optional[Rotated]:
-        try:
-            file = self._open_rotated(name, 0)
-            try:
-                head = file.peek(0, BEGINNING)
-                return Rotated(name, file.identity, file.mtime(), head, file.opening(head))
-            finally:
-                file.close()
-        except FileNotFoundError:           # renamed meanwhile: all are looked at once more
-            return None
-        except BAD_FILE as error:
-            trouble = self._trouble(name, error, needed)
-            if trouble is not None:
-                raise trouble from error
-            return None
-
-    def _open_unknown(self, files: List[Rotated], since: int, *known: Optional[LogFile]) -> List[LogFile]:
-        """Those of some files that were written to since then, and are neither known nor copies of any; open; of very many the first."""
-        known_files = [file for file in known if file is not None]
-        fresh = [file for file in files if file.mtime >= since and file.head and not any(is_same_file(file, one) for one in known_files)]
-        found = (file for number, file in enumerate(fresh) if not self._is_copy(fresh, number, known_files))
-        return self._open_all(list(itertools.islice(found, MAX_QUEUE)))
-
-    def _is_copy(self, files: List[Rotated], number: int, known: List[LogFile]) -> bool:
-        """Whether all of a file stands in another one, too: in a known one, in a longer one, or in one as long that comes before it."""
-        kin = [one for one in known if is_akin(one.head, files[number].head)]
-        rivals = [place for place, one in enumerate(files) if place != number and is_akin(one.head, files[number].head)]
-        if not kin and not rivals:
-            return False
-        try:
-            with contextlib.closing(self._open_rotated(files[number].path, 0)) as copy:
-                length = copy.length()
-                end = copy.place(length)
-            return any(one.fits(end) for one in kin) or any(
-                self._holds(files[place], end, length if place < number else length + 1) for place in rivals)
-        except BAD_FILE as error:
-            LOG.debug("cannot compare %s: %s", files[number].path, error)
-            return False                    # what is read twice changes nothing
-
-    def _holds(self, file: Rotated, end: Place, length: int) -> bool:
-        with contextlib.closing(self._open_rotated(file.path, 0)) as other:
-            return other.length() >= length and other.fits(end)
-
-    def _open_all(self, found: List[Rotated]) -> List[LogFile]:
-        """Files that were looked at, open; raises LogError when one of them has another name by now."""
-        opened: List[LogFile] = []
-        try:
-            for file in found:
-                opened.append(self._open_rotated(file.path, 0))
-                opened[-1].head = file.head[:WITNESS]      # of an archive, too
-                if opened[-1].peek(0, len(file.head)) != file.head:
-                    raise FileNotFoundError(errno.ENOENT, "was renamed just now")
-        except BAD_FILE as error:
-            for one in opened:
-                one.close()
-            raise LogError("rotated log %s: %s: trying again" % (file.path, reason_of(error))) from error
-        return opened
-
     def _recover(self) -> None:
         """The file was truncated: what was not read of it is in the copy, if there is one."""
         lost = self.current
-        copy, failures = self._fitting(lost.end())
+        copy, failures = self.logs.fitting(lost.end())
         if copy is None:
-            self._doubt(failures, lambda _: lost.touched - SECOND)
+            self.logs.doubt(failures, lambda _: lost.touched - SECOND)
         self.truncations += 1
         if copy is not None:
             LOG.warning("%s was truncated at byte %d; reading the rest of its copy %s", self.path, lost.offset, copy.path)
@@ -7023,7 +7031,7 @@ class Follower:
             lost.close()
             self.queue = self._newer(None)
             return
-        missed = self._open_unknown(self._by_age(NEVER), lost.touched)
+        missed = self.logs.open_unknown(self.logs.by_age(NEVER), lost.touched)
         LOG.warning("%s was truncated at byte %d and has no copy; reading it from its beginning", self.path, lost.offset)
         lost.handle.seek(0)
         again = LogFile(lost.path, 0, lambda _: lost.handle)
@@ -7067,7 +7075,7 @@ class Follower:
             file.peek(0, 1)
         except BAD_FILE:
             try:
-                LogFile(file.path, 0, self.opener).close()
+                LogFile(file.path, 0, self.logs.opener).close()
             except BAD_FILE as error:
                 return getattr(error, "errno", None) in (None, errno.ENOENT)
         return True
@@ -7096,7 +7104,7 @@ class Follower:
 
     def _leave_rotated(self, now: float) -> bool:
         """Go on with what came after the rotated file at hand; False while there is nothing: till there is, it may be written to."""
-        live = self._live()                 # opened before the others are listed: should it be rotated just now, it is in hand
+        live = self.logs.live()                 # opened before the others are listed: should it be rotated just now, it is in hand
         try:
             self.queue = self._newer(live)
         except LogError:
@@ -7133,14 +7141,14 @@ class Follower:
         if not stale.is_ailing:
             return
         try:
-            file = self._live()
+            file = self.logs.live()
         except LogError:
             return                          # it was said that it cannot be read
         if file is not None and file.identity == stale.identity and not file.packed and not stale.packed:
             stale.renew(file.handle)
             return
         if file is None or not self._replace_current(file):
-            copy, _ = self._fitting(stale.end())
+            copy, _ = self.logs.fitting(stale.end())
             if copy is not None:
                 self._replace_current(copy)
 

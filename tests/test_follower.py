@@ -885,7 +885,7 @@ def test_T4_rotated_again_while_the_next_file_is_looked_for(here):
     here.begin()
     here.rotate()
     here.append(2)
-    opened, here.reader.opener = open_and_then(here, here.path, lambda: (here.rotate(), here.append(2)))
+    opened, here.reader.logs.opener = open_and_then(here, here.path, lambda: (here.rotate(), here.append(2)))
     here.pass_time(20)
     assert opened and here.lines() == list(range(7))
 
@@ -954,7 +954,7 @@ def test_T4_a_new_log_that_cannot_be_opened_yet_is_waited_for(here, error, troub
             raise error
         return tracker.open_log(path)
 
-    here.reader.opener = opener
+    here.reader.logs.opener = opener
     told = []
     for _ in range(40):
         try:
@@ -2310,14 +2310,14 @@ def test_T5_behind_a_hole_stands_when_a_file_was_begun(tmp_path, monkeypatch):
     """Once truncated under a writer that does not append, and then rotated under a date; somebody has copied it without its mtime."""
     path = tmp_path / "mail.log"
     hole = "\0" * (tracker.BEGINNING + tracker.CHUNK)
-    look = tracker.Follower._look
+    look = tracker.Logs._look
 
     def look_at(self, name, needed):
         if name.endswith("-20261127"):
             os.utime(name, (EPOCH - 10 ** 6,) * 2)
         return look(self, name, needed)
 
-    monkeypatch.setattr(tracker.Follower, "_look", look_at)
+    monkeypatch.setattr(tracker.Logs, "_look", look_at)
     texts = [begin + stamped(letter, *[A_DAY[day] % second for second in (5, 6, 7)])
              for day, (begin, letter) in enumerate((("", "A"), (hole, "B"), ("", "C")))]
     assert letters_after(path, ("-20261126", "-20261127", ""), *texts) == list("AABBBCCC")
@@ -2380,7 +2380,7 @@ def test_T4_rotated_between_two_looks_at_rotated_files(tmp_path, opened):
     path.rename(str(path) + ".3")
     for name, letter in ((".2", "B"), (".1", "C"), ("", "D")):
         pathlib.Path(str(path) + name).write_text(lines_of(letter))
-    follower.opener = renamed_before(path, opened, 1)
+    follower.logs.opener = renamed_before(path, opened, 1)
     assert letters_of(follower) == "BCXD"
 
 
@@ -2397,7 +2397,7 @@ def test_T4_a_name_that_is_gone_when_it_is_looked_at_is_no_trouble(tmp_path, cap
             os.rename(name, "%s.2" % path)
         return tracker.open_log(name)
 
-    follower.opener = opener
+    follower.logs.opener = opener
     assert letters_of(follower) == "BC"
     assert not [one for one in caplog.records if one.levelname == "WARNING"]
 
@@ -2415,7 +2415,7 @@ def test_T4_rotated_at_each_look_is_a_trouble_that_passes(tmp_path):
     follower = who_has_read_a(path)
     path.rename(str(path) + ".1")
     path.write_text(lines_of("D"))
-    follower.opener = renamed_before(path, ".1", tracker.LOOKS)
+    follower.logs.opener = renamed_before(path, ".1", tracker.LOOKS)
     assert follower.read(float(next(POLLS))) is None       # somebody may still write to A
     with pytest.raises(tracker.LogError, match="trying again"):
         follower.read(float(next(POLLS)))
@@ -2584,7 +2584,7 @@ def test_T5_while_no_file_can_be_read_none_is_passed_over(amid_rotated, monkeypa
 
     with monkeypatch.context() as away:
         away.setattr(Remote, "check", fail)
-        away.setattr(here.reader, "opener", fail)
+        away.setattr(here.reader.logs, "opener", fail)
         read = here.lines()
         here.pass_time(60)
         assert here.lines() == read
@@ -2670,12 +2670,12 @@ def test_T6_a_copy_that_cannot_be_read_yet_is_waited_for(tmp_path):
     path.write_text(lines_of("A") + lines_of("B"))
     shutil.copy(str(path), str(path) + ".1")
     path.write_text(lines_of("C"))
-    follower.opener = forbid(".1")
+    follower.logs.opener = forbid(".1")
     for _ in range(3):
         with pytest.raises(tracker.LogError, match=r"mail\.log\.1: Permission denied: lines not read yet may stand in it"):
             follower.read(float(next(POLLS)))
     assert follower.truncations == 0
-    follower.opener = tracker.open_log
+    follower.logs.opener = tracker.open_log
     assert letters_of(follower) == "BC" and follower.truncations == 1
 
 

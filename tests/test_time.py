@@ -582,7 +582,7 @@ class Skewed:
 def pass_by(daemon, clock, seconds, blocked=False):
     """A daemon's rounds after so many seconds; `blocked`: its log cannot be opened meanwhile."""
     clock.skew += seconds
-    daemon.follower.opener = refuse if blocked else tracker.open_log
+    daemon.follower.logs.opener = refuse if blocked else tracker.open_log
     busy = True
     while busy:
         busy = daemon.read_some()
