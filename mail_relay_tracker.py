@@ -1700,6 +1700,9 @@ DUE_TO = re.compile(r"^Message (?:rejected|deferred) due to: ")
 SPF_ACCEPTED = frozenset(("Pass", "None"))      # for which nobody refuses a mail
 RECEIVER_POLICY = re.compile(r"Receiver policy for SPF ([A-Z][a-z]+)")
 SPF_HEADER = re.compile(r"prepend (?:Received-SPF: |Authentication-Results: [^ ;]+; (?!none\b))")
+# Strangers choose the HELO and the sender: if a field is imitated in one of these, nobody can tell what they were.
+SMF_SPF = re.compile(r"SPF ([a-z]+)(?: \(cached\))?: ip=([^ ,]+), fqdn=[^ ,]*, helo=(?:(?!, from=).)*, from=((?:(?!, from=).)*)$")
+SMF_RESULT = re.compile(r"SPF [a-z]+(?: \(cached\))?: ip=")
 SPF_CODES = frozenset(("5.7.23", "5.7.24", "4.7.23", "4.7.24"))
 
 
@@ -1810,6 +1813,16 @@ def parse_perl_answer(text: str) -> Event:
     if found:
         return parse_spf_refusal(None, found.group(1), unquoted)
     return None if text.startswith("Policy action=PREPEND Received-SPF: ") else ignore_unless_repeated(text)
+
+
+@trimmed
+def parse_smf_spf(text: str) -> Event:
+    """smf-spf, a milter: a result for each MAIL FROM, before there is a queue ID (smf-spf.c:smf_envfrom)."""
+    found = SMF_SPF.match(text)
+    if found is None:
+        return None if SMF_RESULT.match(text) else ignore_unless_repeated(text)
+    result, client_ip, sender = found.groups()
+    return spf_event(result, "mailfrom", client_ip, sender[1:-1] if sender[:1] == "<" and sender[-1:] == ">" else sender, answered=True)
 
 
 # -- spam filters, SRS
@@ -2036,9 +2049,10 @@ POSTFIX_PARSERS.update(dict.fromkeys(
     "postfix-tls-script policyd-weight".split(), parse_nothing))
 OTHER_PARSERS = {
     "opendkim": parse_opendkim, "opendmarc": parse_opendmarc, "dkimpy-milter": parse_dkimpy, "policyd-spf": parse_policyd_spf,
-    "pyspf-milter": parse_policyd_spf, "spamd": parse_spamd, "spampd": parse_spampd, "spamass-milter": parse_nothing,
-    "amavis": parse_amavis, "amavisd": parse_amavis, "amavisd-new": parse_amavis, "rspamd": parse_rspamd, "postsrsd": parse_postsrsd,
-    "postgrey": parse_nothing, "postfix": parse_daemonless, "pmg-smtp-filter": parse_pmg,
+    "pyspf-milter": parse_policyd_spf, "smf-spf": parse_smf_spf, "spamd": parse_spamd, "spampd": parse_spampd,
+    "spamass-milter": parse_nothing, "amavis": parse_amavis, "amavisd": parse_amavis, "amavisd-new": parse_amavis,
+    "rspamd": parse_rspamd, "postsrsd": parse_postsrsd, "postgrey": parse_nothing, "postfix": parse_daemonless,
+    "pmg-smtp-filter": parse_pmg,
 }
 
 

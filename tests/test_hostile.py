@@ -223,6 +223,8 @@ PLACES = (
     place("sender of SPF", "policyd-spf", r"; envelope-from=(?!<>|\")([^;]+);", lower),
     place("explanation of a refusal by SPF", "policyd-spf pyspf-milter", r"due to: (.*)\. Please see", raw),
     place("sender of a refusal by SPF", "policyd-spf", r";id=([^@;]+@[^;]+);", lower),
+    place("HELO of smf-spf", "smf-spf", r", helo=([^,]+), from=", smtpd_helo),
+    place("sender of smf-spf", "smf-spf", r", from=<" + WORD + ">$", quoted_address),
     place("explanation of SPF in Perl", "policy-spf", r"Received-SPF: [a-z]+ \((.*)\) receiver=", raw),
     place("sender of SPF in Perl", "policy-spf", r"envelope-from=\"([^\"]+)\"", perl_address),
     place("sender of a refusal by SPF in Perl", "policy-spf", r";id=([^;]+%40[^;]+);", uri),
