@@ -859,7 +859,7 @@ def test_import_of_what_cannot_be_read_is_told_with_what_fits(error, remedy):
     (OSError(errno.EMFILE, "Too many open files"), "raise the limit of open files (LimitNOFILE=, `ulimit -n`)"),
     (OSError(errno.ESTALE, "Stale file handle"), "check its disk, or the server where it is")])
 def test_log_that_cannot_be_read_is_told_with_what_fits(error, remedy):
-    said = str(tracker.Follower("mail.log", 1.0).unreadable(error))
+    said = str(tracker.Logs("mail.log", tracker.open_log).unreadable(error))
     assert said.startswith("log file mail.log: %s: %s" % (error.strerror, remedy))
 
 
