@@ -1010,6 +1010,7 @@ TOOK_ALL = re.compile(r"disconnect from localhost\[127\.0\.0\.1\]" + PORT + r" (
 PROXY_REFUSAL = re.compile(
     r'warning: proxy [^ ]+ rejected "(rcpt to|data)(?:: *' + ADDRESS + r'[^"]*)?": "([45][0-9]{2}[ -].*)"$', re.I)
 FILTER_DROPPED = re.compile(r"250[ -].*\b(?:discarded|blocked)\b", re.I)       # clamsmtpd, MIMEDefang; Proxmox Mail Gateway
+REPEATED_WORDS = re.compile(r'<(?:[^<>"]|"(?:[^"\\]|\\.)*(?:"|$))*(?:>|$)')      # an address, a Message-ID: strangers choose them
 AMAVIS_DROPPED = re.compile(r"250 2\.7\.[01] Ok, discarded, id=|250 2\.5\.0 Ok(?:, id=[^ ,]*, | <.*>, DSN (?:was sent|suppressed))")
 AMAVIS_BOUNCED = re.compile(r"250 2\.5\.0 Ok(?:, id=.*\b(?:BOUNCE|REJECT)\b| <.*>, DSN was sent \()")
 CONNECT = re.compile("connect from " + CLIENT)
@@ -1215,7 +1216,16 @@ def dropped_as(reply: str, near: bool) -> Optional[str]:
     """
     if AMAVIS_DROPPED.match(reply):
         return "bounce" if AMAVIS_BOUNCED.match(reply) else "discard"
-    return "discard" if near and FILTER_DROPPED.match(reply) else None
+    return "discard" if near and FILTER_DROPPED.match(own_words(reply)) else None
+
+
+def own_words(reply: str) -> str:
+    """A reply without the addresses and the like that it repeats: a mailbox may be named after anything that a filter says.
+
+    >>> own_words('250 2.0.0 <"a> queued as 4F00061AE"@b> Saved')
+    '250 2.0.0 <> Saved'
+    """
+    return REPEATED_WORDS.sub("<>", reply) if "<" in reply else reply
 
 
 def queued_as(reply: str) -> Optional[str]:
@@ -1224,10 +1234,10 @@ def queued_as(reply: str) -> Optional[str]:
     >>> queued_as("250 2.0.0 from MTA(smtp:[127.0.0.1]:10025): 250 2.0.0 Ok: queued as 3854F172385")
     '3854F172385'
     """
-    at = reply.rfind(QUEUED_AS)
-    if at < 0:
+    if QUEUED_AS not in reply:
         return None
-    found = WORD.match(reply, at + len(QUEUED_AS))
+    _, said, rest = own_words(reply).rpartition(QUEUED_AS)
+    found = WORD.match(rest) if said else None
     return found.group(0) if found else None
 
 

@@ -196,6 +196,8 @@ PLACES = (
     place("reply to a command", "smtp lmtp error retry", r"said: (?:[2-5][0-9]{2}[ -])?(?:[245]\.[0-9.]+ )?(.*?)(?: \(in reply to|\)$)",
           printable),
     place("reply to the message", "smtp lmtp", r"status=(?:sent|deliverable) \([0-9]{3}[ -](.*)\)$", printable),
+    place("recipient that a reply repeats", "smtp lmtp", r"status=sent \(250 2\.[0-9.]+ <" + WORD + ">", quoted_address),
+    place("Message-ID that a reply repeats", "smtp", r"status=sent \(250 2\.6\.0 <([^<>]+)>", bracketless),
     place("greeting", "smtp lmtp retry", r"(?:refused to talk to me|refused to start TLS): [0-9]{3} (.*?)\)?$", printable),
     place("next hop", "smtp lmtp", r"relay=([^] []+)\[[0-9a-f.:]+\]:", host_name),
     place("unknown user", "local virtual", r"unknown user: \"([^\"]+)\"", printable),
@@ -287,6 +289,7 @@ FIELDS = (
     "SRS1=G=a.example==H=TT=victim.example=boss", " with cipher EVIL (1/1 bits)",
     "status=deferred (bounce failed)", "(((((", "#012",
     "\n%s: removed" % VICTIM, "\0\t\r\x1b[1m", "\xff\xfe\xc3", "j\xc3\xb6rg \xe2\x80\xae", "x" * 120,
+    " Discarded Email",
 )
 BREAKS = ("", "x", ">", '"', "\\", '">', '@d>', '"@d>', '\\">', ")", "; ", ": ", "@x>", "@a>:", "<", '; to=<"', '; from=<"')
 ATTACKS = [opening + field for field in FIELDS for opening in BREAKS]
