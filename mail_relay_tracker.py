@@ -1875,6 +1875,7 @@ RSPAMD = re.compile(RSPAMD_OPENING + r"([^>]*|[^ ]*)>(?:, qid: <([^>]*)>)?(?:, i
 RSPAMD_ID = re.compile(RSPAMD_OPENING)
 RSPAMD_NO_VERDICT = frozenset(("no action", "greylist", "soft reject"))
 RSPAMD_SYMBOL = re.compile(r"(?:^|,)([A-Z][A-Z0-9_]*)\(")
+RSPAMD_NAMES = re.compile(r"[A-Z][A-Z0-9_]*(?:,[A-Z][A-Z0-9_]*)*$")      # without scores: `$symbols` in log_format, once the default
 SRS_PAIR = re.compile(r"[^>]*> (?!reversed to )[a-z ]+ <[^>]*>$")
 SRS_OPENING = re.compile(r"(?:[0-9A-Za-z]+: )?(?:srs_forward: )?<")
 
@@ -2009,7 +2010,7 @@ def parse_rspamd(text: str) -> Event:
     told = action not in RSPAMD_NO_VERDICT      # a greylisted mail comes again, for another verdict; S skips the scan, but for GTUBE
     if flag == "S" and not told:
         return IGNORED
-    tests = ",".join(RSPAMD_SYMBOL.findall(symbols))
+    tests = symbols if RSPAMD_NAMES.match(symbols) else ",".join(RSPAMD_SYMBOL.findall(symbols))
     known = queue_id if queue_id and is_queue_id(queue_id) else None
     return Spam(known, mid.partition(">")[0], "Yes" if flag != "F" and told else "No", number(score), number(required), tests)
 
