@@ -1706,7 +1706,8 @@ WHY = re.compile(r"[?;&]s=(mfrom|mailfrom|helo);id=((?:\"(?:[^\"\\]|\\.)*\"@)?[^
 WHY_IP = re.compile(r";ip=[0-9A-Fa-f.:%]+;r=")
 SPF_TEXTS = (("SPF fail", "Fail"), ("domain owner discourages", "Softfail"), ("access neither permitted", "Neutral"),
              ("SPF Permanent Error", "Permerror"), ("SPF Temporary Error", "Temperror"))
-DUE_TO = re.compile(r"^Message (?:rejected|deferred) due to: ")
+DUE_TO = re.compile(r"^(?:[45][0-9]{2} )?(?:[45]\.7\.2[34] )?(?:<.*?>: [A-Z][A-Za-z -]* rejected: )?"    # where Postfix tells of it
+                    r"(?:Message (?:rejected|deferred) due to: )?")
 SPF_ACCEPTED = frozenset(("Pass", "None"))      # for which nobody refuses a mail
 RECEIVER_POLICY = re.compile(r"Receiver policy for SPF ([A-Z][a-z]+)")
 SPF_HEADER = re.compile(r"prepend (?:Received-SPF: |Authentication-Results: [^ ;]+; (?!none\b))")
@@ -1785,6 +1786,8 @@ def spf_of_refusal(dsn: Optional[str], said: str) -> str:
 
     >>> spf_of_refusal("5.7.23", "Message rejected due to: domain owner discourages use of this host. Please see …")
     'Softfail'
+    >>> spf_of_refusal("5.7.23", "550 5.7.23 <a@b>: Recipient address rejected: Message rejected due to: access neither permitted nor …")
+    'Neutral'
     """
     said = DUE_TO.sub("", said, 1)
     policy = RECEIVER_POLICY.match(said)

@@ -249,6 +249,7 @@ READERS = (
     (tracker.closed, "host x said: 550 no (in reply to RCPT TO command))"),
     (tracker.find_trailer, "Subject: x from a[192.0.2.1]; from=<a@b> to=<c@d> proto=SMTP helo=<e>: no"),
     (lambda said: tracker.spf_of_refusal("5.7.23", said), "Message rejected due to: Receiver policy for SPF Softfail"),
+    (lambda said: tracker.spf_of_refusal("5.7.23", said), "550 5.7.23 <a@b>: Recipient address rejected: Message rejected due to: x"),
     (tracker.unwrap_srs, "SRS1=HHH=fwd.example==HHH=TT=orig.example=user@me.example"), (tracker.text_of, "j\xc3\xb6rg\0\xff"),
     (tracker.bare, '"a\\"b"@Example.org'), (tracker.message_id_forms, "<a b,c\\x{C3}\\\\@x> <y>"),
     (tracker.message_id_content, "<a@b> <c>"), (tracker.split_relay.__wrapped__, "mx.example[2001:db8::1]:25"),
