@@ -641,13 +641,14 @@ YEARLESS = re.compile(r"([A-Z][a-z]{2}) ([ 0-9]?[0-9]) " + _CLOCK + " ")
 YEAR_FIRST = re.compile(r"([0-9]{4}) ([A-Z][a-z]{2}) ([ 0-9]?[0-9]) " + _CLOCK + " ")
 ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T" + _CLOCK + r"(Z|[+-][0-9]{2}:?[0-9]{2}) ")
 WEEKDAY = re.compile(r"[A-Z][a-z]{2} ([0-9]{4})-([0-9]{2})-([0-9]{2}) " + _CLOCK + r" ([A-Z]{3,5}|[+-][0-9]{2,4}) ")
+DATED = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2}) " + _CLOCK + " ")     # `%$NOW% %TIMESTAMP:8:15%` in a template of rsyslog
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
 _HOST = r"(?:<(?:{0}|[0-9]{{1,2}}\.[0-7])> )?([^ ]+) +(?:{0} )?".format(r"[a-z][a-z0-9]{2,9}[.:][a-z]{3,7}")   # beside facility and level
 TAGGED = re.compile(_HOST + r"([^ \[\]]+?)(?:\[([0-9]+)\])?$")
 CUT_TAG = re.compile(r"([^ ]+) (?=[^ ]{32} )([^ \[\]:]+)\[([0-9]+)\]? ")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
 SEVERITIES = frozenset("DEBUG INFO NOTICE WARNING ERR CRIT ALERT EMERG".split())    # in an image's lines instead of the host
-REPEATED = re.compile(r"message repeated ([0-9]{1,9}) times: \[ ?(.*)$")
+REPEATED = re.compile(r" *message repeated ([0-9]{1,9}) times: \[ ?(.*)$")
 REPEATED_LAST = re.compile(_HOST + r"last message repeated ([0-9]{1,9}) times? *$")
 SUPPRESSED = re.compile(r"Last message '(.{0,20})' repeated ([0-9]{1,9}) times?, suppressed by syslog-ng on [^ ]+ *$", re.S)
 WHOLE_HEAD = re.compile("(?:%s|%s)%s" % (YEARLESS.pattern, ISO.pattern, TAGGED.pattern))      # a line as far as its first `: `
@@ -774,6 +775,10 @@ class Calendar:
     def _read_year_first(self, found: Match[str]) -> int:
         return self._local(int(found.group(1)), MONTHS[found.group(2)], int(found.group(3)), found.groups()[3:7])
 
+    def _read_dated(self, found: Match[str]) -> int:
+        year, month, day = map(int, found.groups()[:3])
+        return self._local(year, month, day, found.groups()[3:7])
+
     def _read_weekday(self, found: Match[str]) -> int:
         year, month, day = map(int, found.groups()[:3])
         zone = found.group(8)
@@ -820,6 +825,7 @@ STAMP_FORMS = (
     (ISO, Calendar._read_iso),
     (YEAR_FIRST, Calendar._read_year_first),
     (WEEKDAY, Calendar._read_weekday),
+    (DATED, Calendar._read_dated),
     (UNIX, Calendar._read_unix),
 )
 
@@ -950,9 +956,12 @@ def was_cut(*parts: str) -> bool:
 
 
 def trimmed(parse: Callable[[str], Event]) -> Callable[[str], Event]:
-    """A parser that passes over blanks at the end of a text, which some syslog daemons leave (trap 4), unless a record may be cut there."""
+    """A parser that passes over blanks before a text, where rsyslog's `%msg%` begins with one that a template has, too; and at its end,
+    where some syslog daemons leave them (trap 4), unless a record may be cut there.
+    """
     @functools.wraps(parse)
     def _parse_trimmed(text: str) -> Event:
+        text = text.lstrip(" ")
         return parse(text.rstrip(" ") if text[-1:] == " " and not was_cut(text) else text)
     return _parse_trimmed
 
@@ -1284,7 +1293,7 @@ HANDLED = {"requeued": "requeue", "placed on hold": "hold", "released from hold"
 
 def parse_cleanup(text: str) -> Event:
     """cleanup: a Message-ID, at the end of which blanks are its own, or another thing (cleanup_message.c)."""
-    queue_id, names, message_id = text.partition(": message-id=")
+    queue_id, names, message_id = text.lstrip(" ").partition(": message-id=")
     return MessageId(queue_id, message_id) if names and is_queue_id(queue_id) else parse_cleanup_other(text)
 
 

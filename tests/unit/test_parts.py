@@ -32,6 +32,7 @@ class TimeStamps(unittest.TestCase):
         ("west of UTC", "2026-11-05T09:03:07.5-02:30 mx x: y", utc(2026, 11, 5, 11, 33, 7, 500 * MS)),
         ("syslog-ng full", "2026 Nov  5 09:03:07.123 mx x: y", utc(2026, 11, 5, 9, 3, 7, 123 * MS)),
         ("journalctl short-full", "Thu 2026-11-05 09:03:07 UTC mx x: y", utc(2026, 11, 5, 9, 3, 7)),
+        ("a template of rsyslog", "2026-11-05 09:03:07 mx x: y", utc(2026, 11, 5, 9, 3, 7)),
         ("journalctl short-unix", "1793869387.123456 mx x: y", 1793869387123456),
         ("RFC 5424", "<22>1 2026-11-05T09:03:07.123456+01:00 mx postfix/smtpd 7 - - y", utc(2026, 11, 5, 8, 3, 7, 123456)),
         ("priority in front", "<22>Nov  5 09:03:07 mx x: y", utc(2026, 11, 5, 9, 3, 7)),

@@ -152,8 +152,14 @@ def ending_in_blanks(lines):
     return [line + " " * (1 + number % 2) for number, line in enumerate(with_stamps("%b %e %H:%M:%S")(lines))]
 
 
+def own_template(lines):
+    """What rsyslog makes of `%$NOW% %TIMESTAMP:8:15% %HOSTNAME% %syslogtag% %msg%`: the text begins with a blank of its own."""
+    is_of_rsyslog = not any(", suppressed by syslog-ng on " in line for line in lines)
+    return [line.replace(": ", ":  " if is_of_rsyslog else ": ", 1) for line in with_stamps("%Y-%m-%d %H:%M:%S")(lines)]
+
+
 WRITERS = {
-    "blanks at the end": ending_in_blanks,
+    "blanks at the end": ending_in_blanks, "rsyslog, a template of one's own": own_template,
     "BusyBox": with_level("{} mail.{} {}", "warn"), "FreeBSD": with_level("<mail.{1}> {0} {2}"), "AIX": with_level("{} mail:{} {}"),
     "rsyslog, tags cut": cut_tags, "docker compose logs": behind("mx-1         | ", with_stamps("%b %d %H:%M:%S")),
     "docker logs -t": behind("%Y-%m-%dT%H:%M:%S.%f789Z ", with_stamps("%b %e %H:%M:%S")),
