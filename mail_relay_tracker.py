@@ -1225,7 +1225,9 @@ def dropped_as(reply: str, near: bool) -> Optional[str]:
     """
     if AMAVIS_DROPPED.match(reply):
         return "bounce" if AMAVIS_BOUNCED.match(reply) else "discard"
-    return "discard" if near and FILTER_DROPPED.match(own_words(reply)) else None
+    if not near or not FILTER_DROPPED.match(reply):         # so most are, and need no closer look
+        return None
+    return "discard" if FILTER_DROPPED.match(own_words(reply)) else None
 
 
 def own_words(reply: str) -> str:
