@@ -2359,8 +2359,8 @@ REMOTE_REPLY = re.compile(
     r"(?:Protocol error: )?(?:host [^ ]+ (?:said|refused to talk to me): "
     r"|SASL (?:\[CACHED\] )?authentication failed; server [^ ]+ said: |TLS is required, but host [^ ]+ refused to start TLS: )?"
     r"([2-5][0-9]{2})(?=[ -]|$)")
-DMARC_REJECT = re.compile(r"5\.7\.1 rejected by DMARC policy for ([^ ;]+)")
-SPAM_REJECTS = ("5.7.1 Blocked by SpamAssassin", "5.7.1 Spam message rejected")     # spamass-milter, rspamd
+DMARC_REJECT = re.compile(r"[45]\.7\.1 rejected by DMARC policy for ([^ ;]+)")         # 4 with soft_bounce, or a milter's own setting
+SPAM_REJECT = re.compile(r"[45]\.7\.1 (?:Blocked by SpamAssassin|Spam message rejected)")     # spamass-milter, rspamd
 NEAR = re.compile(r"127\.|::1$|10\.|192\.168\.|172\.(?:1[6-9]|2[0-9]|3[01])\.|169\.254\.|f[cd][0-9a-f]{2}:|fe80:", re.I)
 CLIENT_FACTS = frozenset(("client_hostname", "client_ip", "client_tls", "sasl_username"))
 SCORE = ("spam_status", "spam_score", "exact_score", "spam_required", "spam_tests")
@@ -4092,7 +4092,7 @@ class Correlator(Memory):
             return
         if event.judge in ("milter", "check") and (message.milter_action is None or event.action in SWEPT):
             message.milter_action, message.milter_reason = event.action, event.text
-        if event.judge == "milter" and message.spam_status is None and (event.text or "").startswith(SPAM_REJECTS):
+        if event.judge == "milter" and message.spam_status is None and SPAM_REJECT.match(event.text or ""):
             message.spam_status = "Yes"
         found = DMARC_REJECT.match(event.text or "") if event.judge == "milter" and message.dmarc_result is None else None
         if found:
