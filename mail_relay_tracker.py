@@ -2301,7 +2301,7 @@ def text_of(raw: str) -> str:
 
 def raw_text(value: Any) -> Any:
     """A text from elsewhere as text is held here: one character per byte. What is no text stays as it is."""
-    return value.encode("utf-8").decode("latin-1") if isinstance(value, str) else value
+    return value.encode("utf-8").decode("latin-1") if isinstance(value, str) and not is_ascii(value) else value
 
 
 def domain_forms(domain: str) -> List[str]:
@@ -5061,10 +5061,11 @@ def unite_all(messages: List[Message], stored: Stored) -> List[Link]:
     links: List[Link] = []
     for message in messages:
         name = name_of(message)
-        if not message.stored:              # else this is a second try, after trouble with the store
-            links += absorb(message, stored.get(name, ()))
+        rows = stored.get(name, ())
+        if rows and not message.stored:     # else this is a second try, after trouble with the store
+            links += absorb(message, rows)
         if message.stored:
-            others = [row for row in stored.get(name, ()) if row.first_seen != message.first_seen]
+            others = [row for row in rows if row.first_seen != message.first_seen]
             stored[name] = others + list(map(as_stored, rows_as_known(message)))
     return links
 
