@@ -4665,7 +4665,7 @@ def rows_of(message: Message, tracked: DomainFilter) -> List[Row]:
         number_heirs(message, message.parent, tracked)
     fill_in(message)
     rows = rows_as_known(message)
-    return [row for row in rows if as_stored(row) != message.stored.get(row.recipient_no)] if message.stored else rows
+    return [row for row in rows if is_news(row, message.stored.get(row.recipient_no))] if message.stored else rows
 
 
 def fit(value: Any, limit: int) -> Any:
@@ -4694,6 +4694,11 @@ def fitted(row: Row) -> Row:
 def as_stored(row: Row) -> Row:
     """A row as it would come back from the store: clipped, and what was no UTF-8 replaced."""
     return cast(Row, make_row(map(raw_text, fitted(row))))
+
+
+def is_news(row: Row, stored: Optional[Row]) -> bool:
+    """Whether a row is another than the one that the store has."""
+    return stored is None or any(new != known and raw_text(fit(new, limit)) != known for new, known, limit in zip(row, stored, LIMITS))
 
 
 def stored_text(name: str, value: Any) -> Any:
@@ -5481,16 +5486,30 @@ def second_text(second: int) -> str:
     return (EPOCH + datetime.timedelta(seconds=second)).isoformat(" ", "seconds")
 
 
+def text_from(value: Any) -> str:
+    """A stored text as text is held here; also any value of a server, which sends it as bytes.
+
+    >>> text_from("\\u00e4") == text_from(bytearray(b"\\xc3\\xa4")) == "\\xc3\\xa4"
+    True
+    """
+    return value.decode("latin-1") if isinstance(value, (bytes, bytearray)) else str(raw_text(value))
+
+
 def time_from(value: Any) -> int:
-    """A stored time, text or datetime, as microseconds since the epoch.
+    """A stored time as microseconds since the epoch.
 
     >>> time_from("2026-11-05 01:01:01.5") == epoch(2026, 11, 5, 3661) + 500000
     True
     """
-    if isinstance(value, datetime.datetime):
-        return int((value - EPOCH) // datetime.timedelta(microseconds=1))
-    year, month, day, hour, minute, second, fraction = (re.split("[- :.]", value) + ["0"])[:7]
-    return epoch(int(year), int(month), int(day), int(hour) * 3600 + int(minute) * 60 + int(second)) + microseconds(fraction)
+    second, _, fraction = text_from(value).partition(".")
+    return second_from(second) + microseconds(fraction)
+
+
+@functools.lru_cache(maxsize=1024)
+def second_from(text: str) -> int:
+    """A second, told without its fraction, as microseconds since the epoch; rows asked for together share many."""
+    year, month, day, hour, minute, second = map(int, re.split("[- :]", text))
+    return epoch(year, month, day, hour * 3600 + minute * 60 + second)
 
 
 def storable(value: Any, column: Column) -> Any:
@@ -5522,14 +5541,13 @@ def are_storable(values: Sequence[Any], column: Column) -> bool:
     return len(max(told, key=len, default="")) <= column.limit and bool(is_ascii(together)) and "\0" not in together
 
 
+READERS = tuple(time_from if column.name in TIMES else float if column.name in DECIMALS else text_from if column.name in TEXTS else int
+                for column in ROW)   # type: Tuple[Callable[[Any], Any], ...]
+
+
 def row_from(values: Iterable[Any]) -> Row:
     """A row as the correlator knows it, from what a driver returned."""
-    named: Dict[str, Any] = dict(zip(ROW_COLUMNS, map(raw_text, values)))
-    for name in TIMES:
-        named[name] = time_from(named[name])
-    for name in DECIMALS:
-        named[name] = None if named[name] is None else float(named[name])
-    return Row(**named)
+    return cast(Row, make_row([value if value is None else read(value) for value, read in zip(values, READERS)]))
 
 
 def by_name(rows: Iterable[Row]) -> Stored:
@@ -5852,7 +5870,7 @@ def rendered(rows: List[Row]) -> Iterator[Tuple[str, ...]]:
 
 
 def as_shown(value: Any) -> str:
-    """What SHOW tells of a column: MySQL 8 has types and defaults in a binary collation, which the driver gives as bytes.
+    """What the server shows of itself, which the driver gives as bytes.
 
     >>> as_shown(bytearray(b"timestamp(6)")), as_shown(b"0"), as_shown(None)
     ('timestamp(6)', '0', 'None')
@@ -5947,7 +5965,7 @@ class MysqlStore(Store):
         try:
             self.connection = driver.connect(**options)
             self._limit_waiting(patience)
-            self.cursor = self.connection.cursor()
+            self.cursor = self.connection.cursor(raw=True)      # values as the server sends them: to convert each costs more than to get it
             self._greet()
         except Exception as error:
             raise self._meaning(error) from error
@@ -5997,11 +6015,11 @@ class MysqlStore(Store):
         if self.cursor.fetchall():          # a cluster: what another node took is to be read on this one, too
             self.cursor.execute("SET SESSION wsrep_sync_wait = 1")
         self.cursor.execute("SELECT @@max_allowed_packet, @@read_only, @@lock_wait_timeout, @@innodb_lock_wait_timeout")
-        packet, read_only, *waits = self.cursor.fetchone()
+        packet, read_only, *waits = map(as_shown, self.cursor.fetchone())
         if len(self.hosts) == 1:            # of several, one that does not answer is left
             self.cursor.execute("SET SESSION lock_wait_timeout = %d, SESSION innodb_lock_wait_timeout = %d"
                                 % tuple(min(int(wait), LOCK_PATIENCE) for wait in waits))
-        self._check_server(int(packet), str(read_only))
+        self._check_server(int(packet), read_only)
         self.batch_bytes = min(BATCH_BYTES, int(packet) - 4096)
         self._look_at_table()
 
@@ -6025,7 +6043,8 @@ class MysqlStore(Store):
         self.cursor.execute("SHOW INDEX FROM mail_relay_log WHERE Non_unique = 0")
         unique: Dict[str, List[str]] = {}
         for index in self.cursor.fetchall():
-            unique.setdefault(index[2], []).append("%s%s" % (index[4], "(%s)" % index[7] if index[7] else ""))
+            name, _, part, _, _, size = map(as_shown, index[2:8])
+            unique.setdefault(name, []).append(part if index[7] is None else "%s(%s)" % (part, size))
         self.check_table(found, unique)
         if "id" in found and numbers_alike(found["id"]):
             raise ConfigError("%s: table mail_relay_log does not number its rows: ALTER TABLE mail_relay_log "
@@ -6098,15 +6117,15 @@ class MysqlStore(Store):
                       "ON DUPLICATE KEY UPDATE dsn = VALUES(dsn)".format(", ".join(ROW_COLUMNS)))
 
     def weakness(self) -> str:
-        flushed = self._query("SELECT @@innodb_flush_log_at_trx_commit")[0][0]
-        if int(flushed) == 1:
+        flushed = int(self._query("SELECT @@innodb_flush_log_at_trx_commit")[0][0])
+        if flushed == 1:
             return ""
         return ("; innodb_flush_log_at_trx_commit = %s: when the server crashes, only a tracker that runs on writes its last rows again: "
                 "set it to 1, or --import the log after a crash of both" % flushed)
 
     def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
         found = self._query(OUTCOMES % ("'%s'" % time_text(since), "'%s'" % time_text(until), ", ".join(map(literal, map(text_of, hosts)))))
-        return [(status, int(rows), int(messages)) for status, rows, messages in found]
+        return [(text_from(status), int(rows), int(messages)) for status, rows, messages in found]
 
     def close(self) -> None:
         """End the connection; in the middle of a statement without a farewell, which could wait for a server that is stopped.

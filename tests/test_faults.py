@@ -285,7 +285,7 @@ class Case(Live):
         connection = mysql.connector.connect(unix_socket=self.server.socket, user="root", database=self.database, use_pure=True,
                                              collation="utf8mb4_general_ci")
         try:
-            yield connection.cursor()
+            yield connection.cursor(raw=True)
         finally:
             connection.close()
 
@@ -455,7 +455,7 @@ def crowded(case):
                 cursor.execute("SELECT ID FROM information_schema.PROCESSLIST WHERE USER = 'mailtracker'")
                 for number, in cursor.fetchall():
                     with contextlib.suppress(mysql.connector.Error):
-                        cursor.execute("KILL %d" % number)
+                        cursor.execute("KILL %d" % int(number))
             take_the_rest(case, taken)
             case.paused()
     finally:
