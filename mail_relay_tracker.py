@@ -4693,7 +4693,7 @@ def fitted(row: Row) -> Row:
 
 def as_stored(row: Row) -> Row:
     """A row as it would come back from the store: clipped, and what was no UTF-8 replaced."""
-    return cast(Row, make_row(map(raw_text, fitted(row))))
+    return cast(Row, make_row([value if value is None else raw_text(fit(value, limit)) for value, limit in zip(row, LIMITS)]))
 
 
 def is_news(row: Row, stored: Optional[Row]) -> bool:
@@ -5706,11 +5706,12 @@ def upsert(form: str, conflict: str, new: str) -> str:
 
 SQLITE_UPSERT = upsert("(%s)" % ", ".join("?" * len(ROW_COLUMNS)), "ON CONFLICT (%s) DO UPDATE SET" % ", ".join(KEY), r"excluded.\1")
 # VALUES(column) is the one form that MySQL 8, MySQL 9 and MariaDB share.
-MYSQL_UPSERT = upsert("%s", "ON DUPLICATE KEY UPDATE", r"VALUES(\1)")
+MYSQL_UPSERT = upsert("(%s)", "ON DUPLICATE KEY UPDATE", r"VALUES(\1)")
 
 
 LOCK_PATIENCE = 10                  # seconds after which a server is to tell of a lock, lest it seem to be one that does not answer
 FORGETTABLE = 3                     # seconds for which a server may keep to itself what it has taken
+COPIES = 8                          # of a statement, ours and the driver's
 LOCK_WAIT = 0.5                     # seconds for which SQLite itself waits for a lock: no signal is heard meanwhile
 NULLS: Dict[None, None] = {}
 sqlite3.register_adapter(type(None), NULLS.get)      # NULL as it is: the driver would look for an adapter anew for each, in vain
@@ -5936,6 +5937,7 @@ class MysqlStore(Store):
         self.session = ("", 0.0, 0)
         self.recent: Deque[Tuple[float, Row]] = collections.deque(maxlen=MAX_RECENT)
         self.may_have_forgotten = False
+        bytes(COPIES * BATCH_BYTES)         # what glibc has freed in one piece it keeps from then on, rather than give back each statement
 
     def connect(self) -> None:
         self.close()
@@ -6097,18 +6099,18 @@ class MysqlStore(Store):
             if len(text) > room:            # sent all the same it would cost the connection
                 raise RowRefused("%s: %d bytes are more than max_allowed_packet" % (self.name, len(text)))
             if values and size + len(text) > room:
-                self._execute(MYSQL_UPSERT % ",".join(values))
+                self._execute(MYSQL_UPSERT % "),(".join(values))
                 values, size = [], 0
             values.append(text)
-            size += len(text) + 1
+            size += len(text) + 3
         if values:
-            self._execute(MYSQL_UPSERT % ",".join(values))
+            self._execute(MYSQL_UPSERT % "),(".join(values))
 
     @staticmethod
     def _render(rows: List[Row]) -> List[str]:
-        """Rows as parentheses of literals."""
+        """Rows as literals, with commas between them."""
         try:
-            return ["(" + ",".join(row) + ")" for row in rendered(rows)]
+            return list(map(",".join, rendered(rows)))
         except UnicodeError as error:
             raise RowRefused(str(error)) from error
 
