@@ -4818,7 +4818,8 @@ def latest(rows: Iterable[Row], moment: int) -> List[Row]:
 
 def born_rows(message: Message, stored: Iterable[Row]) -> List[Row]:
     """The rows of a birth: of its very moment; else those that began without one, for the older log is read after the newer one; else
-    those that began with what another process said a moment before, where reading began anew between the two.
+    those that began with what another process said a moment before, where reading began anew between the two: they tell of a later time,
+    or of the same delivery.
 
     They must begin within ROWS_LIFE of the last line about it, or, if it is on hold, at any time. Their first_seen, by which they are
     found, stays.
@@ -4829,9 +4830,10 @@ def born_rows(message: Message, stored: Iterable[Row]) -> List[Row]:
     rows = [row for row in rows if row.first_seen == first]
     if first == message.first_seen or rows and is_rest(rows[0], message):
         return rows
-    early = [row for row in stored if message.first_seen - BIRTH_DISORDER <= row.first_seen < message.first_seen < row.last_seen]
+    early = [row for row in stored if message.first_seen - BIRTH_DISORDER <= row.first_seen < message.first_seen]
     first = max((row.first_seen for row in early), default=0)
-    return [row for row in early if row.first_seen == first]
+    rows = [row for row in early if row.first_seen == first]
+    return rows if lived(rows, message.first_seen) or is_told_again(message, rows) else []
 
 
 def is_rest(row: Row, message: Message) -> bool:
