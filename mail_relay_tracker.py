@@ -4841,8 +4841,8 @@ def is_rest(row: Row, message: Message) -> bool:
 
     If both have a Message-ID, that decides. A row without one is the rest if it began before the log has told the end of this message, for
     until then its ID is nobody else's; or if both tell that it was requeued, for pickup tells that once more. If only the row has one, it
-    is the rest when no more than a client is known here, and the row begins within a minute and names no other client, nor a message that
-    it came from.
+    is the rest when no more is known here than a client and whom it may not write to, and the row begins within a minute and names no other
+    client, nor a message that it came from.
     """
     gap = row.first_seen - message.last_seen
     if row.message_id is None:
@@ -4850,7 +4850,7 @@ def is_rest(row: Row, message: Message) -> bool:
         return gap <= 0 or not message.ended or requeued
     if message.message_id is not None:
         return bool(stored_text("message_id", message.message_id) == row.message_id)
-    bare_birth = not message.recipients and not message.ended and gap <= MINUTE
+    bare_birth = all(one.refused for one in message.recipients) and not message.ended and gap <= MINUTE
     return bare_birth and row.client_ip in (None, message.client_ip) and row.parent_queue_id is None
 
 

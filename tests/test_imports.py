@@ -184,10 +184,13 @@ NEWER_FIRST = {
     "expired_reaches_those_still_deferred": (),
     "held_by_the_administrator_released_or_deleted": (),
     "held_for_ten_days_then_released": (),
+    "milter_refuses_one_recipient": (),
     "plain_filter_with_xforward_splits_a_message": (),
     "postsuper_requeues_under_a_new_id": (),
+    "recipients_refused_around_accepted_ones_in_two_transactions": {11},
     "requeued_before_a_recipient_was_told_of": (),
     "requeued_with_one_recipient_delivered_already": {7},
+    "several_recipients_refused_before_and_after_an_accepted_one": {1, 2},
 }
 
 
