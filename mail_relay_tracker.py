@@ -3143,7 +3143,7 @@ class SpfResults:
             return
         crowd = self._crowd((host, client_ip), owner.low if owner is not None else new.low)
         if owner is not None:
-            new.refused = owner
+            new.refused, new.contended = owner, True        # so a mail of another sender does not show it
             self.late.append(new)
         if crowd.results:
             free = crowd.free()
