@@ -3282,7 +3282,7 @@ class SpfResults:
         if own is not None and own.sender in senders:
             self._use_up(crowd, key, own)
             return
-        found = crowd.about(senders, until=message.heard)
+        found = crowd.about(senders, until=message.heard) or self._remembered_about(message, senders)
         if found is None and own is not None and own in crowd.results and not own.contended:
             own.lent = True                 # until a mail of that very sender comes
             return
@@ -3365,6 +3365,11 @@ class SpfResults:
         """What a session remembers, as long as it may be about its next recipient, too."""
         one = session.spf
         return one if one is not None and self.memory.now - one.heard <= SPF_WAIT else None
+
+    def _remembered_about(self, message: Message, senders: Set[Optional[str]]) -> Optional[Waiting]:
+        """What the session of a message remembers of a recipient refused before, if it is about that sender."""
+        one = self._remembered(message.session) if message.session is not None else None
+        return one if one is not None and one.sender in senders else None
 
     def forget_outdated(self) -> None:
         """Drop what no later line can refer to any more."""
