@@ -3229,14 +3229,17 @@ class SpfResults:
                 message.needs(one.low)
 
     def put_on_trial(self, message: Message, session: Session) -> None:
-        """At `client=`: a message shows the newest result for this client, until its sender is known and may say otherwise."""
+        """At `client=`: a message shows the newest result for this client, until its sender is known and may say otherwise. What its session
+        remembers goes before a result of another policy process: each smtpd has one of its own, mostly (spawn(8)).
+        """
         key = message.spf_key = client_key(message.host, message.client_ip)
         crowd = self._crowd(key, message.low)
         free = [one for one in crowd.free() if not one.event.refusal and self.memory.time - one.time <= SPF_WAIT]
         if crowd.unnamed or len(free) > 1:
             for one in [other.spf for other in crowd.unnamed if other.spf is not None] + free:
                 one.contended = True
-        found = free[-1] if free else self._remembered(session)
+        newest, before = free[-1] if free else None, self._remembered(session)
+        found = before if newest is None or before is not None and before.prefix != newest.prefix else newest
         if found is not None:
             show_on_trial(message, found)
         crowd.unnamed.append(message)
@@ -3330,9 +3333,10 @@ class SpfResults:
             show_for_good(message, one)
 
     def _told_of(self, key: HostKey, session: Session, senders: Set[Optional[str]], said: str) -> Optional[Waiting]:
-        """The result behind what a client was told; the mail that it was about came to nothing."""
+        """The result behind what a client was told; the mail that it was about came to nothing. See put_on_trial for what is remembered."""
         one, before = self._about(key, senders, said), self._remembered(session)
-        if before is not None and before.sender in senders and (one is None or one.message is not None):
+        if before is not None and before.sender in senders and (
+                one is None or one.message is not None or one.prefix != before.prefix):
             return before
         self._spend(key, one)
         return one
