@@ -3143,7 +3143,7 @@ class SpfResults:
             return
         crowd = self._crowd((host, client_ip), owner.low if owner is not None else new.low)
         if owner is not None:
-            new.refused, new.contended = owner, True        # so a mail of another sender does not show it
+            new.refused = owner
             self.late.append(new)
         if crowd.results:
             free = crowd.free()
@@ -3224,13 +3224,15 @@ class SpfResults:
         """A result that came behind a refusal, and that no other message asked for in time, was about that refusal."""
         if one.refused is not None and (at_end and one.message is None or self.memory.now - one.heard > SPF_LATE):
             message, one.refused = self.memory.writable(one.refused), None
+            one.contended = True            # so a mail of another sender does not show it
             if message.spf_result is None:
                 message.spf_result = one.event.result
                 message.needs(one.low)
 
     def put_on_trial(self, message: Message, session: Session) -> None:
-        """At `client=`: a message shows the newest result for this client, until its sender is known and may say otherwise. What its session
-        remembers goes before a result of another policy process: each smtpd has one of its own, mostly (spawn(8)).
+        """At `client=`: a message shows the newest result for this client, until its sender is known and may say otherwise.
+
+        What its session remembers goes before a result of another policy process: each smtpd has one of its own, mostly (spawn(8)).
         """
         key = message.spf_key = client_key(message.host, message.client_ip)
         crowd = self._crowd(key, message.low)
@@ -3268,8 +3270,8 @@ class SpfResults:
     def confirm(self, message: Message, key: HostKey) -> None:
         """The sender is known: keep the result on trial if it is about that sender, else exchange it for the one that is.
 
-        If there is none, a result that no other mail contended for is lent: a policy server may have seen the sender in another form. Else
-        the message has no result, and awaits one that comes late.
+        If there is none, a result that no other mail, refused or not, contended for is lent: a policy server may have seen the sender in
+        another form. Else the message has no result, and awaits one that comes late.
         """
         own, known = message.spf, self.crowds.get(key)
         if own is not None and known is not None and known.is_pair(own, message) and own.sender == bare(message.envelope_from or ""):
@@ -3286,7 +3288,7 @@ class SpfResults:
             self._use_up(crowd, key, own)
             return
         found = crowd.about(senders, until=message.heard) or self._remembered_about(message, senders)
-        if found is None and own is not None and own in crowd.results and not own.contended:
+        if found is None and own is not None and own in crowd.results and not own.contended and own.refused is None:
             own.lent = True                 # until a mail of that very sender comes
             return
         self._exchange(crowd, message, own, found)
