@@ -1019,7 +1019,8 @@ TOOK_ALL = re.compile(r"disconnect from localhost\[127\.0\.0\.1\]" + PORT + r" (
 PROXY_REFUSAL = re.compile(
     r'warning: proxy [^ ]+ rejected "(rcpt to|data)(?:: *' + ADDRESS + r'[^"]*)?": "([45][0-9]{2}[ -].*)"$', re.I)
 FILTER_DROPPED = re.compile(r"250[ -].*\b(?:discarded|blocked)\b", re.I)       # clamsmtpd, MIMEDefang; Proxmox Mail Gateway
-REPEATED_WORDS = re.compile(r'<(?:[^<>"]|"(?:[^"\\]|\\.)*(?:"|$))*(?:>|$)')      # an address, a Message-ID: strangers choose them
+# An address, a Message-ID: strangers choose them. Whatever begins like one is one: to try again within it would take quadratic time.
+REPEATED_WORDS = re.compile(r'<(?:[^<>"]|"(?:[^"\\]|\\.)*(?:"|\\?$))*(?:>|(?=<)|$)')
 AMAVIS_DROPPED = re.compile(r"250 2\.7\.[01] Ok, discarded, id=|250 2\.5\.0 Ok(?:, id=[^ ,]*, | <.*>, DSN (?:was sent|suppressed))")
 AMAVIS_BOUNCED = re.compile(r"250 2\.5\.0 Ok(?:, id=.*\b(?:BOUNCE|REJECT)\b| <.*>, DSN was sent \()")
 CONNECT = re.compile("connect from " + CLIENT)

@@ -246,6 +246,7 @@ READERS = (
     (lambda head: tracker.second_head(head, -1), "2026-11-29T14:52026-11-29T14:53:20+00:00 <mail.info> mx postfix/smtp[14]"),
     (tracker.split_uncolonned, 'mx app 42 ID [a@1 b="c"][d@2 e="f\\""] text'), (tracker.is_queue_id, "4jXSnX0bKLz1Tq"),
     (tracker.codes_of, "550-5.7.26 no"), (tracker.number, "-10.5"), (tracker.queued_as, "250 2.0.0 Ok: queued as 4F00061AE"),
+    (tracker.own_words, '250 a<\\"b"<c'), (tracker.own_words, '250 a<\\"b\\'),
     (tracker.closed, "host x said: 550 no (in reply to RCPT TO command))"),
     (tracker.find_trailer, "Subject: x from a[192.0.2.1]; from=<a@b> to=<c@d> proto=SMTP helo=<e>: no"),
     (lambda said: tracker.spf_of_refusal("5.7.23", said), "Message rejected due to: Receiver policy for SPF Softfail"),
