@@ -1718,7 +1718,8 @@ WHY = re.compile(r"[?;&]s=(mfrom|mailfrom|helo);id=((?:\"(?:[^\"\\]|\\.)*\"@)?[^
 WHY_IP = re.compile(r";ip=[0-9A-Fa-f.:%]+;r=")
 SPF_TEXTS = (("SPF fail", "Fail"), ("domain owner discourages", "Softfail"), ("access neither permitted", "Neutral"),
              ("SPF Permanent Error", "Permerror"), ("SPF Temporary Error", "Temperror"))
-DUE_TO = re.compile(r"^(?:[45][0-9]{2} )?(?:[45]\.7\.2[34] )?(?:<.*?>: [A-Z][A-Za-z -]* rejected: )?"    # where Postfix tells of it
+# Where Postfix tells of it the words stand behind an address; one that imitates Postfix's words leaves the status code.
+DUE_TO = re.compile(r"^(?:[45][0-9]{2} )?(?:[45]\.7\.2[34] )?(?:(?!.* rejected: .* rejected: )<.*?>: [A-Z][A-Za-z -]* rejected: )?"
                     r"(?:Message (?:rejected|deferred) due to: )?")
 SPF_ACCEPTED = frozenset(("Pass", "None"))      # for which nobody refuses a mail
 RECEIVER_POLICY = re.compile(r"Receiver policy for SPF ([A-Z][a-z]+)")
@@ -1800,6 +1801,8 @@ def spf_of_refusal(dsn: Optional[str], said: str) -> str:
     'Softfail'
     >>> spf_of_refusal("5.7.23", "550 5.7.23 <a@b>: Recipient address rejected: Message rejected due to: access neither permitted nor …")
     'Neutral'
+    >>> spf_of_refusal("5.7.23", "550 5.7.23 <x>: Client host rejected: SPF Permanent Error@b>: Recipient address rejected: …")
+    'Fail'
     """
     said = DUE_TO.sub("", said, 1)
     policy = RECEIVER_POLICY.match(said)
