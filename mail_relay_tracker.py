@@ -3241,11 +3241,11 @@ class SpfResults:
         key = message.spf_key = client_key(message.host, message.client_ip)
         crowd = self._crowd(key, message.low)
         free = [one for one in crowd.free() if not one.event.refusal and self.memory.time - one.time <= SPF_WAIT]
-        if crowd.unnamed or len(free) > 1:
-            for one in [other.spf for other in crowd.unnamed if other.spf is not None] + free:
-                one.contended = True
         newest, before = free[-1] if free else None, self._remembered(session)
         found = before if newest is None or before is not None and before.prefix != newest.prefix else newest
+        if crowd.unnamed or len(free) > 1 or found is not newest:
+            for one in [other.spf for other in crowd.unnamed if other.spf is not None] + free:
+                one.contended = True
         if found is not None:
             show_on_trial(message, found)
         crowd.unnamed.append(message)
@@ -3343,6 +3343,8 @@ class SpfResults:
         one, before = self._about(key, senders, said), self._remembered(session)
         if before is not None and before.sender in senders and (
                 one is None or one.message is not None or one.prefix != before.prefix):
+            if one is not None and one.message is None:
+                one.contended = True        # it may have been about this mail all the same
             return before
         self._spend(key, one)
         return one
