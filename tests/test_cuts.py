@@ -449,7 +449,7 @@ def test_T2_a_short_queue_id_that_comes_back_within_the_second_is_read_again_fro
 
 # T16: disorder
 
-INTAKE = re.compile(r"(?:smtpd|cleanup|pickup|policyd?-spf|opendkim|opendmarc|spamp?d|postsrsd|pmg-smtp-filter)\b")
+INTAKE = re.compile(r"(?:smtpd|cleanup|pickup|(?:policyd?|smf)-spf|opendkim|opendmarc|spamp?d|postsrsd|pmg-smtp-filter)\b")
 FILTER = re.compile(r"(?:amavis|spamp?d|pmg-smtp-filter|tlsproxy)\b")
 
 
