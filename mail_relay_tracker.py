@@ -780,14 +780,14 @@ class Calendar:
         return self._local(year, month, day, found.groups()[3:7])
 
     def _read_weekday(self, found: Match[str]) -> int:
-        year, month, day = map(int, found.groups()[:3])
         zone = found.group(8)
         if zone in ("UTC", "GMT") or zone[0] in "+-":
+            year, month, day = map(int, found.groups()[:3])
             hour, minute, second, fraction = found.groups()[3:7]
             seconds = int(hour) * 3600 + int(minute) * 60 + int(second)
             offset = zone_offset(zone) if zone[0] in "+-" else 0
             return epoch(year, month, day, seconds, offset) + microseconds(fraction)
-        return self._local(year, month, day, found.groups()[3:7])
+        return self._read_dated(found)
 
     def _read_unix(self, found: Match[str]) -> int:
         return int(found.group(1)) * SECOND + int(found.group(2))
@@ -1725,8 +1725,9 @@ SPF_ACCEPTED = frozenset(("Pass", "None"))      # for which nobody refuses a mai
 RECEIVER_POLICY = re.compile(r"Receiver policy for SPF ([A-Z][a-z]+)")
 SPF_HEADER = re.compile(r"prepend (?:Received-SPF: |Authentication-Results: [^ ;]+; (?!none\b))")
 # Strangers choose the HELO and the sender: if a field is imitated in one of these, nobody can tell what they were.
-SMF_SPF = re.compile(r"SPF ([a-z]+)(?: \(cached\))?: ip=([^ ,]+), fqdn=[^ ,]*, helo=(?:(?!, from=).)*, from=((?:(?!, from=).)*)$")
-SMF_RESULT = re.compile(r"SPF [a-z]+(?: \(cached\))?: ip=")
+SMF_OPENING = r"SPF ([a-z]+)(?: \(cached\))?: ip="
+SMF_SPF = re.compile(SMF_OPENING + r"([^ ,]+), fqdn=[^ ,]*, helo=(?:(?!, from=).)*, from=((?:(?!, from=).)*)$")
+SMF_RESULT = re.compile(SMF_OPENING)
 SPF_CODES = frozenset(("5.7.23", "5.7.24", "4.7.23", "4.7.24"))
 
 
@@ -2902,6 +2903,11 @@ def message_id_forms(value: str) -> Tuple[str, str]:
     return content, MID_NOISE.sub("_", message_id_content(without_comments(value)))
 
 
+def mail_key(host: str, message_id: str) -> HostKey:
+    """The key by which mails with a Message-ID are found, whichever program tells it."""
+    return host, message_id_forms(message_id)[1]
+
+
 def original_sender(address: str, rewritten: Callable[[str], Optional[str]]) -> str:
     """The sender behind an SRS address: by its syntax, else as postsrsd told, else the address itself."""
     return unwrap_srs(address) or rewritten(address) or address
@@ -3291,7 +3297,7 @@ class SpfResults:
         if own is not None and own.sender in senders:
             self._use_up(crowd, key, own)
             return
-        found = crowd.about(senders, until=message.heard) or self._remembered_about(message, senders)
+        found = crowd.about(senders, until=message.heard) or self._remembered_about(message.session, senders)
         if found is None and own is not None and own in crowd.results and not own.contended and own.refused is None:
             own.lent = True                 # until a mail of that very sender comes
             return
@@ -3340,9 +3346,8 @@ class SpfResults:
 
     def _told_of(self, key: HostKey, session: Session, senders: Set[Optional[str]], said: str) -> Optional[Waiting]:
         """The result behind what a client was told; the mail that it was about came to nothing. See put_on_trial for what is remembered."""
-        one, before = self._about(key, senders, said), self._remembered(session)
-        if before is not None and before.sender in senders and (
-                one is None or one.message is not None or one.prefix != before.prefix):
+        one, before = self._about(key, senders, said), self._remembered_about(session, senders)
+        if before is not None and (one is None or one.message is not None or one.prefix != before.prefix):
             if one is not None and one.message is None:
                 one.contended = True        # it may have been about this mail all the same
             return before
@@ -3373,14 +3378,14 @@ class SpfResults:
         session.spf = one
         session.needs(one.low)
 
-    def _remembered(self, session: Session) -> Optional[Waiting]:
-        """What a session remembers, as long as it may be about its next recipient, too."""
-        one = session.spf
+    def _remembered(self, session: Optional[Session]) -> Optional[Waiting]:
+        """What a session remembers of a refusal, as long as it may be about its next recipient, too."""
+        one = session.spf if session is not None else None
         return one if one is not None and self.memory.now - one.heard <= SPF_WAIT else None
 
-    def _remembered_about(self, message: Message, senders: Set[Optional[str]]) -> Optional[Waiting]:
-        """What the session of a message remembers of a recipient refused before, if it is about that sender."""
-        one = self._remembered(message.session) if message.session is not None else None
+    def _remembered_about(self, session: Optional[Session], senders: Set[Optional[str]]) -> Optional[Waiting]:
+        """The same, if it is about one of these senders."""
+        one = self._remembered(session)
         return one if one is not None and one.sender in senders else None
 
     def forget_outdated(self) -> None:
@@ -3454,8 +3459,9 @@ class Scans:
         """
         if message.spam_status is None and (self.has_scanner or message.fronted or is_near(message.peer_ip)):
             key = message.host, message.mid_key or ""
-            gone = Context(message.queue_id, message.heard, message.low)
-            keep(self.gone, key, self.gone.get(key, []) + [gone])
+            gone = self.gone.get(key, [])
+            gone.append(Context(message.queue_id, message.heard, message.low))
+            keep(self.gone, key, gone)
         self._drop(message)
 
     def _drop(self, message: Message) -> None:
@@ -3503,7 +3509,7 @@ class Scans:
             self.has_scanner = True
             for twins in self.by_message_id.values():
                 self._gather(twins)
-        found = self.by_message_id.get((host, message_id_forms(message_id)[1]), ())
+        found = self.by_message_id.get(mail_key(host, message_id), ())
         if len(found) == 1 and found[0].spam_status is None and not found[0].finished and child is None:
             return found[0]
         unscanned = [one for one in found if one.spam_status is None and not one.finished and not comes_from(one, child)]
@@ -3511,7 +3517,7 @@ class Scans:
 
     def take_gone(self, host: str, message_id: str) -> Optional[Context]:
         """The queue ID of a message that left memory unscanned a moment ago: it is scanned now."""
-        key = host, message_id_forms(message_id)[1]
+        key = mail_key(host, message_id)
         young = [one for one in self.gone.get(key, ()) if self.memory.now - one.heard <= DISORDER]
         self._keep_gone(key, young[1:])
         return young[0] if young else None
@@ -3524,13 +3530,13 @@ class Scans:
 
     def just_over(self, host: str, message_id: str, child: Optional[str]) -> Optional[Message]:
         """A message that is over, but in memory, and unscanned. The one that the filter made comes last: it stands before the queue."""
-        over = [one for one in self.by_message_id.get((host, message_id_forms(message_id)[1]), ())
+        over = [one for one in self.by_message_id.get(mail_key(host, message_id), ())
                 if one.finished and self.memory.now - one.heard <= DISORDER and one.spam_status is None and not comes_from(one, child)]
         return min(over, key=lambda one: one.queue_id == child, default=None)
 
     def offer(self, host: str, verdict: Spam, low: int) -> None:
         """Keep a verdict of which memory knows no mail: one that is tried again has its Message-ID in its rows only."""
-        key = host, message_id_forms(verdict.message_id or "")[1]
+        key = mail_key(host, verdict.message_id or "")
         if key[1]:
             verdicts = self.unclaimed.get(key, [])
             verdicts.append(Context(verdict, self.memory.now, low))
@@ -4361,7 +4367,7 @@ class Correlator(Memory):
         message = self._find(origin, event.queue_id)
         if message.spf is not None:         # on trial, maybe: it is another's
             message.spf.message = None
-        message.spf, message.spf_result = one, event.result
+        show_for_good(message, one)
 
     def fold_spam_start(self, origin: Origin, event: SpamStart) -> None:
         """A scan begins."""
@@ -4710,7 +4716,7 @@ def fitted(row: Row) -> Row:
 
 def as_stored(row: Row) -> Row:
     """A row as it would come back from the store: clipped, and what was no UTF-8 replaced."""
-    return cast(Row, make_row([value if value is None else raw_text(fit(value, limit)) for value, limit in zip(row, LIMITS)]))
+    return cast(Row, make_row(map(raw_text, fitted(row))))
 
 
 def is_news(row: Row, stored: Optional[Row]) -> bool:
@@ -5097,7 +5103,7 @@ def unite_all(messages: List[Message], stored: Stored) -> List[Link]:
 def claim_verdicts(messages: List[Message], unclaimed: Dict[HostKey, List[Context]]) -> None:
     """Give messages that are tried again the verdicts on their Message-ID, which only their rows have told: in turn, each to one."""
     for message in messages:
-        verdicts = unclaimed.get((message.host, message_id_forms(message.message_id)[1])) if message.message_id else None
+        verdicts = unclaimed.get(mail_key(message.host, message.message_id)) if message.message_id else None
         if verdicts and any(map(may_be_scanned, message.recipients)):
             claim_verdict(message, verdicts)
 
