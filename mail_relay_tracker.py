@@ -2621,11 +2621,43 @@ class Crowd:
     """What is under way together, of one client or with one Message-ID: only all its lines tell which result is about which message.
 
     So it is read again as a whole, from position `low` to `high`, or not at all. It began at `since`, by the log's clock. `size` counts its
-    results and messages, of which a PAIR is no crowd. Of a client: `results` are those that no message has for good yet, `unnamed` the
-    messages whose sender is not known yet.
+    results and messages, of which a PAIR is no crowd.
     """
 
-    __slots__ = ("low", "high", "since", "size", "results", "unnamed")
+    __slots__ = ("low", "high", "since", "size")
+    low: int
+    high: int
+    since: int
+    size: int
+
+
+class Twins(Crowd):
+    """The messages with one Message-ID. `scored`: those that show a score which another may claim."""
+
+    __slots__ = ("scored",)
+
+    def __init__(self, low: int, since: int, scored: Set[Message]) -> None:
+        self.low = self.high = low
+        self.since, self.size = since, PAIR + 1     # they are read together again
+        self.scored = scored
+
+    def move_score(self, message: Message, twin: Optional[Message]) -> None:
+        """Take the score from a message, and let its twin show it, if there is one to which it goes."""
+        for name in SCORE:
+            if twin is not None:
+                setattr(twin, name, getattr(message, name))
+            setattr(message, name, None)
+        message.scored = message.exact_score = False
+        self.scored.discard(message)
+        if twin is not None:
+            twin.scored = True
+            self.scored.add(twin)
+
+
+class ClientCrowd(Crowd):
+    """Of one client: `results` are those that no message has for good yet, `unnamed` the messages whose sender is not known yet."""
+
+    __slots__ = ("results", "unnamed")
 
     def __init__(self, low: int, since: int) -> None:
         self.low = self.high = low
@@ -3071,9 +3103,8 @@ class Memory:
             self.open_count += 1
         return again
 
-    def disperse(self, crowds: Dict[HostKey, Crowd], key: HostKey) -> None:
+    def disperse(self, crowd: Crowd) -> None:
         """A crowd is over; its lines are still to be read together."""
-        crowd = crowds.pop(key)
         if crowd.size > PAIR:
             bisect.insort(self.straddles, Straddle(crowd.high, crowd.low, crowd.since))
             del self.straddles[:-MAX_CONTEXTS]
@@ -3138,7 +3169,7 @@ class SpfResults:
     def __init__(self, memory: Memory, rewritings: Rewritings) -> None:
         self.memory, self.rewritings = memory, rewritings
         self.has_policy = False
-        self.crowds: Dict[HostKey, Crowd] = {}
+        self.crowds: Dict[HostKey, ClientCrowd] = {}
         self.late: List[Waiting] = []
         self.awaiting: Dict[Tuple[str, str, Optional[str]], Context] = {}
 
@@ -3173,7 +3204,7 @@ class SpfResults:
             if message.session is not None and message.envelope_from is None and message.orig_queue_id is None and not message.ended:
                 self.put_on_trial(message, message.session)
 
-    def _takes_place(self, crowd: Crowd, free: List[Waiting], new: Waiting) -> bool:
+    def _takes_place(self, crowd: ClientCrowd, free: List[Waiting], new: Waiting) -> bool:
         """Put a result, if it is the answer that another one foretold for debugging, in that one's place; tells whether it was."""
         for old in free:
             if old.event.debug and old.prefix == new.prefix and (old.sender == new.sender or new.sender is None):
@@ -3198,14 +3229,14 @@ class SpfResults:
         for sender in senders - {None}:
             keep(self.awaiting, (*client_key(message.host, message.client_ip), sender), context)
 
-    def _crowd(self, key: HostKey, low: int) -> Crowd:
+    def _crowd(self, key: HostKey, low: int) -> ClientCrowd:
         """What a client has under way; a further line of it stands at `low`."""
         memory, crowd = self.memory, self.crowds.get(key)
         if crowd is not None and self._is_over(crowd):
-            memory.disperse(self.crowds, key)
+            memory.disperse(self.crowds.pop(key))
             crowd = None
         if crowd is None:
-            crowd = Crowd(low, memory.now)
+            crowd = ClientCrowd(low, memory.now)
             keep(self.crowds, key, crowd)
         elif memory.now - crowd.since > CROWD_LIFE:
             crowd.since = memory.now
@@ -3215,7 +3246,7 @@ class SpfResults:
         crowd.high = memory.position
         return crowd
 
-    def _is_over(self, crowd: Crowd) -> bool:
+    def _is_over(self, crowd: ClientCrowd) -> bool:
         """Whether nothing of a client is under way any more; results that have waited too long are forgotten."""
         if self.late:
             self.tell_late()
@@ -3265,7 +3296,7 @@ class SpfResults:
             crowd.name(message)
             self._use_up(crowd, key, message.spf)
 
-    def _use_up(self, crowd: Crowd, key: HostKey, one: Optional[Waiting]) -> None:
+    def _use_up(self, crowd: ClientCrowd, key: HostKey, one: Optional[Waiting]) -> None:
         """A result is a message's own from here on; the message's memory is free as soon as it is written."""
         if one is not None:
             one.message = None
@@ -3275,7 +3306,7 @@ class SpfResults:
                 crowd.results.remove(one)
         crowd.high = max(crowd.high, self.memory.position)
         if self._is_over(crowd):
-            self.memory.disperse(self.crowds, key)
+            self.memory.disperse(self.crowds.pop(key))
 
     def confirm(self, message: Message, key: HostKey) -> None:
         """The sender is known: keep the result on trial if it is about that sender, else exchange it for the one that is.
@@ -3306,7 +3337,7 @@ class SpfResults:
             self._await(message, senders)
         self._use_up(crowd, key, found)
 
-    def _exchange(self, crowd: Crowd, message: Message, own: Optional[Waiting], found: Optional[Waiting]) -> None:
+    def _exchange(self, crowd: ClientCrowd, message: Message, own: Optional[Waiting], found: Optional[Waiting]) -> None:
         """Give a message the result that was found for it; whoever had that on trial has the message's own one now, if it still waits."""
         holder = found.message if found is not None else None
         if own is not None and own in crowd.results:
@@ -3394,7 +3425,7 @@ class SpfResults:
         self.awaiting = {key: one for key, one in self.awaiting.items() if now - one.heard <= SPF_LATE}
         old = now - SPF_WAIT                # a younger one ends with its last line, not by itself
         for key in [key for key, crowd in self.crowds.items() if crowd.since < old and self._is_over(crowd)]:
-            self.memory.disperse(self.crowds, key)
+            self.memory.disperse(self.crowds.pop(key))
 
     def lows(self) -> List[int]:
         """The positions of the lines that are still needed for what waits here."""
@@ -3432,8 +3463,8 @@ class Scans:
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
         self.has_scanner = False
-        self.by_message_id: Dict[HostKey, List[Message]] = {}
-        self.twins: Dict[HostKey, Crowd] = {}
+        self.by_message_id: Dict[HostKey, Dict[Message, None]] = {}
+        self.twins: Dict[HostKey, Twins] = {}
         self.gone: Dict[HostKey, List[Context]] = {}
         self.unclaimed: Dict[HostKey, List[Context]] = {}
         self.at_hand: Dict[str, Context] = {}
@@ -3444,13 +3475,14 @@ class Scans:
         if message.mid_key is not None:
             self._drop(message)
         message.mid_key = mid_key
-        twins = self.by_message_id.get((message.host, mid_key))
-        if twins is None:
-            self.by_message_id[message.host, mid_key] = [message]
+        key = message.host, mid_key
+        known = self.by_message_id.get(key)
+        if known is None:
+            self.by_message_id[key] = {message: None}
             return
-        twins.append(message)
+        known[message] = None
         if self.has_scanner:
-            self._gather(twins)
+            self._gather(key, message.low)
 
     def leave(self, message: Message) -> None:
         """A message leaves memory; of one that is unscanned a scanner may tell in a moment.
@@ -3467,26 +3499,32 @@ class Scans:
     def _drop(self, message: Message) -> None:
         """A message is not found by its Message-ID any more; with the last one its twins are over."""
         key = message.host, message.mid_key or ""
-        found = self.by_message_id.get(key)
-        if found and message in found:
-            found.remove(message)
-            if not found:
+        known = self.by_message_id.get(key)
+        if known is not None:
+            known.pop(message, None)
+            if not known:
                 del self.by_message_id[key]
-        if self.twins and key in self.twins and key not in self.by_message_id:
-            self.twins[key].high = self.memory.position
-            self.memory.disperse(self.twins, key)
-
-    def _gather(self, twins: List[Message]) -> None:
-        """Make twins of the messages with one Message-ID, if they are several: only together do they tell whose score is whose."""
-        if len(twins) < 2:
+        twins = self._twins_of(message) if self.twins else None
+        if twins is None:
             return
-        key = twins[0].host, twins[0].mid_key or ""
-        low = min(message.low for message in twins)
-        crowd = self.twins.get(key)
-        if crowd is None or self.memory.now - crowd.since > CROWD_LIFE:
-            crowd = Crowd(low, self.memory.now)
-            keep(self.twins, key, crowd)
-        crowd.low, crowd.size = min(low, crowd.low), PAIR + 1       # they are read together again
+        twins.scored.discard(message)
+        if key not in self.by_message_id:
+            twins.high = self.memory.position
+            self.memory.disperse(self.twins.pop(key))
+
+    def _gather(self, key: HostKey, low: int = NEVER) -> None:
+        """Make twins of the messages with one Message-ID, if they are several: only together do they tell whose score is whose.
+
+        `low`: of the one that has just come to them.
+        """
+        known, twins = self.by_message_id[key], self.twins.get(key)
+        if len(known) < 2:
+            return
+        if twins is None or self.memory.now - twins.since > CROWD_LIFE:
+            low = min(message.low for message in known)
+            twins = Twins(low, self.memory.now, {message for message in known if message.scored})
+            keep(self.twins, key, twins)
+        twins.low = min(low, twins.low)
 
     def begin(self, prefix: str, host: str, message_id: str) -> None:
         """A scan begins: the score comes without a Message-ID, from the same process. A message being scanned is not idle."""
@@ -3507,11 +3545,12 @@ class Scans:
         """
         if not self.has_scanner:
             self.has_scanner = True
-            for twins in self.by_message_id.values():
-                self._gather(twins)
+            for key in self.by_message_id:
+                self._gather(key)
         found = self.by_message_id.get(mail_key(host, message_id), ())
-        if len(found) == 1 and found[0].spam_status is None and not found[0].finished and child is None:
-            return found[0]
+        if len(found) == 1 and child is None:
+            only, = found
+            return only if only.spam_status is None and not only.finished else None
         unscanned = [one for one in found if one.spam_status is None and not one.finished and not comes_from(one, child)]
         return min(unscanned, key=lambda one: (one.queue_id == child, one.queued), default=None)
 
@@ -3543,21 +3582,32 @@ class Scans:
             del verdicts[:-MAX_WAITING]
             keep(self.unclaimed, key, verdicts)
 
+    def _twins_of(self, message: Message) -> Optional[Twins]:
+        return self.twins.get((message.host, message.mid_key or ""))
+
+    def over(self, message: Message) -> None:
+        """The scan of a message, found by its Message-ID, is over: it shows the score, which a twin may claim."""
+        message.scored, message.scanned_until = True, 0
+        twins = self._twins_of(message) if self.twins else None
+        if twins is not None:
+            twins.scored.add(message)
+
     def claim(self, message: Message, is_behind: Callable[[Message], bool]) -> None:
         """Give a message that goes on the score of a twin that has not, `is_behind`: of those scanned together it was answered first."""
-        if message.spam_status is not None or message.mid_key is None:
+        twins = self._twins_of(message) if self.twins else None
+        if message.spam_status is not None or twins is None or not twins.scored:
             return
-        twins = self.by_message_id.get((message.host, message.mid_key), ())
-        twin = next((one for one in twins if one is not message and one.scored and one.fate is None and is_behind(one)), None)
+        known = self.by_message_id[message.host, message.mid_key or ""]
+        twin = next((one for one in known if one in twins.scored and one.fate is None and is_behind(one)), None)
         if twin is not None:
-            move_score(twin, message)
+            twins.move_score(twin, message)
 
     def withhold(self) -> None:
         """A score that a twin may still claim is not written: the message is read again."""
-        for twins in self.by_message_id.values() if self.twins else ():
-            for message in twins if len(twins) > 1 else ():
-                if message.scored and not message.by_address and not message.finished:
-                    move_score(message, None)
+        for key, twins in self.twins.items():
+            for message in list(twins.scored) if len(self.by_message_id.get(key, ())) > 1 else ():
+                if not message.by_address and not message.finished:
+                    twins.move_score(message, None)
 
     def screening(self, host: str, filter_id: str) -> Screening:
         """What Proxmox' filter tells, in its own ID, of a mail: a further line of it has come."""
@@ -3590,17 +3640,6 @@ class Scans:
         lows += [one.low for known in (self.at_hand, self.screenings) for one in known.values() if one.heard >= young]
         lows += [one.low for known in (self.gone, self.unclaimed) for ones in known.values() for one in ones if one.heard >= young]
         return lows
-
-
-def move_score(message: Message, twin: Optional[Message]) -> None:
-    """Take the score from a message, and let its twin show it, if there is one to which it goes."""
-    for name in SCORE:
-        if twin is not None:
-            setattr(twin, name, getattr(message, name))
-        setattr(message, name, None)
-    message.scored = message.exact_score = False
-    if twin is not None:
-        twin.scored = True
 
 
 def set_spam(message: Message, status: Optional[str], score: Optional[float], required: Optional[float], tests: Optional[str],
@@ -4389,7 +4428,7 @@ class Correlator(Memory):
             told = Spam(None, message_id, status, score, required, tests)
             self.scans.offer(origin.host, told, scan.low if scan is not None else self.position)
             return
-        message.scored, message.scanned_until = True, 0
+        self.scans.over(message)
         set_spam(message, status, score, required, tests, is_exact)
 
     def _scanned(self, origin: Origin, message_id: str, child: Optional[str] = None) -> Optional[Message]:

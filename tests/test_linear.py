@@ -298,3 +298,39 @@ def test_a_parser_takes_linear_time(name):
 def test_a_line_takes_linear_time_from_its_stamp_to_its_rows(name):
     for _, _, line in LINES[name][:3]:
         assert superlinear(whole_line, attacks_on_text(STAMP + line)[::7]) is None
+
+
+# -- many messages at once
+
+def newsletter(copies):
+    """Mails with one Message-ID, all in the queue before the first of them is delivered, on a host that scans others."""
+    ids = ["4%09X1" % number for number in range(copies)]
+    lines = ["spamd[5]: spamd: processing message <other@example.net> for debian-spamd:117"]
+    for queue_id in ids:
+        lines += ["postfix/smtpd[9]: %s: client=lists[192.0.2.1]" % queue_id,
+                  "postfix/cleanup[8]: %s: message-id=<issue-7@example.org>" % queue_id,
+                  "postfix/qmgr[7]: %s: from=<list@example.org>, size=9, nrcpt=1 (queue active)" % queue_id]
+    for queue_id in ids:
+        lines += ["postfix/smtp[6]: %s: to=<b@example.net>, relay=mx[192.0.2.9]:25, delay=1, delays=0/0/1/0, dsn=2.0.0, status=sent (ok)"
+                  % queue_id, "postfix/qmgr[7]: %s: removed" % queue_id]
+    return [STAMP + line for line in lines]
+
+
+def refuse(line):
+    """None of these lines is odd."""
+    raise AssertionError(line)
+
+
+def correlate(lines):
+    """How many messages these lines are about."""
+    life = tracker.Tracker(tracker.Calendar(PRESENT), tracker.Correlator(tracker.HOUR), refuse, refuse)
+    for first in range(0, len(lines), 1000):
+        life.feed(lines[first:first + 1000], first, 0)
+    life.correlator.close(True)
+    return len(life.correlator.harvest().messages)
+
+
+def test_mails_with_one_message_id_cost_each_what_one_costs():
+    few, many = newsletter(500), newsletter(4000)
+    assert (correlate(few), correlate(many)) == (500, 4000)
+    assert any(cost(correlate, many, times) <= 16 * cost(correlate, few, times) for times in range(1, TRIES)), "8 times are linear, 64 not"
