@@ -3019,6 +3019,11 @@ def is_loopback(address: str) -> bool:
     return address.startswith("127.") or address == "::1"
 
 
+def was_proxied(message: Message) -> bool:
+    """Whether a before-queue filter handed a message in: it told whose that is, but no queue ID, for the mail had none (smtpd_proxy.c)."""
+    return message.fronted or message.peer_ip not in (None, message.client_ip) and message.orig_queue_id is None
+
+
 def is_guessed(message: Message) -> bool:
     """Whether an SPF result is one of several, and nobody has told the sender."""
     return message.spf is not None and message.spf.contended and message.envelope_from is None
@@ -4436,6 +4441,9 @@ class Correlator(Memory):
 
         A scanner tells the result after it has answered: the message may just have been removed, or have left memory.
         """
+        made = origin.open.get(child) if child is not None else None
+        if made is not None and was_proxied(made):
+            return made                     # there is no mail before it
         message = self.scans.unscanned(origin.host, message_id, child)
         if message is not None and message.queue_id != child:
             return message
