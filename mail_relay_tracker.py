@@ -561,7 +561,8 @@ class Spam(NamedTuple):
     """A spam verdict that names its message by queue ID (milter header, amavis, rspamd), or by Message-ID.
 
     `child`: the ID under which the filter gave the message on. `status` is None where it did not scan, but checked or made signatures.
-    `kept_back`: the recipients, as they stand in the line, to whom the filter did not give it on, though to others it did.
+    `kept_back`: the recipients, as they stand in the line, to whom the filter did not give it on, though to others it did. `filter_id` is
+    its name for one that it refused and of which it knows no queue ID: its answer to Postfix bears that, too.
     """
 
     queue_id: Optional[str]
@@ -575,6 +576,7 @@ class Spam(NamedTuple):
     dkim_domain: Optional[str] = None
     dkim_selector: Optional[str] = None
     kept_back: Optional[str] = None
+    filter_id: Optional[str] = None
 
 
 class Screened(NamedTuple):
@@ -588,7 +590,7 @@ class Screened(NamedTuple):
 
 
 class ScreenScore(NamedTuple):
-    """pmg-smtp-filter: the score of a mail."""
+    """pmg-smtp-filter, amavis: the score of a mail of which the answer to Postfix tells under the filter's own name for it."""
 
     filter_id: str
     status: str
@@ -1863,7 +1865,7 @@ SPAMD_MID = re.compile(r",mid=([^,]*)(?=,|$)")
 SPAMD_REQUIRED = re.compile(r"[, ]required_score=(-?[0-9.]+)")
 SPAMPD_START = re.compile(r"processing message (<[^<> ]*>|\(unknown\)) for ")
 SPAMPD_RESULT = re.compile(r"(identified spam|clean message) (<[^<> ]*>|\(unknown\)) \((-?[0-9.]+)/(-?[0-9.]+)\) from ")
-AMAVIS = re.compile(r"\([^ )]*\) (Passed|Blocked) ([A-Z-]+)")
+AMAVIS = re.compile(r"\(([^ )]*)\) (Passed|Blocked) ([A-Z-]+)")
 AMAVIS_ACTIONS = re.compile(r"\) \{[A-Za-z,]*\}, ")
 RAW_ADDRESS = r'(?:"(?:[^"\\]|\\.)*"@[^"<>]*|[^"<>]*)'             # as SMTP has it, between angle brackets
 AMAVIS_ADDRESS = "<" + RAW_ADDRESS + ">"
@@ -1885,6 +1887,7 @@ PMG_OUTCOME = re.compile("([0-9A-F]{10,25}): (?:accept mail to <(" + RAW_ADDRESS
                          "moved mail for <(" + RAW_ADDRESS + r")> to (?:spam|virus) quarantine - [0-9A-Za-z]+) \(rule: ")
 PMG_SCORE = re.compile(r"([0-9A-F]{10,25}): SA score=([0-9]{1,9})/([0-9]{1,9}) time=[^ ]+ bayes=[^ ]+ autolearn=.*? hits=([^ ]*)")
 PMG_REPLY = re.compile(r"(?:250 2\.5\.0 OK|250 2\.7\.0 BLOCKED|554 5\.7\.1 Rejected for policy reasons) \(([0-9A-F]{10,25})\)$")
+AMAVIS_REPLY = re.compile(r"[45][0-9]{2} [45]\.[0-9]{1,3}\.[0-9]{1,3} (?:[A-Za-z, ]{1,60}, )?id=([^ ,]+)(?=[ ,]|$)")
 PMG_TOLD = re.compile(r"[0-9A-F]{10,25}: (?:accept mail to |SA score=)")
 RSPAMD_OPENING = (r"(?:(?:[0-9-]{10} [0-9:.]{8,15} #[0-9]{1,10})?\([a-z_]+\) )?(?:<[^>]*>; [a-z_]+; )?"  # its module is `proxy` as a milter
                   "(?:rspamd_task_write_log: )?id: <")
@@ -1975,19 +1978,21 @@ def parse_amavis_verdict(text: str) -> Event:
         return IGNORED if len(ends) != 1 or AMAVIS_MORE.search(text) else None
     recipients, queue_id, mid, hits, child = chain.groups()
     cut = text.endswith("...")              # the next piece is lost: only fields behind which another begins are sure to be whole
-    if not (queue_id or mid or child) or cut and not text.startswith(",", chain.end()):
+    am_id, action, category = found.groups()
+    filter_id = am_id if action == "Blocked" and not (queue_id or child) else None
+    if not (queue_id or mid or child or filter_id) or cut and not text.startswith(",", chain.end()):
         return IGNORED
     mid = mid and mid.partition(">")[0]     # of several the first, as Postfix has it
     signed = amavis_dkim(text, chain.end(), hits != "-")
-    in_part = found.group(1) == "Blocked" and "Relayed" in text[text.rfind("{", 0, chain.start()):chain.start()]
+    in_part = action == "Blocked" and "Relayed" in text[text.rfind("{", 0, chain.start()):chain.start()]
     kept_back = recipients if in_part else None
     if hits == "-":
         told = queue_id and (signed[0] or kept_back)
         return Spam(queue_id, mid, None, None, None, None, child, *signed, kept_back) if told else IGNORED
     tests = AMAVIS_TESTS.findall(text, chain.end())[-1:] if not cut else ()     # the last: a subject, which stands before, may imitate it
     names = ",".join(one.partition("=")[0].strip(" ") for one in tests[0].split(",")) if tests else None
-    status = "Yes" if found.group(2).startswith("SPAM") else "No"
-    return Spam(queue_id, mid, status, number(hits), None, names, child, *signed, kept_back)
+    status = "Yes" if category.startswith("SPAM") else "No"
+    return Spam(queue_id, mid, status, number(hits), None, names, child, *signed, kept_back, filter_id)
 
 
 def amavis_names(text: str, place: int) -> List[int]:
@@ -2740,16 +2745,19 @@ class Begun(NamedTuple):
 
 
 class Screening:
-    """What Proxmox' content filter has told of a mail: its score, and by recipient the ID under which it goes on, None in quarantine.
+    """What a content filter has told of a mail, in its own name for it: the score, and by recipient the ID under which it goes on, None in
+    quarantine.
 
-    `heard`: when it told the last of it, by the log's clock. `low`: the position of the first line.
+    `heard`: when the last of it was told, by the log's clock. `low`: the position of the first line. `refused`: the mail itself, once
+    Postfix has told that the filter refused it.
     """
 
-    __slots__ = ("heard", "low", "score", "outcomes")
+    __slots__ = ("heard", "low", "score", "outcomes", "refused")
 
     def __init__(self, low: int) -> None:
         self.heard, self.low = 0, low
         self.score: Optional[ScreenScore] = None
+        self.refused: Optional[Message] = None
         self.outcomes: Dict[str, Optional[str]] = {}
 
 
@@ -3017,6 +3025,16 @@ def is_loopback(address: str) -> bool:
     (True, True, False)
     """
     return address.startswith("127.") or address == "::1"
+
+
+def filter_id_in(reply: str) -> str:
+    """A filter's own name for the mail that a reply of it is about; empty when the reply bears none.
+
+    >>> filter_id_in("554 5.7.0 Reject, id=00207-18 - spam"), filter_id_in("554 5.7.1 Rejected for policy reasons (3A2B4C5D6E7F8)")
+    ('00207-18', '3A2B4C5D6E7F8')
+    """
+    found = PMG_REPLY.match(reply) or AMAVIS_REPLY.match(reply)
+    return found.group(1) if found else ""
 
 
 def was_proxied(message: Message) -> bool:
@@ -3615,7 +3633,7 @@ class Scans:
                     twins.move_score(message, None)
 
     def screening(self, host: str, filter_id: str) -> Screening:
-        """What Proxmox' filter tells, in its own ID, of a mail: a further line of it has come."""
+        """What a filter tells of a mail in its own name for it: a further line of it has come."""
         memory, known = self.memory, self.screenings.pop((host, filter_id), None)
         if known is None or memory.now - known.heard > DISORDER:
             known = Screening(memory.position)
@@ -3624,10 +3642,17 @@ class Scans:
         return known
 
     def answered(self, host: str, reply: str) -> Optional[Screening]:
-        """What Proxmox' filter has told of the mail that this reply of it is about."""
-        found = PMG_REPLY.match(reply)
-        known = self.screenings.get((host, found.group(1))) if found else None
+        """What a filter has told of the mail that this reply of it is about."""
+        known = self.screenings.get((host, filter_id_in(reply)))
         return known if known is not None and self.memory.now - known.heard <= DISORDER else None
+
+    def refuse(self, message: Message, reply: str) -> None:
+        """A filter refused a mail with this reply: it has told the score in its own name for it, or will in a moment."""
+        filter_id = filter_id_in(reply)
+        if filter_id:
+            known = self.screening(message.host, filter_id)
+            known.refused = message
+            take_screening(message, known)
 
     def forget_outdated(self) -> None:
         """Drop what no later line can refer to any more."""
@@ -3669,7 +3694,7 @@ def take_verdict(message: Message, verdict: Spam) -> None:
 
 
 def take_screening(message: Message, known: Screening) -> None:
-    """Let a message show the score that Proxmox' filter told."""
+    """Let a message show the score that a filter told."""
     told = known.score
     if told is not None and message.spam_status is None:
         set_spam(message, told.status, told.score, told.required, told.tests, True)
@@ -4131,9 +4156,8 @@ class Correlator(Memory):
         self._learn(message, event)
         self.spf.claim(message, session, event)
         self._refuse(message, event)
-        known = self.scans.answered(origin.host, event.text or "") if self.scans.screenings else None
-        if known is not None:
-            take_screening(message, known)
+        if event.client_ip is None:         # told by a filter before the queue
+            self.scans.refuse(message, event.text or "")
         message.ended = True
         self._finish(message)
 
@@ -4456,6 +4480,9 @@ class Correlator(Memory):
 
     def fold_spam(self, origin: Origin, event: Spam) -> None:
         """A spam verdict with its message's queue ID, or with its Message-ID, or with nothing but the queue ID of what the filter made."""
+        if event.filter_id is not None:
+            told = ScreenScore(event.filter_id, event.status or "No", event.score, event.required, event.tests or "")
+            self.fold_screen_score(origin, told)
         queue_id = event.queue_id or (event.child if not event.message_id else None)
         message = self._find(origin, queue_id) if queue_id else self._scanned(origin, event.message_id or "", event.child)
         if message is None:
@@ -4472,8 +4499,11 @@ class Correlator(Memory):
         self.scans.screening(origin.host, event.filter_id).outcomes[bare(event.recipient)] = event.child
 
     def fold_screen_score(self, origin: Origin, event: ScreenScore) -> None:
-        """The score that Proxmox' filter gives a mail."""
-        self.scans.screening(origin.host, event.filter_id).score = event
+        """The score that a filter gives a mail."""
+        known = self.scans.screening(origin.host, event.filter_id)
+        known.score = event
+        if known.refused is not None:
+            take_screening(self.writable(known.refused), known)
 
     def _take_screened(self, origin: Origin, message: Message, recipient: Recipient, reply: str) -> Optional[str]:
         """The ID under which a mail that the filter answered for goes on to a recipient; None when it is kept from him, or nobody told."""

@@ -186,6 +186,7 @@ PLACES = (
     place("decision", "smtpd", r"(?:hold|discard|filter|redirect|bcc|delay|info|warn|permit|hangup|reject_warning): [A-Z-]+ from [^ ]+: "
           r"(.*?); from=", printable),
     place("filter's refusal", "smtpd", r"proxy-reject: [A-Z-]+: [45][0-9]{2} [45]\.[0-9.]+ (.*?); from=", printable),
+    place("what a filter found", "smtpd", r"proxy-reject: [A-Z-]+: [45][0-9]{2} [45]\.[0-9.]+ Reject, id=[^ ]+ - (.*?); from=", printable),
     place("recipient that a filter refuses", "smtpd", r"rejected \"RCPT TO:<" + WORD + ">", address),
     place("filter's refusal of a command", "smtpd", r"rejected \"[^\"]+\": \"[45][0-9]{2} [45]\.[0-9.]+ (.*)\"$", printable),
     place("milter's text", "cleanup", r"milter-[a-z]+: [A-Z-]+ from [^ ]+: (?:[45]\.[0-9.]+ )?(.*?); (?:from|proto)=", printable),
