@@ -5533,7 +5533,7 @@ SQLITE_WORDED = (
     ("unable to open", ConfigError, "check [database] database, the file and the rights on its directory"),
     ("is locked", StoreGone, "end the program that holds it open for writing"),
     ("disk is full", StoreGone, "make room on its disk, or set [database] database"),
-    ("disk I/O error", StoreGone, "check its disk"),
+    ("disk I/O error", StoreGone, "check its disk, and whether there is room on it"),      # for the -shm file, when it is opened
 )   # type: Tuple[Tuple[str, Type[TrackerError], str], ...]
 SQLITE_TYPES = {"VARCHAR": "TEXT", "TEXT": "TEXT", "TIMESTAMP": "TEXT", "DECIMAL": "REAL"}
 TIMES = frozenset(column.name for column in COLUMNS if column.type.startswith("TIMESTAMP"))
@@ -6113,6 +6113,7 @@ class MysqlStore(Store):
     def _greet(self) -> None:
         """Set the session up, and make sure that this server will take what is written, and has the table."""
         self.cursor.execute("SET SESSION time_zone = '+00:00', SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', "
+                            "SESSION sql_big_selects = 1, "     # whatever max_join_size is
                             "SESSION sql_select_limit = 18446744073709551615")      # which holds for SHOW, too
         self._end_former_session()
         self.cursor.execute("SHOW VARIABLES LIKE 'wsrep_sync_wait'")

@@ -568,6 +568,18 @@ def test_a_server_that_shows_one_row_of_all_hides_nothing(command, mysql, mariad
         mariadb.client("SET GLOBAL sql_select_limit = DEFAULT")
 
 
+def test_a_server_that_lets_no_question_look_at_many_rows_is_asked_all_the_same(command, mysql, mariadb):
+    """max_join_size, which some providers set, holds for what the table remembers and for the summary."""
+    path = command.configure(**mysql)
+    mariadb.client("SET GLOBAL max_join_size = 2")
+    try:
+        assert command.run("-c", path, "--import", LOG).returncode == 0
+        done = command.run("-c", path, "--import", LOG)
+    finally:
+        mariadb.client("SET GLOBAL max_join_size = DEFAULT")
+    assert done.returncode == 0 and "(0 written now)" in done.stdout, done.stderr
+
+
 def test_a_server_that_takes_no_statement_as_long_as_ours(command, mysql, mariadb):
     before = mariadb.client("SELECT @@GLOBAL.max_allowed_packet").split()[-1]
     mariadb.client("SET GLOBAL max_allowed_packet = 4096")
@@ -639,7 +651,7 @@ def test_rows_that_are_held_and_a_bad_disk_are_told_with_their_remedy():
         errors.DatabaseError("Lock wait timeout exceeded; try restarting transaction", 1205, sqlstate="HY000"))
     assert isinstance(held, tracker.StoreGone) and str(held).endswith(": end the transaction that holds the rows: SHOW PROCESSLIST")
     bad = tracker.SqliteStore("t.db")._meaning(sqlite3.OperationalError("disk I/O error"))
-    assert isinstance(bad, tracker.StoreGone) and str(bad).endswith("disk I/O error: check its disk")
+    assert isinstance(bad, tracker.StoreGone) and str(bad).endswith("disk I/O error: check its disk, and whether there is room on it")
 
 
 def test_certificate_without_its_key(command, mysql):
