@@ -168,6 +168,7 @@ TRAILER_REACH = 4096                # Postfix cuts a record at 2000 bytes (msg_s
 TEXT_LIMIT = 16000                  # characters kept of a TEXT column
 SAMPLES = 100                       # failed lines, and refused rows, shown per run
 BATCH_ROWS = 500                    # rows of one statement: more gains nothing
+MAX_HALVINGS = 5                    # of that, while statements fail
 MAX_FINISHED = 4 * BATCH_ROWS       # finished messages that wait for the next time to write; more are written at once
 BATCH_NAMES = 400                   # queue IDs in one query: even at their longest they fit into MIN_PACKET
 BATCH_BYTES = 500000                # below max_allowed_packet of every server in the field
@@ -6294,10 +6295,10 @@ class MysqlStore(Store):
         return kind("%s: %s" % (text, remedy) if remedy else text)
 
 
-def write_rows(store: Store, rows: List[Row], reject: Callable[[Row, str], None]) -> None:
+def write_rows(store: Store, rows: List[Row], reject: Callable[[Row, str], None], size: int = BATCH_ROWS) -> None:
     """Write rows in batches. When the store refuses one, halve until the culprit stands alone, and give that one to `reject`."""
-    for start in range(0, len(rows), BATCH_ROWS):
-        _write_batch(store, rows[start:start + BATCH_ROWS], reject)
+    for start in range(0, len(rows), size):
+        _write_batch(store, rows[start:start + size], reject)
 
 
 def _write_batch(store: Store, rows: List[Row], reject: Callable[[Row, str], None]) -> None:
@@ -8086,7 +8087,8 @@ class Recorder:
         tracked = self.tracker.correlator.filter
         rows = self._try(lambda: settle(harvest, self.store.recall, self.known_until, tracked), ANY_TROUBLE)
         refused: Set[Row] = set()
-        self._try(lambda: write_rows(self.store, rows, functools.partial(self._set_aside, refused)), ANY_TROUBLE)
+        sizes = (BATCH_ROWS >> min(tried, MAX_HALVINGS) for tried in itertools.count())     # a slow server may never be done with many
+        self._try(lambda: write_rows(self.store, rows, functools.partial(self._set_aside, refused), next(sizes)), ANY_TROUBLE)
         births = [message.first_seen for message in harvest.messages]
         self.first, self.last = min([self.first, *births]), max([self.last, *births])
         self.hosts.update(map(stored_host, {message.server_hostname for message in harvest.messages}))

@@ -17,6 +17,7 @@ import sys
 import termios
 import time
 
+import load
 import mariadb as mariadb_server
 from mysql.connector import connect, errors
 import pytest
@@ -578,6 +579,22 @@ def test_a_server_that_lets_no_question_look_at_many_rows_is_asked_all_the_same(
     finally:
         mariadb.client("SET GLOBAL max_join_size = DEFAULT")
     assert done.returncode == 0 and "(0 written now)" in done.stdout, done.stderr
+
+
+@pytest.mark.skipif(mariadb_server.MYSQLD is not None, reason="MySQL's max_execution_time ends no statement that writes")
+def test_a_server_too_slow_for_many_rows_at_once_takes_them_a_few_at_a_time(command, mysql, mariadb):
+    """It would take three seconds for them all, and is given one: said anew each time, they were never written."""
+    log = command.folder / "many.log"
+    log.write_text("".join(line for _, line in load.tell(1, 50, 1796000000, lambda number: number >= 150)))
+    mariadb.client("CREATE TRIGGER slow BEFORE INSERT ON mail_relay_log FOR EACH ROW DO SLEEP(0.01)", "errors")
+    mariadb.client("SET GLOBAL max_statement_time = 1")
+    try:
+        done = command.run("-v", "-c", command.configure(**mysql), "--import", log)
+    finally:
+        mariadb.client("SET GLOBAL max_statement_time = 0")
+    assert done.returncode == 0 and "1969" in done.stderr and "raise the server's max_statement_time" in done.stderr, done.stderr
+    rows = int(mariadb.client("SELECT COUNT(*) FROM mail_relay_log", "errors").split()[-1])
+    assert "(%d written now)" % rows in done.stdout and rows > 250
 
 
 def test_a_server_that_takes_no_statement_as_long_as_ours(command, mysql, mariadb):
