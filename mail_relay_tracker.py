@@ -7536,8 +7536,8 @@ def place_from(state: Any, version: int) -> Place:
         raise ValueError("written by a newer version")
     position, inode, device = state["position"], state.get("inode"), state.get("device")
     mtime, repeated = state.get("mtime", 0), bool(state.get("repeated"))
-    for value in (position, 0 if inode is None else inode, 0 if device is None else device, mtime):
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
+    for value, bits in ((position, 63), (0 if inode is None else inode, 64), (0 if device is None else device, 64), (mtime, 63)):
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << bits:
             raise ValueError("position, inode and device must be numbers")
     prints = state.get("fingerprint") or {}
     if not isinstance(prints, dict):

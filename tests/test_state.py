@@ -246,6 +246,13 @@ def test_T12_a_state_of_other_making(halfway, caplog, contents, expected):
     assert halfway.live(data).rows == halfway.undisturbed
 
 
+def test_T12_inodes_of_all_64_bits_are_as_good_as_others(halfway):
+    """Some file systems, GlusterFS and mergerfs, make them of a hash."""
+    state = dict(json.loads(halfway.state.decode()), inode=(1 << 64) - 1, device=(1 << 64) - 1)
+    life = halfway.live(json.dumps(state).encode(), "end")
+    assert life.begin == halfway.position and life.rows == halfway.undisturbed and not life.aside
+
+
 @pytest.mark.parametrize("version, why", [(2, "written by a newer version"), ("x", "version must be a number"),
                                           (None, "version must be a number")])
 def test_T12_why_a_version_is_not_taken(version, why):
