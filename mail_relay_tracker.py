@@ -234,6 +234,10 @@ class RowRefused(Exception):
     """The database will never take this value: set the row aside, go on with the others."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Told to stop while a call did not return; not an Exception, so that no driver catches it."""
+
+
 # ============================================================================ records
 
 class Column(NamedTuple):
@@ -5816,6 +5820,7 @@ LOCK_PATIENCE = 10                  # seconds after which a server is to tell of
 FORGETTABLE = 3                     # seconds for which a server may keep to itself what it has taken
 COPIES = 8                          # of a statement, ours and the driver's
 LOCK_WAIT = 0.5                     # seconds for which SQLite itself waits for a lock: no signal is heard meanwhile
+PULSE = 100000                      # steps of its own after which it lets Python hear a signal: an index may take minutes to make
 NULLS: Dict[None, None] = {}
 sqlite3.register_adapter(type(None), NULLS.get)      # NULL as it is: the driver would look for an adapter anew for each, in vain
 
@@ -5837,6 +5842,7 @@ class SqliteStore(Store):
         try:
             path = self.path if sys.version_info >= (3, 7) else os.fsencode(self.path).decode("utf-8", "replace")   # it is UTF-8 to 3.6
             self.connection = sqlite3.connect(path, timeout=LOCK_WAIT, isolation_level=None)
+            self.connection.set_progress_handler(lambda: None, PULSE)
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = FULL")
             self.connection.execute(sqlite_table())
@@ -5875,7 +5881,7 @@ class SqliteStore(Store):
             self._execute("CREATE INDEX IF NOT EXISTS mail_relay_log_%s ON mail_relay_log (%s)" % index)
 
     def newest(self) -> int:
-        found = self._execute("SELECT MAX(first_seen) FROM mail_relay_log").fetchone()[0]
+        found = self._execute("SELECT MAX(first_seen) FROM mail_relay_log")[0][0]
         return time_from(found) if found else 0
 
     def recall(self, names: Names) -> Stored:
@@ -5904,7 +5910,7 @@ class SqliteStore(Store):
     def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
         hosts = list(map(text_of, hosts))
         marks = ", ".join("?" * len(hosts))
-        return list(self._execute(OUTCOMES % ("?", "?", marks), [time_text(since), time_text(until)] + hosts))
+        return self._execute(OUTCOMES % ("?", "?", marks), [time_text(since), time_text(until)] + hosts)
 
     def close(self) -> None:
         if self.connection is not None:
@@ -5913,16 +5919,19 @@ class SqliteStore(Store):
 
     def all_rows(self) -> Iterator[Row]:
         """Every row, in the order in which it was first written."""
-        return map(row_from, self._execute("SELECT %s FROM mail_relay_log ORDER BY id" % ", ".join(ROW_COLUMNS)))
+        return map(row_from, self.connection.execute("SELECT %s FROM mail_relay_log ORDER BY id" % ", ".join(ROW_COLUMNS)))
 
-    def _execute(self, statement: str, values: Iterable[Any] = ()) -> Any:
+    def _execute(self, statement: str, values: Iterable[Any] = ()) -> List[Any]:
+        """All rows that a statement gives: what may go wrong at the last one, does so here."""
         try:
-            return self.connection.execute(statement, list(values))
+            return cast(List[Any], self.connection.execute(statement, list(values)).fetchall())
         except sqlite3.Error as error:
             raise self._meaning(error) from error
 
-    def _meaning(self, error: Exception) -> Exception:
+    def _meaning(self, error: Exception) -> BaseException:
         text = str(error)
+        if text == "interrupted":           # what a signal's handler raised was lost on its way through SQLite
+            return Interrupted()
         if isinstance(error, (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)):
             return RowRefused(text)
         if "readonly" in text or "unable to open" in text and self._is_denied():
@@ -7911,10 +7920,6 @@ ONE_SHOT_TRIES = 4                  # how often a command other than the daemon 
 STOP_GRACE = 1.5                    # seconds that a call to the database may still take when the daemon is told to stop
 LAST_WORDS = 0.25                   # seconds for what is logged then, before the process is ended
 STATISTICS = logging.CRITICAL + 1   # the level of what was asked for: logged whatever the log's level is
-
-
-class Interrupted(BaseException):
-    """Told to stop while a call did not return; not an Exception, so that no driver catches it."""
 
 
 class Stopped(Exception):

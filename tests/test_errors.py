@@ -861,6 +861,21 @@ def test_control_c_stops_the_daemon(command, settings):
     assert daemon.returncode == 0 and b"Traceback" not in said
 
 
+def test_control_c_ends_a_command_for_which_SQLite_is_busy_for_long(command, settings):
+    """As with the indexes of a large file: here it counts for minutes when a row is written."""
+    store = tracker.SqliteStore(str(settings["database__database"]))
+    store.connect()
+    store._execute("CREATE TRIGGER slow AFTER INSERT ON mail_relay_log BEGIN SELECT max(n) FROM ("
+                   "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT 2000000000) SELECT n FROM c); END")
+    store.close()
+    process = command.start("-c", command.configure(**settings), "--import", LOG)
+    wait_until(lambda: os.path.exists(str(settings["database__database"]) + "-shm"))
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=5)[1].decode()
+    assert process.returncode == 130 and said.startswith("mail_relay_tracker: interrupted") and said.count("\n") == 1, said
+
+
 @pytest.mark.parametrize("name", ["nofile.log", "."])
 def test_import_of_what_cannot_be_read(command, name):
     told(command.run("--import", LOG, name), 74, name)

@@ -646,6 +646,25 @@ def test_T19_stopped_while_somebody_locks_the_file(daemons, table):
     one.wait(lambda: table.count("relay_status = 'sent'") == 2)
 
 
+def test_T19_stopped_while_SQLite_is_busy_for_long(daemons, table):
+    """As with the indexes of a large file, which an import left to be made: here it counts for minutes when a row is written."""
+    one = daemons(**table.settings)
+    one.start()
+    one.write(message(1))
+    one.wait(lambda: table.count() == 1)
+    with closing(sqlite3.connect(str(table.path))) as other:
+        other.execute("CREATE TRIGGER slow AFTER INSERT ON mail_relay_log BEGIN SELECT max(n) FROM ("
+                      "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT 2000000000) SELECT n FROM c); END")
+    one.write(message(2))
+    time.sleep(2)
+    stopped_in_time(one)
+    assert "stopped before all was written" in one.said
+    with closing(sqlite3.connect(str(table.path))) as other:
+        other.execute("DROP TRIGGER slow")
+    one.start()
+    one.wait(lambda: table.count("relay_status = 'sent'") == 2)
+
+
 def test_a_trouble_that_goes_on_is_not_told_as_over_at_every_try(daemons, table):
     """Each try connects anew; -v names a connection when it has served."""
     with locked(daemons, table, "-v") as one:
