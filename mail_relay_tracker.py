@@ -8044,8 +8044,8 @@ class Recorder:
     """Brings what the tracker has ready into the store, however long that takes, and counts it.
 
     `sleep` waits and tells whether to go on. `tries` 0: for ever, as the daemon does; else give up after so many. `known_until`: the store
-    may hold messages born by then. `is_new`: the connection has not served yet. `first`, `last`, `hosts`: of all messages written, for
-    the summary.
+    may hold messages born by then. `is_new`: the connection has not served yet. `told_lost`: when it was last logged, at INFO, that one
+    was lost; `level`: at which that of the last one was. `first`, `last`, `hosts`: of all messages written, for the summary.
     """
 
     def __init__(self, store: Store, tracker: Tracker, rejects: RejectFile, sleep: Callable[[float], bool], tries: int = 0) -> None:
@@ -8058,6 +8058,7 @@ class Recorder:
         self.known_until = 0
         self.store_name = ""
         self.connected = self.is_new = False
+        self.told_lost, self.level = -float(REPORT_AGAIN), logging.INFO
         self.rows = 0
         self.first, self.last = NEVER, 0
         self.hosts: Set[str] = set()
@@ -8071,13 +8072,23 @@ class Recorder:
         self.known_until = max(self.known_until, self.store.newest())
         self.connected = self.is_new = True
 
+    def _tell_lost(self, error: TrackerError) -> None:
+        """Log that a new connection is made, but seldom: a server, or a firewall, may end each that is idle for a while."""
+        now = clock.monotonic()
+        self.level = logging.INFO
+        if now - self.told_lost < REPORT_AGAIN:
+            self.level = logging.DEBUG
+        else:
+            self.told_lost = now
+        LOG.log(self.level, "%s; connecting anew", error)
+
     def _tell_connected(self) -> None:
         """Name the new connection, now that it has served: while a trouble goes on, each try has one."""
         self.is_new = False
         if self.store_name not in ("", self.store.name):
             LOG.warning("%s is used now instead of %s", self.store.name, self.store_name)
+        LOG.log(self.level if self.store_name == self.store.name else logging.INFO, "connected to %s", self.store.name)
         self.store_name = self.store.name
-        LOG.info("connected to %s", self.store.name)
 
     def flush(self) -> int:
         """Write what is finished; returns the number of rows. When it returns, they are committed."""
@@ -8142,7 +8153,7 @@ class Recorder:
                 if self.tries and tried >= self.tries:
                     raise
                 if tried == 1:
-                    LOG.info("%s; connecting anew", error)
+                    self._tell_lost(error)
                     continue
                 self.trouble.report(error, "trying again, %d times in all" % self.tries if self.tries
                                     else "reading pauses, trying again until it works")

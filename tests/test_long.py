@@ -674,6 +674,24 @@ def test_a_trouble_that_goes_on_is_not_told_as_over_at_every_try(daemons, table)
     assert one.said.count("reading pauses") == 1 and one.said.count("connected to") == 2 and one.said.count("is back") == 1, one.said
 
 
+def test_a_server_that_ends_every_idle_connection_is_not_told_each_time(daemons, own_server, tmp_path):
+    """wait_timeout is a minute with many a server, and less than that passes between two mails at best."""
+    table = Table("mysql", tmp_path, own_server)
+    own_server.client("SET GLOBAL wait_timeout = 1")
+    try:
+        one = daemons(**table.settings)
+        one.start("-v")
+        for number in (1, 2, 3):
+            one.write(message(number))
+            one.wait(lambda number=number: table.count("relay_status = 'sent'") == number)
+            time.sleep(2.5)
+        assert one.stop() == 0
+    finally:
+        own_server.client("SET GLOBAL wait_timeout = 28800")
+    assert one.said.count("connecting anew") == 1 and one.said.count("connected to") == 2, one.said
+    assert "ERROR" not in one.said and "WARNING" not in one.said
+
+
 @pytest.mark.parametrize("arguments, wrong", [([], True), (["-v"], True), (["-v"], False)])
 def test_T19_stopped_while_nobody_reads_what_it_says(daemons, table, tmp_path, arguments, wrong):
     """Standard error is a pipe that is full: it waits to say that the database is away, or what it does."""
