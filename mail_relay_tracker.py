@@ -6293,7 +6293,7 @@ class MysqlStore(Store):
         if isinstance(error, TrackerError):
             return error
         code = getattr(error, "errno", None)
-        text = "%s: %s" % (self.name, " ".join(str(error).split()))
+        text = "%s: %s" % (self.name, " ".join(str(error).split()).rstrip("."))      # a remedy may follow
         if code in ROW_ERRORS or str(getattr(error, "sqlstate", None))[:2] in ROW_STATES:
             return RowRefused(text)
         if code == 3024 and getattr(error, "sqlstate", None) is None:       # the driver's own number for its patience at an end
@@ -8308,6 +8308,7 @@ def log_statistics(lines: Iterable[str]) -> None:
 
 GARBAGE = (50000, 20, 50)           # for gc: there are few circles of objects, and to look for them as often as usual costs a sixth
 EARLIEST = epoch(1999, 1, 1, 0)     # no Postfix has written a log before
+PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, STATISTICS: 5, logging.INFO: 6, logging.DEBUG: 7}  # syslog(3)
 
 
 class Progress:
@@ -8697,14 +8698,39 @@ def run(arguments: argparse.Namespace) -> int:
     return run_once(config, arguments.dry_run) if arguments.once else run_daemon(config)
 
 
+def is_journal(stream: Optional[TextIO]) -> bool:
+    """Whether systemd's journal reads a stream; then it takes the priority of each line from its beginning, `<3>`."""
+    try:
+        status = os.fstat(stream.fileno()) if stream is not None else None
+    except (OSError, ValueError):
+        return False
+    return status is not None and os.environ.get("JOURNAL_STREAM") == "%d:%d" % (status.st_dev, status.st_ino)
+
+
+class JournalFormatter(logging.Formatter):
+    """Tells the journal how severe a message is, so that `journalctl -p warning` shows what is to be mended."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, its priority before each of its lines."""
+        priority = "<%d>" % PRIORITIES[record.levelno]
+        return priority + super().format(record).replace("\n", "\n" + priority)
+
+
+def log_to(stream: Optional[TextIO], level: int) -> None:
+    """Send what is logged to a stream."""
+    handler = logging.StreamHandler(stream)
+    kind = JournalFormatter if is_journal(stream) else logging.Formatter
+    handler.setFormatter(kind("mail_relay_tracker: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])
+    logging.addLevelName(STATISTICS, "STATISTICS")
+    LOG.setLevel(level)                     # not the driver's
+
+
 def main(arguments: Optional[List[str]] = None) -> int:
     """The program: a command, its errors told in one line each, its exit code."""
     try:
         found = parse_arguments(arguments)
-        level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(found.verbose, 2)]
-        logging.basicConfig(stream=sys.stderr, format="mail_relay_tracker: %(levelname)s: %(message)s")
-        LOG.setLevel(level)                 # not the driver's
-        logging.addLevelName(STATISTICS, "STATISTICS")
+        log_to(sys.stderr, (logging.WARNING, logging.INFO, logging.DEBUG)[min(found.verbose, 2)])
         return run(found)
     except TrackerError as error:
         return complain(str(error), error.exit_code)
@@ -8719,7 +8745,8 @@ def complain(text: str, code: int) -> int:
     """Tell what is wrong in one line, if anybody still listens; returns the exit code."""
     try:
         if sys.stderr is not None:
-            print("mail_relay_tracker: %s" % text, file=sys.stderr)
+            priority = "<%d>" % PRIORITIES[logging.ERROR] if is_journal(sys.stderr) else ""
+            print("%smail_relay_tracker: %s" % (priority, text), file=sys.stderr)
     except OSError:                         # its reader is gone, or its disk is full: the exit code tells all the same
         silence(2)
     return code

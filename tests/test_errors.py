@@ -834,6 +834,22 @@ def waits_for_more(process):
     return unread == b"\0" * 4 and state == "S"
 
 
+@pytest.mark.parametrize("is_journal", [True, False])
+def test_the_journal_is_told_how_severe_a_message_is(command, settings, is_journal):
+    """By what systemd tells a service of its standard error: device and inode."""
+    path = command.configure(**dict(settings, logging__log_file="nowhere.log", database__password="known to all"))
+    os.chmod(path, 0o644)
+    with open(str(command.folder / "journal"), "w+", encoding="utf-8") as journal:
+        status = os.fstat(journal.fileno())
+        stream = "%d:%d" % (status.st_dev, status.st_ino if is_journal else status.st_ino + 1)
+        code = subprocess.run([sys.executable, str(ROOT / "mail_relay_tracker.py"), "-c", path, "--once"], check=False, stderr=journal,
+                              env=dict(os.environ, JOURNAL_STREAM=stream)).returncode
+        journal.seek(0)
+        warning, error = journal.read().splitlines()
+    assert code == 74 and warning.startswith("<4>" * is_journal + "mail_relay_tracker: WARNING: ")
+    assert error.startswith("<3>" * is_journal + "mail_relay_tracker: log file nowhere.log: ")
+
+
 @pytest.mark.parametrize("arguments, code", [("--nope", 64), ("-c /nowhere --check", 78)])
 def test_errors_that_cannot_be_told_end_with_their_code(command, arguments, code):
     with open("/dev/full", "wb") as full:
