@@ -281,6 +281,28 @@ def test_schema_and_sqlite_agree(described, tmp_path):
     assert len(found) == len(tracker.INDEXES) + 1
 
 
+@pytest.mark.parametrize("name, columns", tracker.INDEXES)
+@pytest.mark.parametrize("condition", ["= ?", "IN (?, 'b')", "> ?", "BETWEEN ? AND 'b'", "= (SELECT dsn FROM mail_relay_log WHERE id = ?)"])
+def test_sqlite_looks_rows_up_by_every_index(tmp_path, name, columns, condition):
+    store = tracker.SqliteStore(str(tmp_path / "t.db"))
+    store.connect()
+    question = "EXPLAIN QUERY PLAN SELECT * FROM mail_relay_log WHERE %s %s" % (columns.partition(",")[0], condition)
+    plan = [step[3] for step in store.connection.execute(question, ["a"])]
+    store.close()
+    assert "USING INDEX mail_relay_log_%s " % name in plan[0]
+
+
+def test_an_index_that_an_sqlite_file_has_stays_as_it_is(tmp_path):
+    store = tracker.SqliteStore(str(tmp_path / "t.db"))
+    store.bulk = True
+    store.connect()
+    store.connection.execute("CREATE INDEX mail_relay_log_spam ON mail_relay_log (spam_status, first_seen)")
+    store.complete()
+    kept = store.connection.execute("SELECT sql FROM sqlite_master WHERE name = 'mail_relay_log_spam'").fetchone()
+    store.close()
+    assert kept == ("CREATE INDEX mail_relay_log_spam ON mail_relay_log (spam_status, first_seen)",)
+
+
 def everything(server):
     """All that the database holds: definitions and rows."""
     told = [server.client("SHOW CREATE TABLE mail_relay_log; SHOW CREATE EVENT mail_relay_log_retention", "docs")]
