@@ -643,15 +643,17 @@ def maker(event: Type[Any]) -> Callable[[Iterable[Any]], Any]:
 
 MONTHS = {name: place for place, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
 _CLOCK = r"([0-9]{2}):([0-9]{2}):([0-9]{2})(?:[.,]([0-9]{1,9}))?"
-PRIORITY = re.compile(r"<[0-9]{1,3}>(1 (?=[0-9]{4}-))?")
+BEFORE_STAMP = re.compile("(?:\xef\xbb\xbf)?(?:<[0-9]{1,3}>(?:1 (?=[0-9]{4}-))?)?")       # an editor's byte order mark; a priority
 YEARLESS = re.compile(r"([A-Z][a-z]{2}) ([ 0-9]?[0-9]) " + _CLOCK + " ")
 YEAR_FIRST = re.compile(r"([0-9]{4}) ([A-Z][a-z]{2}) ([ 0-9]?[0-9]) " + _CLOCK + " ")
-ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T" + _CLOCK + r"(Z|[+-][0-9]{2}:?[0-9]{2}) ")
+ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})[T ]" + _CLOCK + r"(Z| ?[+-][0-9]{2}:?[0-9]{2})? ")
 WEEKDAY = re.compile(r"[A-Z][a-z]{2} ([0-9]{4})-([0-9]{2})-([0-9]{2}) " + _CLOCK + r" ([A-Z]{3,5}|[+-][0-9]{2,4}) ")
-DATED = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2}) " + _CLOCK + " ")     # `%$NOW% %TIMESTAMP:8:15%` in a template of rsyslog
+_LEVEL = "[a-z][a-z0-9]{2,9}[.:][a-z]{3,7}"         # beside a facility
+YEAR_LAST = re.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + " ([0-9]{4}) (?:" + _LEVEL + " (?=[^ ]+: ))?")
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
-_HOST = r"(?:<(?:{0}|[0-9]{{1,2}}\.[0-7])> )?([^ ]+) +(?:{0} )?".format(r"[a-z][a-z0-9]{2,9}[.:][a-z]{3,7}")   # beside facility and level
+_HOST = r"(?:<(?:{0}|[0-9]{{1,2}}\.[0-7])> )?([^ ]+) +(?:{0} )?".format(_LEVEL)
 TAGGED = re.compile(_HOST + r"([^ \[\]]+?)(?:\[([0-9]+)\])?$")
+WITHOUT_HOST = re.compile(r"()([^ \[\]:]+)\[([0-9]+)\]$")       # syslogds of BusyBox (-S) and OpenWrt
 CUT_TAG = re.compile(r"([^ ]+) (?=[^ ]{32} )([^ \[\]:]+)\[([0-9]+)\]? ")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
 SEVERITIES = frozenset("DEBUG INFO NOTICE WARNING ERR CRIT ALERT EMERG".split())    # in an image's lines instead of the host
@@ -684,14 +686,17 @@ def epoch(year: int, month: int, day: int, seconds: int, offset: int = 0) -> int
     return ((datetime.date(year, month, day).toordinal() - EPOCH.toordinal()) * 86400 + seconds - offset) * SECOND
 
 
-def zone_offset(zone: str) -> int:
-    """Seconds east of UTC of `Z`, `+01:00`, `+0100` or `+01`.
+def zone_offset(zone: Optional[str]) -> Optional[int]:
+    """Seconds east of UTC of `Z`, `+01:00`, `+0100` or `+01`; None of other letters, for several zones have the same.
 
-    >>> zone_offset("-0230"), zone_offset("Z")
-    (-9000, 0)
+    >>> zone_offset("-0230"), zone_offset("Z"), zone_offset("CST")
+    (-9000, 0, None)
     """
-    if zone == "Z":
+    if zone in ("Z", "UTC", "GMT"):
         return 0
+    if zone is None or zone.isalpha():
+        return None
+    zone = zone.lstrip(" ")
     digits = zone[1:].replace(":", "").ljust(4, "0")
     seconds = int(digits[:2]) * 3600 + int(digits[2:4]) * 60
     return -seconds if zone[0] == "-" else seconds
@@ -736,10 +741,8 @@ class Calendar:
             if time < self._begun + MINUTE and time <= self.newest + DAY < self._begun + SHORT_YEAR:    # else it is of another year
                 self.last = time
                 return time, 16
-        start = 0
-        if line[:1] == "<":
-            priority = PRIORITY.match(line)
-            start = priority.end() if priority else 0
+        before = BEFORE_STAMP.match(line) if line[:1] in "<\xef" else None
+        start = before.end() if before else 0
         for form, reader in STAMP_FORMS:
             found = form.match(line, start)
             if found:
@@ -753,12 +756,16 @@ class Calendar:
         return 0, -1
 
     def _read_iso(self, found: Match[str]) -> int:
-        year, month, day, hour, minute, second, fraction, zone = found.groups()
-        seconds = int(hour) * 3600 + int(minute) * 60
-        base = epoch(int(year), int(month), int(day), seconds + int(second), zone_offset(zone))
-        if found.end() - found.start() == 33 and not found.start() and 0 < base < LATEST - SECOND:
-            self._second, self._zone, self._base = found.string[:20], zone + " ", base
-        return base + microseconds(fraction)
+        """Year, month, day, time and zone. Without one that is known it is local time."""
+        year, month, day = map(int, found.groups()[:3])
+        offset = zone_offset(found.group(8))
+        if offset is None:
+            return self._local(year, month, day, found.groups()[3:7])
+        hour, minute, second = map(int, found.groups()[3:6])
+        base = epoch(year, month, day, hour * 3600 + minute * 60 + second, offset)
+        if found.span() == (0, 33) and 0 < base < LATEST - SECOND:
+            self._second, self._zone, self._base = found.string[:20], found.string[26:33], base
+        return base + microseconds(found.group(7))
 
     def _read_yearless(self, found: Match[str]) -> int:
         month, day = MONTHS[found.group(1)], int(found.group(2))
@@ -782,19 +789,8 @@ class Calendar:
     def _read_year_first(self, found: Match[str]) -> int:
         return self._local(int(found.group(1)), MONTHS[found.group(2)], int(found.group(3)), found.groups()[3:7])
 
-    def _read_dated(self, found: Match[str]) -> int:
-        year, month, day = map(int, found.groups()[:3])
-        return self._local(year, month, day, found.groups()[3:7])
-
-    def _read_weekday(self, found: Match[str]) -> int:
-        zone = found.group(8)
-        if zone in ("UTC", "GMT") or zone[0] in "+-":
-            year, month, day = map(int, found.groups()[:3])
-            hour, minute, second, fraction = found.groups()[3:7]
-            seconds = int(hour) * 3600 + int(minute) * 60 + int(second)
-            offset = zone_offset(zone) if zone[0] in "+-" else 0
-            return epoch(year, month, day, seconds, offset) + microseconds(fraction)
-        return self._read_dated(found)
+    def _read_year_last(self, found: Match[str]) -> int:
+        return self._local(int(found.group(7)), MONTHS[found.group(1)], int(found.group(2)), found.groups()[2:6])
 
     def _read_unix(self, found: Match[str]) -> int:
         return int(found.group(1)) * SECOND + int(found.group(2))
@@ -831,9 +827,9 @@ STAMP_FORMS = (
     (YEARLESS, Calendar._read_yearless),
     (ISO, Calendar._read_iso),
     (YEAR_FIRST, Calendar._read_year_first),
-    (WEEKDAY, Calendar._read_weekday),
-    (DATED, Calendar._read_dated),
+    (WEEKDAY, Calendar._read_iso),
     (UNIX, Calendar._read_unix),
+    (YEAR_LAST, Calendar._read_year_last),
 )
 
 
@@ -868,7 +864,7 @@ def split_prefix(prefix: str) -> Optional[Header]:
     >>> split_prefix("mx mail.warn postfix/smtpd[42]").prefix
     'mx postfix/smtpd[42]'
     """
-    found = TAGGED.match(prefix)
+    found = TAGGED.match(prefix) or WITHOUT_HOST.match(prefix)
     if not found:
         return None
     host = one_host(found.group(1))
@@ -895,7 +891,7 @@ def split_uncolonned(rest: str) -> Optional[Tuple[Header, str]]:
 def split_line(rest: str) -> Optional[Tuple[Header, str]]:
     """Header and text of a line, from its host on, in whatever form; None when it has none that is known."""
     end = rest.find(": ")
-    if end >= 0 and " " not in rest[:end]:                  # an IPv6 host that ends in colons
+    if end >= 0 and " " not in rest[:end] and rest[end - 1] != "]":     # an IPv6 host that ends in colons
         end = rest.find(": ", end + 2)
     header = split_prefix(rest[:end] if end >= 0 else rest.rstrip(":"))
     if header is not None:
