@@ -653,7 +653,7 @@ YEAR_LAST = re.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK 
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
 _HOST = r"(?:<(?:{0}|[0-9]{{1,2}}\.[0-7])> )?([^ ]+) +(?:{0} )?".format(_LEVEL)
 TAGGED = re.compile(_HOST + r"([^ \[\]]+?)(?:\[([0-9]+)\])?$")
-WITHOUT_HOST = re.compile(r"()([^ \[\]:]+)\[([0-9]+)\]$")       # syslogds of BusyBox (-S) and OpenWrt
+WITHOUT_HOST = re.compile(r"()([^ \[\]]+)\[([0-9]+)\]$")       # syslogds of BusyBox (-S) and OpenWrt
 CUT_TAG = re.compile(r"([^ ]+) (?=[^ ]{32} )([^ \[\]:]+)\[([0-9]+)\]? ")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
 SEVERITIES = frozenset("DEBUG INFO NOTICE WARNING ERR CRIT ALERT EMERG".split())    # in an image's lines instead of the host
@@ -1808,12 +1808,31 @@ def spf_of_refusal(dsn: Optional[str], said: str) -> str:
     >>> spf_of_refusal("5.7.23", "550 5.7.23 <x>: Client host rejected: SPF Permanent Error@b>: Recipient address rejected: …")
     'Fail'
     """
-    said = DUE_TO.sub("", said, 1)
+    error = "Temperror" if dsn == "4.7.24" else "Permerror" if dsn == "5.7.24" else "Fail"
+    return spf_of_words(DUE_TO.sub("", said, 1)) or error
+
+
+def spf_of_words(said: str) -> Optional[str]:
+    """The SPF result that pyspf's words, or pypolicyd-spf's of its `Reject_Not_Pass_Domains`, stand for.
+
+    >>> spf_of_words("SPF fail - not authorized"), spf_of_words("too many connections")
+    ('Fail', None)
+    """
     policy = RECEIVER_POLICY.match(said)
     if policy and policy.group(1) in SPF_RESULTS - SPF_ACCEPTED:
         return policy.group(1)
-    error = "Temperror" if dsn == "4.7.24" else "Permerror" if dsn == "5.7.24" else "Fail"
-    return next((word for opening, word in SPF_TEXTS if said.startswith(opening)), error)
+    return next((word for opening, word in SPF_TEXTS if said.startswith(opening)), None)
+
+
+def spf_of_verdict(verdict: Verdict) -> Optional[str]:
+    """The SPF result that a refusal tells of: by a status code of SPF's own, else (`SPF_Enhanced_Status_Codes = No`, and the first
+    versions of policyd-spf) by its words. These stand behind the whole recipient, which may imitate them.
+    """
+    said = verdict.text or ""
+    if verdict.dsn in SPF_CODES:
+        return spf_of_refusal(verdict.dsn, said)
+    opening = "%s %s <%s>: Recipient address rejected: Message " % (verdict.code, verdict.dsn, verdict.recipient)
+    return spf_of_words(said[len(opening):].partition(" due to: ")[2]) if said.startswith(opening) else None
 
 
 def unquoted(text: str) -> str:
@@ -4174,8 +4193,8 @@ class Correlator(Memory):
 
     @staticmethod
     def _learn_verdict(message: Message, event: Verdict) -> None:
-        if event.dsn in SPF_CODES and message.spf_result is None and message.spf is None:
-            message.spf_result = spf_of_refusal(event.dsn, event.text or "")
+        if message.spf_result is None and message.spf is None:
+            message.spf_result = spf_of_verdict(event)
         if event.judge == "proxy":
             return
         if message.client_ip is None and event.client_ip and message.continued:
