@@ -665,6 +665,7 @@ STAMP_PART = re.compile(r"(?:[A-Z][a-z]?|(?:%s)(?: [ 0-9:.,]*)?|[0-9][0-9T:.,+-]
 # Before the line of a container: its name (docker compose logs), the runtime's stamp (kubectl logs --timestamps, CRI's files).
 CONTAINER = re.compile(r"(?:[0-9A-Za-z][0-9A-Za-z_.@-]{0,99} +\| )?"
                        r"(?:[0-9-]{10}T[0-9:.]{8,18}(?:Z|[+-][0-9]{2}:[0-9]{2}) (?:std(?:out|err) F )?)?(?:<[0-9]{1,3}>)?$")
+DOCKER = re.compile(r'\{"log":("(?:[^"\\]|\\.)*"),"stream":"')       # in Docker's own files (json-file, its default logging driver)
 OF_POSTFIX = re.compile(r".{0,80}? postfix[a-z0-9-]{0,32}/[a-z/-]{2,40}\[[0-9]{1,7}\]: ")
 
 
@@ -919,6 +920,32 @@ def second_head(head: str, start: int) -> int:
     _, _, tag = head[start:place].partition(" ")
     was_cut_off = " " not in tag and ":" not in tag if start >= 0 else STAMP_PART.match(head[:place])
     return place if was_cut_off else 0
+
+
+def inner_line(line: str, start: int) -> str:
+    """The line that stands within a line whose host begins at `start`; empty when it is but one.
+
+    >>> inner_line("mx-1  | Nov 29 14:53:20 3f2b6a1c postfix/smtp[14]: 4F00061AE: host mx", -1)
+    'Nov 29 14:53:20 3f2b6a1c postfix/smtp[14]: 4F00061AE: host mx'
+    """
+    written = DOCKER.match(line)
+    if written:
+        return out_of_json(written.group(1))
+    place = second_head(line.partition(": ")[0], start)
+    return line[place:] if place else ""
+
+
+def out_of_json(quoted: str) -> str:
+    r"""A line that is a string in JSON, one character per byte; empty when it is damaged.
+
+    >>> out_of_json(r'"mx x: from=\u003ca@b\u003e\n"'), out_of_json(r'"\x"')
+    ('mx x: from=<a@b>', '')
+    """
+    try:
+        text: str = json.loads(quoted.encode("latin-1"))
+        return text.partition("\n")[0].rstrip("\r").encode().decode("latin-1")
+    except ValueError:
+        return ""
 
 
 # ============================================================================ program parsers
@@ -5401,11 +5428,11 @@ class Tracker:
                 head, _, text = line.partition(": ")
                 origin = known(head[start:])
                 if origin is None:
-                    place = second_head(head, start)
-                    if place:
+                    inner = inner_line(line, start)
+                    if inner:
                         stamp = "\n"
-                        time, start = calendar.read(line[place:])
-                    origin, text = self._meet(line[place:], start, lines[len(times) - 1] if times else self.previous)
+                        time, start = calendar.read(inner)
+                    origin, text = self._meet(inner or line, start, lines[len(times) - 1] if times else self.previous)
             except Exception:               # one bad line must never stop the reading
                 origin, text = self._pass(FAILED)
                 self.on_failure(line)
@@ -5494,9 +5521,9 @@ class Tracker:
         syslog-ng's, which tells the program, too, and how the line begins (logwriter.c:log_writer_emit_suppress_summary).
         """
         _, start = self.calendar.read(previous)
-        place = second_head(previous.partition(": ")[0], start)
-        if place:
-            previous = previous[place:]
+        inner = inner_line(previous, start)
+        if inner:
+            previous = inner
             _, start = self.calendar.read(previous)
         split = split_line(previous[start:]) if start >= 0 else None
         if split is None or split[0].host != host or program not in ("", split[0].program) or not split[1].startswith(beginning):

@@ -129,6 +129,17 @@ def behind(opening, writer):
     return lambda lines: [stamped(opening, moment_of(line)) + shown for line, shown in zip(lines, writer(lines))]
 
 
+def in_docker_file(lines):
+    """What Docker keeps of a container's output (json-file), in JSON as Go writes it."""
+    found = []
+    for line in with_stamps("%b %d %H:%M:%S")(lines):
+        text = json.dumps(line.encode("latin-1").decode("utf-8", "surrogateescape") + "\n", ensure_ascii=False)
+        text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+        found.append('{"log":%s,"stream":"stdout","time":"2026-11-05T09:03:07.123456789Z"}'
+                     % text.encode("utf-8", "surrogateescape").decode("latin-1"))
+    return found
+
+
 def severity(rest):
     """What follows a stamp in a Docker image's log (boky/postfix): a severity instead of the host."""
     text = rest.partition(" ")[2]
@@ -159,6 +170,8 @@ def own_template(lines):
 
 
 WRITERS = {
+    "Docker's json-file": in_docker_file, "ISO 8601 without a zone": with_stamps("%Y-%m-%dT%H:%M:%S.%f"),
+    "ISO 8601 with blanks": with_stamps("%Y-%m-%d %H:%M:%S +0200", east=2), "the year last": with_stamps("%a %b %e %H:%M:%S %Y"),
     "blanks at the end": ending_in_blanks, "rsyslog, a template of one's own": own_template,
     "BusyBox": with_level("{} mail.{} {}", "warn"), "FreeBSD": with_level("<mail.{1}> {0} {2}"), "AIX": with_level("{} mail:{} {}"),
     "rsyslog, tags cut": cut_tags, "docker compose logs": behind("mx-1         | ", with_stamps("%b %d %H:%M:%S")),
@@ -177,15 +190,20 @@ WRITERS = {
 class Writers(unittest.TestCase):
     """One test per writer, made below."""
 
-    def test_an_image_with_a_severity_where_the_host_stands(self):
-        """A story of one host makes the same rows, but for that host's name."""
+    def check_of_one_host(self, write, suits):
+        """A story of one host, the lines of which suit, makes the same rows, but for that host's name."""
         for path in STORIES:
             settings = dict(json.loads(path.read_text(encoding="utf-8")).get("settings", {}), server_hostname="mx")
             lines = (path.parent / "input.log").read_bytes().decode("latin-1").splitlines()
-            if len({line.split(" ")[1] for line in lines}) == 1:
-                image = ["%s %s" % (line[:32], severity(line[33:])) for line in lines]
-                found, wanted = (rough(Replay(form, **settings).whole()) for form in (image, lines))
+            if len({line.split(" ")[1] for line in lines}) == 1 and all(map(suits, lines)):
+                found, wanted = (rough(Replay(form, **settings).whole()) for form in ([write(line) for line in lines], lines))
                 self.assertEqual(found, wanted, path.parent.name)
+
+    def test_an_image_with_a_severity_where_the_host_stands(self):
+        self.check_of_one_host(lambda line: "%s %s" % (line[:32], severity(line[33:])), suits=bool)
+
+    def test_lines_without_a_host(self):
+        self.check_of_one_host(lambda line: line[:33] + line[33:].partition(" ")[2], suits=lambda line: LINE.match(line).group(5))
 
     def tell(self, writer):
         """Every story as this writer has it makes the same rows, but for fractions of a second and NOQUEUE digits."""
