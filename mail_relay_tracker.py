@@ -654,7 +654,7 @@ UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
 _HOST = r"(?:<(?:{0}|[0-9]{{1,2}}\.[0-7])> )?([^ ]+) +(?:{0} )?".format(_LEVEL)
 TAGGED = re.compile(_HOST + r"([^ \[\]]+?)(?:\[([0-9]+)\])?$")
 WITHOUT_HOST = re.compile(r"()([^ \[\]]+)\[([0-9]+)\]$")       # syslogds of BusyBox (-S) and OpenWrt
-CUT_TAG = re.compile(r"([^ ]+) (?=[^ ]{32} )([^ \[\]:]+)\[([0-9]+)\]? ")
+BARE_TAG = re.compile(r"([^ ]+) (?=[^ ]{32} |[^ ]+\] )([^ \[\]:]+)\[([0-9]+)\]? ")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
 SEVERITIES = frozenset("DEBUG INFO NOTICE WARNING ERR CRIT ALERT EMERG".split())    # in an image's lines instead of the host
 REPEATED = re.compile(r" *message repeated ([0-9]{1,9}) times: \[ ?(.*)$")
@@ -873,15 +873,15 @@ def split_prefix(prefix: str) -> Optional[Header]:
 
 
 def split_uncolonned(rest: str) -> Optional[Tuple[Header, str]]:
-    """Header and text of a line without `tag:`, from its host on: RFC 5424 (rsyslog's SyslogProtocol23Format), or a tag that was cut to
-    32 characters on its way (RSYSLOG_ForwardFormat).
+    """Header and text of a line without `tag:`, from its host on: RFC 5424 (rsyslog's SyslogProtocol23Format), a tag that was cut to
+    32 characters on its way (RSYSLOG_ForwardFormat), or `%programname%[%procid%] %msg%` of a template.
 
     >>> split_uncolonned("mx postfix/qmgr 7 - - 4X: removed")[1]
     '4X: removed'
     >>> split_uncolonned("mx postfix/submission/smtpd[1234567 4X: client=a[::1]")[1]
     '4X: client=a[::1]'
     """
-    found = SYSLOG_5424.match(rest) or CUT_TAG.match(rest)
+    found = SYSLOG_5424.match(rest) or BARE_TAG.match(rest)
     if not found:
         return None
     host, program, pid = one_host(found.group(1)), found.group(2), found.group(3)

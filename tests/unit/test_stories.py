@@ -158,6 +158,11 @@ def cut_tags(lines):
     return found
 
 
+def bare_tags(lines):
+    """What rsyslog makes of `%TIMESTAMP% %HOSTNAME% %programname%[%procid%] %msg%`: no colon."""
+    return [line.replace("]: ", "] ", 1) if re.match("[^:]*:..:[^:]*]: ", line) else line for line in with_stamps("%b %e %H:%M:%S")(lines)]
+
+
 def ending_in_blanks(lines):
     """What some syslog daemons make of a newline, or a template's end."""
     return [line + " " * (1 + number % 2) for number, line in enumerate(with_stamps("%b %e %H:%M:%S")(lines))]
@@ -171,7 +176,7 @@ def own_template(lines):
 
 WRITERS = {
     "Docker's json-file": in_docker_file, "ISO 8601 without a zone": with_stamps("%Y-%m-%dT%H:%M:%S.%f"),
-    "ISO 8601 with blanks": with_stamps("%Y-%m-%d %H:%M:%S +0200", east=2), "the year last": with_stamps("%a %b %e %H:%M:%S %Y"),
+    "ISO 8601 with blanks": with_stamps("%Y-%m-%d %H:%M:%S +0200", east=2), "tags without a colon": bare_tags, "the year last": with_stamps("%a %b %e %H:%M:%S %Y"),
     "blanks at the end": ending_in_blanks, "rsyslog, a template of one's own": own_template,
     "BusyBox": with_level("{} mail.{} {}", "warn"), "FreeBSD": with_level("<mail.{1}> {0} {2}"), "AIX": with_level("{} mail:{} {}"),
     "rsyslog, tags cut": cut_tags, "docker compose logs": behind("mx-1         | ", with_stamps("%b %d %H:%M:%S")),
