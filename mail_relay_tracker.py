@@ -1759,6 +1759,7 @@ SMF_OPENING = r"SPF ([a-z]+)(?: \(cached\))?: ip="
 SMF_SPF = re.compile(SMF_OPENING + r"([^ ,]+), fqdn=[^ ,]*, helo=(?:(?!, from=).)*, from=((?:(?!, from=).)*)$")
 SMF_RESULT = re.compile(SMF_OPENING)
 SPF_CODES = frozenset(("5.7.23", "5.7.24", "4.7.23", "4.7.24"))
+QUOTES = str.maketrans("", "", '"\\')                # what an address bears in its external form alone
 
 
 @functools.lru_cache(maxsize=256)
@@ -1853,12 +1854,13 @@ def spf_of_words(said: str) -> Optional[str]:
 
 def spf_of_verdict(verdict: Verdict) -> Optional[str]:
     """The SPF result that a refusal tells of: by a status code of SPF's own, else (`SPF_Enhanced_Status_Codes = No`, and the first
-    versions of policyd-spf) by its words. These stand behind the whole recipient, which may imitate them.
+    versions of policyd-spf) by its words. These stand behind the whole recipient, which may imitate them, and has no quotes there.
     """
     said = verdict.text or ""
     if verdict.dsn in SPF_CODES:
         return spf_of_refusal(verdict.dsn, said)
     opening = "%s %s <%s>: Recipient address rejected: Message " % (verdict.code, verdict.dsn, verdict.recipient)
+    opening, said = opening.translate(QUOTES), said.translate(QUOTES)
     return spf_of_words(said[len(opening):].partition(" due to: ")[2]) if said.startswith(opening) else None
 
 

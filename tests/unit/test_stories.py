@@ -176,7 +176,8 @@ def own_template(lines):
 
 WRITERS = {
     "Docker's json-file": in_docker_file, "ISO 8601 without a zone": with_stamps("%Y-%m-%dT%H:%M:%S.%f"),
-    "ISO 8601 with blanks": with_stamps("%Y-%m-%d %H:%M:%S +0200", east=2), "tags without a colon": bare_tags, "the year last": with_stamps("%a %b %e %H:%M:%S %Y"),
+    "ISO 8601 with blanks": with_stamps("%Y-%m-%d %H:%M:%S +0200", east=2), "tags without a colon": bare_tags,
+    "the year last": with_stamps("%a %b %e %H:%M:%S %Y"),
     "blanks at the end": ending_in_blanks, "rsyslog, a template of one's own": own_template,
     "BusyBox": with_level("{} mail.{} {}", "warn"), "FreeBSD": with_level("<mail.{1}> {0} {2}"), "AIX": with_level("{} mail:{} {}"),
     "rsyslog, tags cut": cut_tags, "docker compose logs": behind("mx-1         | ", with_stamps("%b %d %H:%M:%S")),
