@@ -1320,7 +1320,8 @@ OPERATION_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ",
 POSTSUPER_NOISE = OPERATION_NOISE + ("Deleted: ", "Requeued: ", "Placed on hold: ", "Released from hold: ", "Force-expired: ", "Expired: ",
                                      "Renamed ", "renamed ", "removed ", "Moved ", "moved ", "Cleaned ", "Total: ", "expired ",
                                      "remove directory ", "remove subdirectory ")
-POSTFIX_NOISE = ("warning: ", "error: ", "fatal: ", "panic: ", "Postfix is ", "See http", "To disable backwards compatibility ")
+POSTFIX_NOISE = ("warning: ", "error: ", "fatal: ", "panic: ", "/usr/sbin/postconf: ", "Postfix is ", "See http",
+                 "To disable backwards compatibility ")
 HANDLED = {"requeued": "requeue", "placed on hold": "hold", "released from hold": "release"}
 
 
