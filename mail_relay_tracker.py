@@ -1760,6 +1760,7 @@ SMF_OPENING = r"SPF ([a-z]+)(?: \(cached\))?: ip="
 SMF_SPF = re.compile(SMF_OPENING + r"([^ ,]+), fqdn=[^ ,]*, helo=(?:(?!, from=).)*, from=((?:(?!, from=).)*)$")
 SMF_RESULT = re.compile(SMF_OPENING)
 SPF_CODES = frozenset(("5.7.23", "5.7.24", "4.7.23", "4.7.24"))
+MESSAGE_REJECTED = ": Recipient address rejected: Message "
 QUOTES = str.maketrans("", "", '"\\')                # what an address bears in its external form alone
 
 
@@ -1860,7 +1861,9 @@ def spf_of_verdict(verdict: Verdict) -> Optional[str]:
     said = verdict.text or ""
     if verdict.dsn in SPF_CODES:
         return spf_of_refusal(verdict.dsn, said)
-    opening = "%s %s <%s>: Recipient address rejected: Message " % (verdict.code, verdict.dsn, verdict.recipient)
+    if MESSAGE_REJECTED not in said:        # so most are, and need no closer look
+        return None
+    opening = "%s %s <%s>%s" % (verdict.code, verdict.dsn, verdict.recipient, MESSAGE_REJECTED)
     opening, said = opening.translate(QUOTES), said.translate(QUOTES)
     return spf_of_words(said[len(opening):].partition(" due to: ")[2]) if said.startswith(opening) else None
 
