@@ -881,7 +881,7 @@ def split_uncolonned(rest: str) -> Optional[Tuple[Header, str]]:
     >>> split_uncolonned("mx postfix/submission/smtpd[1234567 4X: client=a[::1]")[1]
     '4X: client=a[::1]'
     """
-    found = SYSLOG_5424.match(rest) or BARE_TAG.match(rest)
+    found = BARE_TAG.match(rest) or SYSLOG_5424.match(rest)     # a blank, a hyphen and a blank in an address look like RFC 5424, too
     if not found:
         return None
     host, program, pid = one_host(found.group(1)), found.group(2), found.group(3)
