@@ -3095,6 +3095,11 @@ def was_proxied(message: Message) -> bool:
     return message.fronted or message.peer_ip not in (None, message.client_ip) and message.orig_queue_id is None
 
 
+def is_of_another(verdict: Spam, message: Message) -> bool:
+    """Whether a verdict with a message's Message-ID is about another mail: a filter refused that one, and handed the message in."""
+    return bool(verdict.filter_id) and was_proxied(message)
+
+
 def is_guessed(message: Message) -> bool:
     """Whether an SPF result is one of several, and nobody has told the sender."""
     return message.spf is not None and message.spf.contended and message.envelope_from is None
@@ -4533,12 +4538,19 @@ class Correlator(Memory):
 
     def fold_spam(self, origin: Origin, event: Spam) -> None:
         """A spam verdict with its message's queue ID, or with its Message-ID, or with nothing but the queue ID of what the filter made."""
-        if event.filter_id is not None:
+        if event.filter_id:
             told = ScreenScore(event.filter_id, event.status or "No", event.score, event.required, event.tests or "")
             self.fold_screen_score(origin, told)
+            if not event.message_id:        # its answer to Postfix tells of which mail, and nothing else does
+                return
         queue_id = event.queue_id or (event.child if not event.message_id else None)
-        message = self._find(origin, queue_id) if queue_id else self._scanned(origin, event.message_id or "", event.child)
-        if message is None:
+        if queue_id:
+            message: Optional[Message] = self._find(origin, queue_id)
+        elif event.filter_id:               # it is answered only now: no mail that has left memory is meant
+            message = self.scans.unscanned(origin.host, event.message_id or "")
+        else:
+            message = self._scanned(origin, event.message_id or "", event.child)
+        if message is None or is_of_another(event, message):
             self.scans.offer(origin.host, event, self.position)
             return
         if event.queue_id is None and message.queue_id == event.child:
@@ -5246,7 +5258,8 @@ def claim_verdict(message: Message, verdicts: List[Context]) -> None:
     begun = message.opened - DISORDER if message.continued else message.opened + DISORDER
     for one in verdicts:
         is_shown = (message.spam_status, message.spam_score) == (one.value.status, one.value.score)
-        if begun <= one.heard <= message.heard + DISORDER and (is_shown or message.spam_status is None):
+        is_near_it = begun <= one.heard <= message.heard + DISORDER and not is_of_another(one.value, message)
+        if is_near_it and (is_shown or message.spam_status is None):
             take_verdict(message, one.value)
             verdicts.remove(one)
             return
