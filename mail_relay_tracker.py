@@ -2777,7 +2777,7 @@ class Connection:
 
 class Context(NamedTuple):
     """Something that later lines refer to: `value` is a scan's score, the sender behind an SRS address, the link to a message yet to be
-    born, a message that awaits its SPF result, the queue ID of one that left memory unscanned, or a verdict that no mail in memory claimed.
+    born, a message that awaits its SPF result, one that left memory unscanned, or a verdict that no mail in memory claimed.
 
     `heard`: when, by the log's clock. `low`: the position of its first line.
     """
@@ -2785,6 +2785,13 @@ class Context(NamedTuple):
     value: Any
     heard: int
     low: int
+
+
+class Left(NamedTuple):
+    """A message that left memory unscanned. `proxied`: a before-queue filter had handed it in."""
+
+    queue_id: str
+    proxied: bool
 
 
 class Begun(NamedTuple):
@@ -3573,7 +3580,7 @@ class Scans:
         if message.spam_status is None and (self.has_scanner or message.fronted or is_near(message.peer_ip)):
             key = message.host, message.mid_key or ""
             gone = self.gone.get(key, [])
-            gone.append(Context(message.queue_id, message.heard, message.low))
+            gone.append(Context(Left(message.queue_id, was_proxied(message)), message.heard, message.low))
             keep(self.gone, key, gone)
         self._drop(message)
 
@@ -3635,12 +3642,15 @@ class Scans:
         unscanned = [one for one in found if one.spam_status is None and not one.finished and not comes_from(one, child)]
         return min(unscanned, key=lambda one: (one.queue_id == child, one.queued), default=None)
 
-    def take_gone(self, host: str, message_id: str) -> Optional[Context]:
-        """The queue ID of a message that left memory unscanned a moment ago: it is scanned now."""
+    def take_gone(self, host: str, message_id: str, proxied_as: Optional[str] = None) -> Optional[Context]:
+        """The first message that left memory unscanned a moment ago: it is scanned now. `proxied_as`: only the one that a before-queue
+        filter handed in under this ID.
+        """
         key = mail_key(host, message_id)
         young = [one for one in self.gone.get(key, ()) if self.memory.now - one.heard <= DISORDER]
-        self._keep_gone(key, young[1:])
-        return young[0] if young else None
+        found = next((one for one in young if proxied_as is None or one.value == (proxied_as, True)), None)
+        self._keep_gone(key, [one for one in young if one is not found])
+        return found
 
     def _keep_gone(self, key: HostKey, gone: List[Context]) -> None:
         if gone:
@@ -4526,13 +4536,15 @@ class Correlator(Memory):
         made = origin.open.get(child) if child is not None else None
         if made is not None and was_proxied(made):
             return made                     # there is no mail before it
-        message = self.scans.unscanned(origin.host, message_id, child)
-        if message is not None and message.queue_id != child:
-            return message
-        gone = self.scans.take_gone(origin.host, message_id)
+        gone = self.scans.take_gone(origin.host, message_id, child) if child is not None else None
         if gone is None:
-            return self.scans.just_over(origin.host, message_id, child) or message
-        message = self._find(origin, gone.value)
+            message = self.scans.unscanned(origin.host, message_id, child)
+            if message is not None and message.queue_id != child:
+                return message
+            gone = self.scans.take_gone(origin.host, message_id)
+            if gone is None:
+                return self.scans.just_over(origin.host, message_id, child) or message
+        message = self._find(origin, gone.value.queue_id)
         message.needs(gone.low)
         return message
 
