@@ -834,13 +834,6 @@ STAMP_FORMS = (
 )
 
 
-def times_in(lines: Iterable[str], present: int) -> List[int]:
-    """The times that lines are stamped with."""
-    dates = Calendar(present)
-    found = [dates.read(line) for line in lines]
-    return [time for time, start in found if start >= 0]
-
-
 class Header(NamedTuple):
     """What stands between stamp and text: `prefix` is "host program[pid]", the identity of the process that wrote the line."""
 
@@ -856,7 +849,7 @@ def one_host(host: str) -> str:
 
 
 def split_prefix(prefix: str) -> Optional[Header]:
-    """Take "host program[pid]" apart; None when it is something else. A host may be an IPv6 address, the pid may be absent.
+    """Take "host program[pid]" apart; None when it is something else. A host may be an IPv6 address; it or the pid may be absent, not both.
 
     Syslogds of BusyBox and AIX (behind the host) and FreeBSD (before it) tell facility and level, too: by these a process is not known.
 
@@ -946,6 +939,17 @@ def out_of_json(quoted: str) -> str:
         return text.partition("\n")[0].rstrip("\r").encode().decode("latin-1")
     except ValueError:
         return ""
+
+
+def times_in(lines: Iterable[str], present: int) -> List[int]:
+    r"""The times that lines, or those within them, are stamped with.
+
+    >>> times_in(['mx-1  | 2026-11-17T15:20:00Z mx a: b', 'c: d', r'{"log":"1795964000.000001 mx a: b\n","stream":"stdout"}'], LATEST)
+    [1794928800000000, 1795964000000001]
+    """
+    dates = Calendar(present)
+    found = [dates.read(inner_line(line, -1) or line) for line in lines]
+    return [time for time, start in found if start >= 0]
 
 
 # ============================================================================ program parsers
@@ -5516,7 +5520,7 @@ class Tracker:
             if text == split[1]:
                 self.origins[head] = origin     # as it stands, beside a level: the next one needs no closer look
             return origin, split[1]
-        if OF_POSTFIX.match(line):          # behind a stamp that nobody knows, or without a host; or a container's line within another one
+        if OF_POSTFIX.match(line):          # behind no stamp, or one that nobody knows; or of a daemon that nobody knows
             self.on_unsupported(line)
             return self._pass(UNSUPPORTED)
         return self._pass(IGNORED_LINES if line.startswith("-- ") else FOREIGN)
