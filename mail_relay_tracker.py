@@ -1944,7 +1944,7 @@ PMG_OUTCOME = re.compile("([0-9A-F]{10,25}): (?:accept mail to <(" + RAW_ADDRESS
                          "moved mail for <(" + RAW_ADDRESS + r")> to (?:spam|virus) quarantine - [0-9A-Za-z]+) \(rule: ")
 PMG_SCORE = re.compile(r"([0-9A-F]{10,25}): SA score=([0-9]{1,9})/([0-9]{1,9}) time=[^ ]+ bayes=[^ ]+ autolearn=.*? hits=([^ ]*)")
 PMG_REPLY = re.compile(r"(?:250 2\.5\.0 OK|250 2\.7\.0 BLOCKED|554 5\.7\.1 Rejected for policy reasons) \(([0-9A-F]{10,25})\)$")
-AMAVIS_REPLY = re.compile(r"[45][0-9]{2} [45]\.[0-9]{1,3}\.[0-9]{1,3} (?:[A-Za-z, ]{1,60}, )?id=([^ ,]+)(?=[ ,]|$)")
+AMAVIS_REPLY = re.compile(r"[245][0-9]{2} [245]\.[0-9]{1,3}\.[0-9]{1,3} (?:[A-Za-z, ]{1,60}, )?id=([^ ,]+)(?=[ ,]|$)")
 PMG_TOLD = re.compile(r"[0-9A-F]{10,25}: (?:accept mail to |SA score=)")
 RSPAMD_OPENING = (r"(?:(?:[0-9-]{10} [0-9:.]{8,15} #[0-9]{1,10})?\([a-z_]+\) )?(?:<[^>]*>; [a-z_]+; )?"  # its module is `proxy` as a milter
                   "(?:rspamd_task_write_log: )?id: <")
@@ -2813,7 +2813,7 @@ class Screening:
     quarantine.
 
     `heard`: when the last of it was told, by the log's clock. `low`: the position of the first line. `refused`: the mail itself, once
-    Postfix has told that the filter refused it.
+    Postfix has told that the filter refused it, or threw it away.
     """
 
     __slots__ = ("heard", "low", "score", "outcomes", "refused")
@@ -3719,7 +3719,7 @@ class Scans:
         return known if known is not None and self.memory.now - known.heard <= DISORDER else None
 
     def refuse(self, message: Message, reply: str) -> None:
-        """A filter refused a mail with this reply: it has told the score in its own name for it, or will in a moment."""
+        """A filter refused a mail with this reply, or threw it away: it has told the score in its own name for it, or will in a moment."""
         filter_id = filter_id_in(reply)
         if filter_id:
             known = self.screening(message.host, filter_id)
