@@ -6002,7 +6002,10 @@ class SqliteStore(Store):
 
     def all_rows(self) -> Iterator[Row]:
         """Every row, in the order in which it was first written."""
-        return map(row_from, self.connection.execute("SELECT %s FROM mail_relay_log ORDER BY id" % ", ".join(ROW_COLUMNS)))
+        try:
+            yield from map(row_from, self.connection.execute("SELECT %s FROM mail_relay_log ORDER BY id" % ", ".join(ROW_COLUMNS)))
+        except sqlite3.Error as error:
+            raise self._meaning(error) from error
 
     def _execute(self, statement: str, values: Iterable[Any] = ()) -> List[Any]:
         """All rows that a statement gives: what may go wrong at the last one, does so here."""

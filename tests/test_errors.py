@@ -892,6 +892,15 @@ def test_control_c_ends_a_command_for_which_SQLite_is_busy_for_long(command, set
     assert process.returncode == 130 and said.startswith("mail_relay_tracker: interrupted") and said.count("\n") == 1, said
 
 
+def test_control_c_is_heard_while_SQLite_looks_for_the_next_row_to_show():
+    store = tracker.SqliteStore(":memory:")
+    store.connect()
+    store.connection.set_progress_handler(lambda: True, 1)      # as when a signal's handler raises there
+    with pytest.raises(KeyboardInterrupt):
+        list(store.all_rows())
+    store.close()
+
+
 @pytest.mark.parametrize("name", ["nofile.log", "."])
 def test_import_of_what_cannot_be_read(command, name):
     told(command.run("--import", LOG, name), 74, name)
