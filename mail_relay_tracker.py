@@ -3646,13 +3646,11 @@ class Scans:
         unscanned = [one for one in found if one.spam_status is None and not one.finished and not comes_from(one, child)]
         return min(unscanned, key=lambda one: (one.queue_id == child, one.queued), default=None)
 
-    def take_gone(self, host: str, message_id: str, proxied_as: Optional[str] = None) -> Optional[Context]:
-        """The first message that left memory unscanned a moment ago: it is scanned now. `proxied_as`: only the one that a before-queue
-        filter handed in under this ID.
-        """
+    def take_gone(self, host: str, message_id: str, is_meant: Callable[[Left], bool]) -> Optional[Context]:
+        """The first message that left memory unscanned a moment ago, of those that can be meant: it is scanned now."""
         key = mail_key(host, message_id)
         young = [one for one in self.gone.get(key, ()) if self.memory.now - one.heard <= DISORDER]
-        found = next((one for one in young if proxied_as is None or one.value == (proxied_as, True)), None)
+        found = next((one for one in young if is_meant(one.value)), None)
         self._keep_gone(key, [one for one in young if one is not found])
         return found
 
@@ -4535,17 +4533,18 @@ class Correlator(Memory):
     def _scanned(self, origin: Origin, message_id: str, child: Optional[str] = None) -> Optional[Message]:
         """The message that a result with this Message-ID is about: one that waits for it, else the first of those that went without.
 
-        A scanner tells the result after it has answered: the message may just have been removed, or have left memory.
+        A scanner tells the result after it has answered: the message may just have been removed, or have left memory. `child`: the ID
+        under which the filter gave it on, empty where it blocked it.
         """
         made = origin.open.get(child) if child is not None else None
         if made is not None and was_proxied(made):
             return made                     # there is no mail before it
-        gone = self.scans.take_gone(origin.host, message_id, child) if child is not None else None
+        gone = self.scans.take_gone(origin.host, message_id, lambda left: left == (child, True)) if child else None
         if gone is None:
             message = self.scans.unscanned(origin.host, message_id, child)
             if message is not None and message.queue_id != child:
                 return message
-            gone = self.scans.take_gone(origin.host, message_id)
+            gone = self.scans.take_gone(origin.host, message_id, lambda left: child != "" or not left.proxied)
             if gone is None:
                 return self.scans.just_over(origin.host, message_id, child) or message
         message = self._find(origin, gone.value.queue_id)
@@ -4560,12 +4559,8 @@ class Correlator(Memory):
             if not event.message_id:        # its answer to Postfix tells of which mail, and nothing else does
                 return
         queue_id = event.queue_id or (event.child if not event.message_id else None)
-        if queue_id:
-            message: Optional[Message] = self._find(origin, queue_id)
-        elif event.filter_id:               # it is answered only now: no mail that has left memory is meant
-            message = self.scans.unscanned(origin.host, event.message_id or "")
-        else:
-            message = self._scanned(origin, event.message_id or "", event.child)
+        child = "" if event.filter_id else event.child
+        message = self._find(origin, queue_id) if queue_id else self._scanned(origin, event.message_id or "", child)
         if message is None or is_of_another(event, message):
             self.scans.offer(origin.host, event, self.position)
             return
