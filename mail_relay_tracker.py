@@ -4530,23 +4530,32 @@ class Correlator(Memory):
         self.scans.over(message)
         set_spam(message, status, score, required, tests, is_exact)
 
-    def _scanned(self, origin: Origin, message_id: str, child: Optional[str] = None) -> Optional[Message]:
+    def _scanned(self, origin: Origin, message_id: str, child: Optional[str] = None, blocked: bool = False) -> Optional[Message]:
         """The message that a result with this Message-ID is about: one that waits for it, else the first of those that went without.
 
         A scanner tells the result after it has answered: the message may just have been removed, or have left memory. `child`: the ID
-        under which the filter gave it on, empty where it blocked it.
+        under which the filter gave it on; `blocked`: it did not.
         """
-        made = origin.open.get(child) if child is not None else None
-        if made is not None and was_proxied(made):
+        made = self._handed_in(origin, message_id, child) if child is not None else None
+        if made is not None:
             return made                     # there is no mail before it
-        gone = self.scans.take_gone(origin.host, message_id, lambda left: left == (child, True)) if child else None
+        message = self.scans.unscanned(origin.host, message_id, child)
+        if message is not None and message.queue_id != child:
+            return message
+        gone = self.scans.take_gone(origin.host, message_id, lambda left: not blocked or not left.proxied)
+        return self._again(origin, gone) or self.scans.just_over(origin.host, message_id, child) or message
+
+    def _handed_in(self, origin: Origin, message_id: str, queue_id: str) -> Optional[Message]:
+        """The message with this ID, if a before-queue filter has handed it in, be it that it left memory a moment ago."""
+        made = origin.open.get(queue_id)
+        if made is not None and was_proxied(made):
+            return made
+        return self._again(origin, self.scans.take_gone(origin.host, message_id, lambda left: left == (queue_id, True)))
+
+    def _again(self, origin: Origin, gone: Optional[Context]) -> Optional[Message]:
+        """A message that left memory unscanned, and is spoken of once more."""
         if gone is None:
-            message = self.scans.unscanned(origin.host, message_id, child)
-            if message is not None and message.queue_id != child:
-                return message
-            gone = self.scans.take_gone(origin.host, message_id, lambda left: child != "" or not left.proxied)
-            if gone is None:
-                return self.scans.just_over(origin.host, message_id, child) or message
+            return None
         message = self._find(origin, gone.value.queue_id)
         message.needs(gone.low)
         return message
@@ -4559,8 +4568,8 @@ class Correlator(Memory):
             if not event.message_id:        # its answer to Postfix tells of which mail, and nothing else does
                 return
         queue_id = event.queue_id or (event.child if not event.message_id else None)
-        child = "" if event.filter_id else event.child
-        message = self._find(origin, queue_id) if queue_id else self._scanned(origin, event.message_id or "", child)
+        message = self._find(origin, queue_id) if queue_id else \
+            self._scanned(origin, event.message_id or "", event.child, blocked=event.filter_id is not None)
         if message is None or is_of_another(event, message):
             self.scans.offer(origin.host, event, self.position)
             return
