@@ -8165,11 +8165,9 @@ class Recorder:
     def _tell_lost(self, error: TrackerError) -> None:
         """Log that a new connection is made, but seldom: a server, or a firewall, may end each that is idle for a while."""
         now = clock.monotonic()
-        self.level = logging.INFO
-        if now - self.told_lost < REPORT_AGAIN:
-            self.level = logging.DEBUG
-        else:
-            self.told_lost = now
+        is_due = now - self.told_lost >= REPORT_AGAIN
+        self.told_lost = now if is_due else self.told_lost
+        self.level = logging.INFO if is_due else logging.DEBUG
         LOG.log(self.level, "%s; connecting anew", error)
 
     def _tell_connected(self) -> None:
