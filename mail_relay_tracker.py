@@ -3568,12 +3568,9 @@ class Scans:
             self._drop(message)
         message.mid_key = mid_key
         key = message.host, mid_key
-        known = self.by_message_id.get(key)
-        if known is None:
-            self.by_message_id[key] = {message: None}
-            return
+        known = self.by_message_id.setdefault(key, {})
         known[message] = None
-        if self.has_scanner:
+        if self.has_scanner and len(known) > 1:
             self._gather(key, message.low)
 
     def leave(self, message: Message) -> None:
@@ -3596,7 +3593,7 @@ class Scans:
             known.pop(message, None)
             if not known:
                 del self.by_message_id[key]
-        twins = self._twins_of(message) if self.twins else None
+        twins = self.twins.get(key)
         if twins is None:
             return
         twins.scored.discard(message)
@@ -3605,13 +3602,11 @@ class Scans:
             self.memory.disperse(self.twins.pop(key))
 
     def _gather(self, key: HostKey, low: int = NEVER) -> None:
-        """Make twins of the messages with one Message-ID, if they are several: only together do they tell whose score is whose.
+        """Make twins of the several messages with one Message-ID: only together do they tell whose score is whose.
 
         `low`: of the one that has just come to them.
         """
         known, twins = self.by_message_id[key], self.twins.get(key)
-        if len(known) < 2:
-            return
         if twins is None or self.memory.now - twins.since > CROWD_LIFE:
             low = min(message.low for message in known)
             twins = Twins(low, self.memory.now, {message for message in known if message.scored})
@@ -3637,8 +3632,9 @@ class Scans:
         """
         if not self.has_scanner:
             self.has_scanner = True
-            for key in self.by_message_id:
-                self._gather(key)
+            for key, known in self.by_message_id.items():
+                if len(known) > 1:
+                    self._gather(key)
         found = self.by_message_id.get(mail_key(host, message_id), ())
         if len(found) == 1 and child is None:
             only, = found
@@ -3681,13 +3677,13 @@ class Scans:
     def over(self, message: Message) -> None:
         """The scan of a message, found by its Message-ID, is over: it shows the score, which a twin may claim."""
         message.scored, message.scanned_until = True, 0
-        twins = self._twins_of(message) if self.twins else None
+        twins = self._twins_of(message)
         if twins is not None:
             twins.scored.add(message)
 
     def claim(self, message: Message, is_behind: Callable[[Message], bool]) -> None:
         """Give a message that goes on the score of a twin that has not, `is_behind`: of those scanned together it was answered first."""
-        twins = self._twins_of(message) if self.twins else None
+        twins = self._twins_of(message)
         if message.spam_status is not None or twins is None or not twins.scored:
             return
         known = self.by_message_id[message.host, message.mid_key or ""]
