@@ -652,7 +652,7 @@ _LEVEL = "[a-z][a-z0-9]{2,9}[.:][a-z]{3,7}"         # beside a facility
 YEAR_LAST = re.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + " ([0-9]{4}) (?:" + _LEVEL + " (?=[^ ]+: ))?")
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
 _HOST = r"(?:<(?:{0}|[0-9]{{1,2}}\.[0-7])> )?([^ ]+) +(?:{0} )?".format(_LEVEL)
-TAGGED = re.compile(_HOST + r"([^ \[\]]+?)(?:\[([0-9]+)\])?$")
+TAGGED = re.compile(_HOST + r"([^ \[\]]+)(?:\[([0-9]+)\])?$")
 WITHOUT_HOST = re.compile(r"()([^ \[\]]+)\[([0-9]+)\]$")       # syslogds of BusyBox (-S) and OpenWrt
 BARE_TAG = re.compile(r"([^ ]+) (?=[^ ]{32} |[^ ]+\] )([^ \[\]:]+)\[([0-9]+)\]? ")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
@@ -1260,7 +1260,8 @@ def dropped_as(reply: str, near: bool) -> Optional[str]:
     """
     if AMAVIS_DROPPED.match(reply):
         return "bounce" if AMAVIS_BOUNCED.match(reply) else "discard"
-    if not near or not FILTER_DROPPED.match(reply):         # so most are, and need no closer look
+    said = reply.lower() if near else ""
+    if "discarded" not in said and "blocked" not in said:       # so most are, and need no closer look
         return None
     return "discard" if FILTER_DROPPED.match(own_words(reply)) else None
 
@@ -2170,6 +2171,7 @@ USUAL_TLS = r"([^ \n]+) with cipher ([^ \n]+) .*"
 make_connect, make_client_tls, make_client, make_verdict = maker(Connect), maker(ClientTls), maker(Client), maker(Verdict)
 make_relay_tls, make_delivery, make_message_id = maker(RelayTls), maker(Delivery), maker(MessageId)
 make_queued, make_removed, make_dkim, make_dmarc = maker(Queued), maker(Removed), maker(Dkim), maker(Dmarc)
+make_broken = maker(Broken)
 make_spam_start, make_spam_result = maker(SpamStart), maker(SpamResult)
 Groups = Tuple[str, ...]                        # of all shapes: empty, but for those of the one that the line has
 
@@ -2194,9 +2196,9 @@ def shapes(*usual: str) -> Pattern[str]:
 
 
 def usual_smtpd(groups: Groups, text: str) -> Event:
-    """Sessions, births, refusals at RCPT."""
+    """Sessions, births, refusals at RCPT, what strangers try in vain."""
     (hostname, client_ip, gone, queue_id, client, address, username, tls_client, tls_address, protocol, cipher,
-     stage, refused, refused_ip, said, code, dsn, sender, recipient, proto, helo) = groups
+     stage, refused, refused_ip, said, code, dsn, sender, recipient, proto, helo, broken, ignored) = groups
     if client_ip:
         return make_connect((hostname, client_ip))
     if gone:
@@ -2208,7 +2210,9 @@ def usual_smtpd(groups: Groups, text: str) -> Event:
     if stage and not was_cut(text):
         return make_verdict((None, "access", "reject", stage, said, int(code), dsn, refused or None, refused_ip, sender, recipient,
                              proto, helo, None, None))
-    return parse_smtpd(text)
+    if broken:
+        return make_broken((broken,))
+    return IGNORED if ignored else parse_smtpd(text)
 
 
 def usual_cleanup(groups: Groups, text: str) -> Event:
@@ -2278,7 +2282,9 @@ USUAL = {
         "Anonymous TLS connection established from " + USUAL_CLIENT + ": " + USUAL_TLS,
         # Of the texts that fit, the longest: no address behind it can hold the beginning of another trailer.
         "NOQUEUE: reject: ([A-Z]+) from " + USUAL_CLIENT + r": (([45][0-9]{2}) ([45]\.[0-9]{1,3}\.[0-9]{1,3}) .*); from=(?:<>|"
-        + USUAL_ADDRESS + ") to=" + USUAL_ADDRESS + r" proto=([A-Z]+) helo=<([^][<>\"; \n]*)>")),
+        + USUAL_ADDRESS + ") to=" + USUAL_ADDRESS + r" proto=([A-Z]+) helo=<([^][<>\"; \n]*)>",
+        r"(?:lost connection|timeout) after [A-Z-]+(?: \([0-9]+ bytes\))? from [^][ \n]*\[([^][ \n]+)\]",
+        r"(warning: (?:hostname [^ \n]+ does not |[^][ \n]*\[[^][ \n]+\]: SASL |TLS library problem: )|SSL_accept ).*")),
     parse_cleanup: (usual_cleanup, shapes(USUAL_ID + "message-id=(.*)")),
     parse_qmgr: (usual_qmgr, shapes(
         USUAL_ID + r"(?:(removed)|from=<([^<>\n]*)>, size=([0-9]{1,20}), nrcpt=([0-9]{1,20}) \(queue active\))")),
@@ -2950,7 +2956,7 @@ def digits_of(second: int) -> str:
     >>> digits_of(0)
     '19700101000000'
     """
-    return "%d%02d%02d%02d%02d%02d" % (EPOCH + datetime.timedelta(seconds=second)).timetuple()[:6]
+    return str(EPOCH + datetime.timedelta(seconds=second)).replace("-", "").replace(" ", "").replace(":", "")
 
 
 def bare(address: str) -> str:
@@ -3547,7 +3553,8 @@ class Scans:
 
     `has_scanner`: one has spoken that knows no queue ID. `by_message_id`, by host and Message-ID: who has it now; `twins`, likewise:
     several, while they are scanned; `gone`: those that left memory unscanned a moment ago; `unclaimed`: verdicts of which memory knows no
-    mail. `at_hand`, by process of a scanner: the scan that it is about. `screenings`, by host and filter's ID: what became of a mail there.
+    mail. `at_hand`, by process of a scanner: the score of the mail that it is about. `screenings`, by host and filter's ID: what became of
+    a mail there.
     """
 
     __slots__ = ("memory", "has_scanner", "by_message_id", "twins", "gone", "unclaimed", "at_hand", "screenings")
@@ -3619,10 +3626,10 @@ class Scans:
         if message is not None:
             message.hear(memory.time, memory.now)
             message.scanned_until = memory.now + SCAN_LIFE
-        self.tell(prefix, None)
+        self.at_hand.pop(prefix, None)
 
-    def tell(self, prefix: str, score: Optional[SpamScore]) -> None:
-        """What a scanner's process tells of the mail that it is about; the result line follows."""
+    def tell(self, prefix: str, score: SpamScore) -> None:
+        """The score of the mail that a scanner's process is about; the result line follows."""
         keep(self.at_hand, prefix, Context(score, self.memory.now, self.memory.position))
 
     def unscanned(self, host: str, message_id: str, child: Optional[str] = None) -> Optional[Message]:
@@ -4515,9 +4522,8 @@ class Correlator(Memory):
         """The result of spamd or spampd, for the message of this Message-ID."""
         message_id, status, score, required, tests = event
         scan = self.scans.at_hand.pop(origin.prefix, None)
-        exact: Any = scan.value if scan else None
-        is_exact = exact is not None and int(exact.score) == int(score)         # else it is of another scan
-        score = exact.score if is_exact else score
+        is_exact = scan is not None and int(scan.value.score) == int(score)     # else it is of another scan
+        score = scan.value.score if scan is not None and is_exact else score
         message = self._scanned(origin, message_id)
         if message is None:
             told = Spam(None, message_id, status, score, required, tests)
