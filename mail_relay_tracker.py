@@ -8398,6 +8398,7 @@ def log_statistics(lines: Iterable[str]) -> None:
 
 GARBAGE = (50000, 20, 50)           # for gc: there are few circles of objects, and to look for them as often as usual costs a sixth
 EARLIEST = epoch(1999, 1, 1, 0)     # no Postfix has written a log before
+DATE = re.compile(r"(?<![0-9])((?:19|20)[0-9]{2})([-._]?)(0[1-9]|1[0-2])\2([0-3][0-9])(?![0-9])")
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, STATISTICS: 5, logging.INFO: 6, logging.DEBUG: 7}  # syslog(3)
 
 
@@ -8576,10 +8577,13 @@ def span_of(file: LogFile) -> Tuple[int, int, int]:
 
     It was begun at the middle one of its first stamps, for some may be odd (begun_at): so files are put in order. The earliest tells what
     may have been read before. The present, for stamps without a year, is when it was last written to. A copy may have lost that: then its
-    last line, read as of the copy, is nearer. Where an archive sets all to 0, or to a day before any Postfix, the present is now.
+    last line, read as of the copy, is nearer. Where an archive sets all to 0, or to a day before any Postfix, the present is now. Where a
+    date in the file's name is over a year older, the lines are of about that date.
     """
     times, present = [0], file.mtime()
     present = present if present >= EARLIEST else int(clock.time()) * SECOND
+    dated = date_in(os.path.basename(file.path)) or present
+    present = present if present - dated <= 366 * DAY else dated + 183 * DAY
     try:
         head = file.opening(file.peek(0, MAX_LINE)).decode("latin-1").split("\n")
         if any(map(YEARLESS.match, head)):
@@ -8589,6 +8593,21 @@ def span_of(file: LogFile) -> Tuple[int, int, int]:
         LOG.debug("cannot read %s: %s", file.path, error)
     file.close()
     return times[len(times) // 2], times[0], present
+
+
+def date_in(name: str) -> Optional[int]:
+    """The last date in a file's name, in microseconds; logrotate's `dateext` puts one there. None when there is none.
+
+    >>> date_in("maillog-20251105.gz") == date_in("mail.2025-11-05.log") == epoch(2025, 11, 5, 0)
+    True
+    >>> date_in("mail.log.1"), date_in("20250231")
+    (None, None)
+    """
+    found = DATE.findall(name)
+    try:
+        return epoch(int(found[-1][0]), int(found[-1][2]), int(found[-1][3]), 0) if found else None
+    except ValueError:
+        return None
 
 
 def end_of(file: LogFile) -> List[str]:

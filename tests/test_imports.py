@@ -105,6 +105,18 @@ def test_an_archive_that_is_cut_off_is_put_in_order_by_its_own_time(command):
     assert spans[1][1] - spans[0][1] == 9 * tracker.SECOND
 
 
+@pytest.mark.parametrize("name, year", [
+    ("maillog-20241121.gz", 2024), ("mail-2023-11-01.log", 2023), ("mail.log-20990101", 2026), ("mail.log.7", 2026),
+    ("mail-20260101.log", 2026)])
+def test_a_copy_of_an_old_log_has_its_year_from_the_date_in_its_name(command, name, year):
+    """Its stamps have none, and when it was last written to is when it was copied."""
+    data = "".join(HALVES).encode()
+    (command.folder / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    os.utime(str(command.folder / name), (1798000000, 1798000000))      # 2026-12-23
+    shown = command.run("--import", name, "--dry-run")
+    assert '"first_seen": "%d-11-20 ' % year in shown.stdout
+
+
 @pytest.mark.parametrize("left", [True, False])
 def test_a_log_that_is_rotated_during_its_import_is_told_and_what_was_read_is_written(command, monkeypatch, left):
     """Of its name is another one by then, or none for a moment."""
