@@ -17,7 +17,8 @@ SERVER = [MYSQLD, "--no-defaults", "--mysqlx=OFF", "--disable-log-bin", "--secur
     ["mariadbd", "--no-defaults"]
 INSTALL = SERVER + ["--initialize-insecure"] if MYSQLD else \
     ["mariadb-install-db", "--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]
-NAMED_ANEW = {"--skip-ssl": "--tls-version="} if MYSQLD else {}
+VERSION = subprocess.run(SERVER[:1] + ["--version"], stdout=subprocess.PIPE, check=True).stdout.decode() if MYSQLD else ""
+NAMED_ANEW = {"--skip-ssl": "--tls-version="} if MYSQLD and "Ver 8.0." not in VERSION else {}
 
 
 class MariaDB:
