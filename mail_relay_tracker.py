@@ -1074,8 +1074,8 @@ SMTPD_NOISE = (
     "issuing session ticket", "reloading session", "replacing command ", "TLS ", "Host offered ", "xsasl_", "name_", "match_", "smtpd_",
     "generic_checks", "reject_invalid", "permit_", "input attribute", "rewrite_clnt", "watchdog", "private/", "process ",
     "auto_clnt", "mail_stream", "maps_", "dict_", "send: ", "> ", "< ", "address_", "ctable_", "vstream", "event_",
-    "client certificate verification failed ", "SSL3 alert ", "CA certificate verification failed ", "cannot load Certification Authority ",
-    "cannot set default OpenSSL ", "SSL_set_fd error", "skipping address family ", "mapping DSN status ", "subject=", "issuer=",
+    "client certificate verification failed ", "SSL3 alert ", "CA certificate verification failed ", "cannot load Certificat",
+    "cannot set ", "SSL_set_fd error", "skipping address family ", "mapping DSN status ", "subject=", "issuer=",
     "ignoring DNS RR: ", "database ", ">>> ", "fsspace: ", "extract_addr: ", "reject_unauth_", "smtp_stream_setup: ", "milter_", "milter8_",
     "milter unix:", "milter inet:", "event: ", "reply: ", "after ", "public/", "report ",
 )
@@ -1325,8 +1325,7 @@ OPERATION_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ",
 POSTSUPER_NOISE = OPERATION_NOISE + ("Deleted: ", "Requeued: ", "Placed on hold: ", "Released from hold: ", "Force-expired: ", "Expired: ",
                                      "Renamed ", "renamed ", "removed ", "Moved ", "moved ", "Cleaned ", "Total: ", "expired ",
                                      "remove directory ", "remove subdirectory ")
-POSTFIX_NOISE = ("warning: ", "error: ", "fatal: ", "panic: ", "/usr/sbin/postconf: ", "Postfix is ", "See http",
-                 "To disable backwards compatibility ")
+POSTFIX_NOISE = ("warning: ", "error: ", "fatal: ", "panic: ", "/", "Postfix is ", "See http", "To disable backwards compatibility ")
 HANDLED = {"requeued": "requeue", "placed on hold": "hold", "released from hold": "release"}
 
 
@@ -1494,7 +1493,7 @@ SMTP_NOISE = (
     "setting up TLS ", "SSL_connect", "initializing the client-side TLS engine", "Server certificate ", "host ", "subject_CN=", "process ",
     "server certificate ", "smtp_", "looking for session ", "save session ", "reloaded session ", "Host offered ", "send attr", "TLS ",
     "discarding EHLO keywords: ", "remove session ", "SSL3 alert ", "TLSRPT: ", "skipping SRV lookup ",
-    "CA certificate verification failed ", "cannot load Certification Authority ", "cannot set default OpenSSL ", "SSL_set_fd error",
+    "CA certificate verification failed ", "cannot load Certificat", "cannot set ", "SSL_set_fd error",
     "skipping address family ", "database ", "SMTPS wrappermode ",
 )
 DELIVERY_ID_NOISE = (
