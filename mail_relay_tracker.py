@@ -646,12 +646,13 @@ _CLOCK = r"([0-9]{2}):([0-9]{2}):([0-9]{2})(?:[.,]([0-9]{1,9}))?"
 BEFORE_STAMP = re.compile("(?:\xef\xbb\xbf)?(?:<[0-9]{1,3}>(?:1 (?=[0-9]{4}-))?)?")       # an editor's byte order mark; a priority
 YEARLESS = re.compile(r"([A-Z][a-z]{2}) ([ 0-9]?[0-9]) " + _CLOCK + " ")
 YEAR_FIRST = re.compile(r"([0-9]{4}) ([A-Z][a-z]{2}) ([ 0-9]?[0-9]) " + _CLOCK + " ")
+YEAR_AMID = re.compile(r"([A-Z][a-z]{2}) ([ 0-9]?[0-9]) ([0-9]{4}) " + _CLOCK + " ")
 ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})[T ]" + _CLOCK + r"(Z| ?[+-][0-9]{2}:?[0-9]{2})? ")
 WEEKDAY = re.compile(r"[A-Z][a-z]{2} ([0-9]{4})-([0-9]{2})-([0-9]{2}) " + _CLOCK + r" ([A-Z]{3,5}|[+-][0-9]{2,4}) ")
 _LEVEL = "[a-z][a-z0-9]{2,9}[.:][a-z]{3,7}"         # beside a facility
 YEAR_LAST = re.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + " ([0-9]{4}) (?:" + _LEVEL + " (?=[^ ]+: ))?")
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
-_HOST = r"(?:<(?:{0}|[0-9]{{1,2}}\.[0-7])> )?([^ ]+) +(?:{0} )?".format(_LEVEL)
+_HOST = r"(?:<(?:{0}|[0-9]{{1,2}}\.[0-7])> )?([^ ]+) +(?:(?:{0}|<[a-z]{{3,7}}>) )?".format(_LEVEL)
 TAGGED = re.compile(_HOST + r"([^ \[\]]+)(?:\[([0-9]+)\])?$")
 WITHOUT_HOST = re.compile(r"()([^ \[\]]+)\[([0-9]+)\]$")       # syslogds of BusyBox (-S) and OpenWrt
 BARE_TAG = re.compile(r"([^ ]+) (?=[^ ]{32} |[^ ]+\] )([^ \[\]:]+)\[([0-9]+)\]? ")
@@ -665,6 +666,9 @@ STAMP_PART = re.compile(r"(?:[A-Z][a-z]?|(?:%s)(?: [ 0-9:.,]*)?|[0-9][0-9T:.,+-]
 # Before the line of a container: its name (docker compose logs), the runtime's stamp (kubectl logs --timestamps, CRI's files).
 CONTAINER = re.compile(r"(?:[0-9A-Za-z][0-9A-Za-z_.@-]{0,99} +\| )?"
                        r"(?:[0-9-]{10}T[0-9:.]{8,18}(?:Z|[+-][0-9]{2}:[0-9]{2}) (?:std(?:out|err) F )?)?(?:<[0-9]{1,3}>)?$")
+CONTAINER_ID = re.compile("[0-9a-f]{12}$")
+# Handed to the host's syslog by Docker (its drivers syslog and journald): the ID names the program, and nobody else knows the host within.
+BY_DOCKER = re.compile(r"[^ ]+ ([0-9a-f]{12})\[[0-9]{1,10}\]: (?=(?:%s|%s)\1 )" % (YEARLESS.pattern, ISO.pattern))
 DOCKER = re.compile(r'\{"log":("(?:[^"\\]|\\.)*"),"stream":"')       # in Docker's own files (json-file, its default logging driver)
 OF_POSTFIX = re.compile(r".{0,80}? postfix[a-z0-9-]{0,32}/[a-z/-]{2,40}\[[0-9]{1,7}\]: ")
 
@@ -790,6 +794,9 @@ class Calendar:
     def _read_year_first(self, found: Match[str]) -> int:
         return self._local(int(found.group(1)), MONTHS[found.group(2)], int(found.group(3)), found.groups()[3:7])
 
+    def _read_year_amid(self, found: Match[str]) -> int:
+        return self._local(int(found.group(3)), MONTHS[found.group(1)], int(found.group(2)), found.groups()[3:7])
+
     def _read_year_last(self, found: Match[str]) -> int:
         return self._local(int(found.group(7)), MONTHS[found.group(1)], int(found.group(2)), found.groups()[2:6])
 
@@ -828,6 +835,7 @@ STAMP_FORMS = (
     (YEARLESS, Calendar._read_yearless),
     (ISO, Calendar._read_iso),
     (YEAR_FIRST, Calendar._read_year_first),
+    (YEAR_AMID, Calendar._read_year_amid),
     (WEEKDAY, Calendar._read_iso),
     (UNIX, Calendar._read_unix),
     (YEAR_LAST, Calendar._read_year_last),
@@ -851,7 +859,8 @@ def one_host(host: str) -> str:
 def split_prefix(prefix: str) -> Optional[Header]:
     """Take "host program[pid]" apart; None when it is something else. A host may be an IPv6 address; it or the pid may be absent, not both.
 
-    Syslogds of BusyBox and AIX (behind the host) and FreeBSD (before it) tell facility and level, too: by these a process is not known.
+    Syslogds of BusyBox and AIX (behind the host) and FreeBSD (before it) tell facility and level, too, a template of syslog-ng's `<info>`:
+    by these a process is not known.
 
     >>> split_prefix("2001:db8::1 postfix-in/smtpd[42]").program
     'postfix-in/smtpd'
@@ -916,7 +925,7 @@ def second_head(head: str, start: int) -> int:
 
 
 def inner_line(line: str, start: int) -> str:
-    """The line that stands within a line whose host begins at `start`; empty when it is but one.
+    """The line that stands within a line whose host begins at `start` (-1: without a stamp); empty when it is but one.
 
     >>> inner_line("mx-1  | Nov 29 14:53:20 3f2b6a1c postfix/smtp[14]: 4F00061AE: host mx", -1)
     'Nov 29 14:53:20 3f2b6a1c postfix/smtp[14]: 4F00061AE: host mx'
@@ -924,6 +933,9 @@ def inner_line(line: str, start: int) -> str:
     written = DOCKER.match(line)
     if written:
         return out_of_json(written.group(1))
+    handed = BY_DOCKER.match(line, start) if start >= 0 else None
+    if handed:
+        return line[handed.end():]
     place = second_head(line.partition(": ")[0], start)
     return line[place:] if place else ""
 
@@ -5516,6 +5528,8 @@ class Tracker:
         if repeated:
             return self._repeat_last(previous, one_host(repeated.group(1)), repeated.group(2))
         split = split_line(line[start:]) if start >= 0 else None
+        if split is not None and CONTAINER_ID.match(split[0].program):
+            split = None                            # not to be remembered: the next one may hold a whole line
         suppressed = SUPPRESSED.match(split[1]) if split is not None else None
         if split is not None and suppressed:        # the pid that stands there is syslog-ng's own
             return self._repeat_last(previous, split[0].host, suppressed.group(2), split[0].program, suppressed.group(1))

@@ -245,6 +245,7 @@ READERS = (
     (lambda head: tracker.second_head(head, 16), "Nov 29 14:53:17 mx poNov 29 14:53:20 mx postfix/smtp[14]"),
     (lambda head: tracker.second_head(head, -1), "2026-11-29T14:52026-11-29T14:53:20+00:00 <mail.info> mx postfix/smtp[14]"),
     (lambda line: tracker.inner_line(line, -1), '{"log":"a\\u003c: b\\n","stream":"stdout"}'),
+    (lambda line: tracker.inner_line(line, 0), "mx 075f16ca663a[811]: Nov 29 14:53:20 075f16ca663a postfix/smtp[14]: x"),
     (tracker.split_uncolonned, 'mx app 42 ID [a@1 b="c"][d@2 e="f\\""] text'), (tracker.is_queue_id, "4jXSnX0bKLz1Tq"),
     (tracker.codes_of, "550-5.7.26 no"), (tracker.number, "-10.5"), (tracker.queued_as, "250 2.0.0 Ok: queued as 4F00061AE"),
     (tracker.own_words, '250 a<\\"b"<c'), (tracker.own_words, '250 a<\\"b\\'),
