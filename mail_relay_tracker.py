@@ -979,6 +979,8 @@ ADDRESS = r'<((?:@[^:]*:)?"(?:[^"\\]|\\.)*"(?:@[^">]*)?|(?:@[^:]*:)?[^">;]*(?:;(
 FIELD_ADDRESS = ADDRESS.replace("[^:]*", "(?:(?! (?:from|to|proto|helo)=)[^:])*")
 # The same where text of strangers stands before it: what looks like the beginning of a trailer is not part of an address.
 SAFE_ADDRESS = r'<((?:@[^:;]*:)?"(?:[^"\\;]|\\.|;(?! (?:from|to)=<))*"(?:@[^">]*)?|[^">]*)>'
+# In internal form, as before 3.5, whatever it holds but what begins a field, or ends the fields of a header check.
+INTERNAL_ADDRESS = "<((?:(?!>: )[^=;])*)>"
 # One in no need of quotes: nothing can be imitated in it.
 USUAL_ADDRESS = r"<([^][\0-\x20\x7f-\xa0<>(),;:\\\"@]+@[^][\0-\x20\x7f-\xa0<>(),;:\\\"@]+)>"
 PORT = "(?::(?:[0-9]+|unknown))?"            # smtpd_client_port_logging; unknown when a filter did not tell it (smtpd_xforward.c)
@@ -1053,10 +1055,10 @@ DECISION = re.compile(r"((?:milter-)?[a-z_]+): ([A-Za-z-]+(?: content)?) from " 
 SMTPD_TRAILERS = [re.compile(                       # sasl_… stand only behind helo=: nobody logs in without EHLO
     r"; (?:from=" + address + r" ?)?(?:to=" + address + r" ?)?(?:proto=([A-Z]+) ?)?(?:helo=<([^<>]*)>(?: sasl_method=[^ ]*)?"
     r"(?: sasl_username=((?:(?! helo=<|; from=<).)*?))?(?: sasl_sender=(?:(?! helo=<|; from=<).)*)?)?$")
-    for address in (FIELD_ADDRESS, ADDRESS)]
+    for address in (FIELD_ADDRESS, ADDRESS, INTERNAL_ADDRESS)]
 POSTSCREEN_TRAILERS = [re.compile(
     r"; from=" + address + ", to=" + address + r", proto=([A-Z]+), helo=<([^ ]*)>()$")       # (): nobody logs in there
-    for address in (FIELD_ADDRESS, ADDRESS)]
+    for address in (FIELD_ADDRESS, ADDRESS, INTERNAL_ADDRESS)]
 TLS_LINE = re.compile(r"[A-Z][a-z]+ TLS connection (?:established|reused) (from|to) ([^ ]+)(?: to [^ ]+)?: "
                       r"([^ ]+) with cipher ([^ ]+) ")
 TLS_CLIENT = re.compile(CLIENT + "$")
@@ -1315,7 +1317,7 @@ def parse_postscreen(text: str) -> Event:
 CHECK = re.compile(r"((?:milter-header-)?[a-z]+): (?:header|body|content) ")     # content: message_reject_characters
 CHECK_TRAILERS = [re.compile(
     r" from (?:local|unknown|" + CLIENT + r");(?: from=" + address + r")?(?: to=" + address + r")?"
-    r"(?: proto=([A-Z]+))?(?: helo=<([^<>]*)>)?(?=: |:?$)") for address in (FIELD_ADDRESS, SAFE_ADDRESS, ADDRESS)]
+    r"(?: proto=([A-Z]+))?(?: helo=<([^<>]*)>)?(?=: |:?$)") for address in (FIELD_ADDRESS, SAFE_ADDRESS, ADDRESS, INTERNAL_ADDRESS)]
 MIME_ERROR = re.compile(r" from (?:local|unknown|" + CLIENT + "); from=" + ADDRESS + " to=(?:unknown|" + ADDRESS + ")$")
 CHECK_CONTENT = 200                 # bytes of a header that are shown (cleanup_message.c:cleanup_act_log)
 PICKUP_LINE = re.compile(r"uid=[0-9]+ from=<(.*)>(?: orig_id=([0-9A-Za-z]+))?$")
