@@ -5789,7 +5789,8 @@ class Store:
 
     def newest(self) -> int:
         """The newest `first_seen` in the table, 0 when it is empty."""
-        raise NotImplementedError
+        found = self._query("SELECT MAX(first_seen) FROM mail_relay_log")[0][0]
+        return time_from(found) if found else 0
 
     def recall(self, names: Names) -> Stored:
         """All rows of these messages, oldest first; which of them are meant, `latest` and `born_rows` say."""
@@ -5816,6 +5817,10 @@ class Store:
 
     def close(self) -> None:
         """Let go of the connection; nothing is left to be written."""
+        raise NotImplementedError
+
+    def _query(self, statement: str) -> List[Any]:
+        """All rows that a statement gives: what may go wrong at the last one, does so here."""
         raise NotImplementedError
 
     def definition(self, column: Column) -> str:
@@ -5981,16 +5986,12 @@ class SqliteStore(Store):
         """
         for name, columns in INDEXES:
             first = columns.partition(",")[0]
-            self._execute("CREATE INDEX IF NOT EXISTS mail_relay_log_%s ON mail_relay_log (%s)%s" % (
+            self._query("CREATE INDEX IF NOT EXISTS mail_relay_log_%s ON mail_relay_log (%s)%s" % (
                 name, columns, " WHERE %s IS NOT NULL" % first if first in SPARSE else ""))
-
-    def newest(self) -> int:
-        found = self._execute("SELECT MAX(first_seen) FROM mail_relay_log")[0][0]
-        return time_from(found) if found else 0
 
     def recall(self, names: Names) -> Stored:
         return by_name(row_from(values) for host, queue_ids in by_host(names)
-                       for values in self._execute(RECALL % ("?", ", ".join("?" * len(queue_ids))), [host] + queue_ids))
+                       for values in self._query(RECALL % ("?", ", ".join("?" * len(queue_ids))), [host] + queue_ids))
 
     def write(self, rows: List[Row]) -> None:
         if identity_of(self.path) != self.identity:
@@ -6001,20 +6002,20 @@ class SqliteStore(Store):
             self.connection.execute("COMMIT")
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
             if self.connection.in_transaction:
-                self._execute("ROLLBACK")
+                self._query("ROLLBACK")
             raise self._meaning(error) from error
 
     def rehearse(self) -> None:
-        self._execute("BEGIN IMMEDIATE")
+        self._query("BEGIN IMMEDIATE")
         try:
-            self._execute("DELETE FROM mail_relay_log WHERE 1 = 0")     # of a file that is only readable the beginning is no trouble yet
+            self._query("DELETE FROM mail_relay_log WHERE 1 = 0")     # of a file that is only readable the beginning is no trouble yet
         finally:
-            self._execute("ROLLBACK")
+            self._query("ROLLBACK")
 
     def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
         hosts = list(map(text_of, hosts))
         marks = ", ".join("?" * len(hosts))
-        return self._execute(OUTCOMES % ("?", "?", marks), [time_text(since), time_text(until)] + hosts)
+        return self._query(OUTCOMES % ("?", "?", marks), [time_text(since), time_text(until)] + hosts)
 
     def close(self) -> None:
         if self.connection is not None:
@@ -6028,8 +6029,7 @@ class SqliteStore(Store):
         except sqlite3.Error as error:
             raise self._meaning(error) from error
 
-    def _execute(self, statement: str, values: Iterable[Any] = ()) -> List[Any]:
-        """All rows that a statement gives: what may go wrong at the last one, does so here."""
+    def _query(self, statement: str, values: Iterable[Any] = ()) -> List[Any]:
         try:
             return cast(List[Any], self.connection.execute(statement, list(values)).fetchall())
         except sqlite3.Error as error:
@@ -6279,10 +6279,6 @@ class MysqlStore(Store):
 
     def without_index(self, name: str, columns: List[str]) -> str:
         return "ALTER TABLE mail_relay_log DROP INDEX `%s`" % name.replace("`", "``")
-
-    def newest(self) -> int:
-        found = self._query("SELECT MAX(first_seen) FROM mail_relay_log")[0][0]
-        return time_from(found) if found else 0
 
     def recall(self, names: Names) -> Stored:
         self._remind()

@@ -172,8 +172,7 @@ def order_free(rows):
 
 def dump(store):
     """Everything in a table, number of the row included."""
-    statement = "SELECT * FROM mail_relay_log ORDER BY id"
-    return list(store._execute(statement)) if isinstance(store, tracker.SqliteStore) else store._query(statement)
+    return store._query("SELECT * FROM mail_relay_log ORDER BY id")
 
 
 # T14: cut at every line
@@ -193,7 +192,7 @@ class RawReplay(Replay):
     @staticmethod
     def rows(store):
         columns = ", ".join(tracker.ROW_COLUMNS)
-        found = list(store._execute("SELECT %s FROM mail_relay_log ORDER BY first_seen, queue_id, recipient_no" % columns))
+        found = store._query("SELECT %s FROM mail_relay_log ORDER BY first_seen, queue_id, recipient_no" % columns)
         store.close()
         return found
 

@@ -648,8 +648,8 @@ def test_sqlite_file_without_room(command, settings):
     store.connect()
     store.connection.execute("PRAGMA max_page_count = 1")
     with pytest.raises(tracker.StoreGone, match="disk is full: make room on its disk, or set .database. database"):
-        store._execute("CREATE TABLE more (a)")
-        store._execute("INSERT INTO more VALUES (zeroblob(1000000))")
+        store._query("CREATE TABLE more (a)")
+        store._query("INSERT INTO more VALUES (zeroblob(1000000))")
 
 
 @pytest.mark.parametrize("number, remedy", [
@@ -881,8 +881,8 @@ def test_control_c_ends_a_command_for_which_SQLite_is_busy_for_long(command, set
     """As with the indexes of a large file: here it counts for minutes when a row is written."""
     store = tracker.SqliteStore(str(settings["database__database"]))
     store.connect()
-    store._execute("CREATE TRIGGER slow AFTER INSERT ON mail_relay_log BEGIN SELECT max(n) FROM ("
-                   "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT 2000000000) SELECT n FROM c); END")
+    store._query("CREATE TRIGGER slow AFTER INSERT ON mail_relay_log BEGIN SELECT max(n) FROM ("
+                 "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT 2000000000) SELECT n FROM c); END")
     store.close()
     process = command.start("-c", command.configure(**settings), "--import", LOG)
     wait_until(lambda: os.path.exists(str(settings["database__database"]) + "-shm"))
