@@ -6346,22 +6346,27 @@ class MysqlStore(Store):
         return [(text_from(status), int(rows), int(messages)) for status, rows, messages in found]
 
     def close(self) -> None:
-        """End the connection; in the middle of a statement without a farewell, which could wait for a server that is stopped.
-
-        Where that is no danger the farewell is said: the server would count an aborted client, and log it.
+        """End the connection. In the middle of a statement it is cut, for a farewell could wait for a server that is stopped; else the
+        farewell is said, lest the server count and log an aborted client.
         """
-        inner, is_polite = self._socket(), self.idle
-        connection, self.connection, self.cursor, self.idle, self.served = self.connection, None, None, False, False
-        if connection is not None:
-            try:
-                if is_polite:
-                    connection.close()
-                    return
-                if inner is not None:       # what the kernel has not sent yet is not to be sent any more
-                    inner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                connection.disconnect() if not hasattr(connection, "shutdown") else connection.shutdown()
-            except Exception as error:      # it is being thrown away because it does not work
-                LOG.debug("closing the connection: %s", error)
+        if self.connection is None:
+            return
+        try:
+            if self.idle:
+                self.connection.close()
+            else:
+                self._cut()
+        except Exception as error:          # it is being thrown away because it does not work
+            LOG.debug("closing the connection: %s", error)
+        finally:
+            self.connection = self.cursor = None
+            self.idle = self.served = False
+
+    def _cut(self) -> None:
+        """End the connection without a word; what the kernel has not sent yet is not to be sent any more."""
+        if self._socket() is not None:
+            self._socket().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.shutdown()
 
     def _query(self, statement: str) -> List[Any]:
         self.idle = False
@@ -6388,7 +6393,8 @@ class MysqlStore(Store):
         """
         meaning, number = self._meaning(error), getattr(error, "errno", None)
         was_sound = number in CONFLICTS or self.served and number in CUT and "timed out" not in str(error)
-        self.host_no += isinstance(meaning, StoreGone) and not was_sound
+        if isinstance(meaning, StoreGone) and not was_sound:
+            self.host_no += 1
         return meaning
 
     def _meaning(self, error: Exception) -> Exception:
@@ -7320,7 +7326,7 @@ class Follower:
     def _move_on(self, now: float, once: bool) -> bool:
         """At the end of a file: whether to read on, in the next or in this one, because somebody still wrote to it."""
         if self.queue:
-            return self._open_next() if self._is_done_with(now, once) else False
+            return self._is_done_with(now, once) and self._open_next()
         if not once and now < self.next_check:
             return False
         self.next_check = now + self.check_interval
@@ -8178,9 +8184,9 @@ class Recorder:
     def _tell_lost(self, error: TrackerError) -> None:
         """Log that a new connection is made, but seldom: a server, or a firewall, may end each that is idle for a while."""
         now = clock.monotonic()
-        is_due = now - self.told_lost >= REPORT_AGAIN
-        self.told_lost = now if is_due else self.told_lost
-        self.level = logging.INFO if is_due else logging.DEBUG
+        self.level = logging.DEBUG
+        if now - self.told_lost >= REPORT_AGAIN:
+            self.told_lost, self.level = now, logging.INFO
         LOG.log(self.level, "%s; connecting anew", error)
 
     def _tell_connected(self) -> None:
