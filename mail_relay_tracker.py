@@ -5644,8 +5644,8 @@ TIMES = frozenset(column.name for column in COLUMNS if column.type.startswith("T
 DECIMALS = frozenset(column.name for column in COLUMNS if column.type.startswith("DECIMAL"))
 TEXTS = frozenset(column.name for column in COLUMNS if column.type.startswith(("VARCHAR", "TEXT")))
 
-MIN_PACKET = 1 << 16                # of max_allowed_packet: a row of lines as Postfix cuts them, at 2000 bytes, in hexadecimal
-WRITABLE = frozenset(("0", "OFF"))              # of @@read_only, whose other words from MariaDB 12 on are several
+MIN_PACKET = 1 << 16                # the least max_allowed_packet: room for a row of lines that Postfix cuts at 2000 bytes, in hexadecimal
+WRITABLE = frozenset(("0", "OFF"))              # values of @@read_only; from MariaDB 12 on there are several others
 TLS_REMEDY = "check [database] ssl_ca, ssl_cert and ssl_key, and whether the server offers TLS"
 PLUGIN_REMEDY = "give this account one that server and driver have: ALTER USER ... IDENTIFIED BY 'its password'"
 # What the server's error numbers ask for, and of whom (measured: class and SQLSTATE tell too little).
@@ -5672,7 +5672,7 @@ WORDED = (                          # the driver's own errors, with numbers that
     ("requires SSL", StoreRefused, TLS_REMEDY), ("Authentication plugin", StoreRefused, PLUGIN_REMEDY),
 )   # type: Tuple[Tuple[str, Type[TrackerError], str], ...]
 CONFLICTS = frozenset((1205, 1213))             # of two transactions: the host is sound
-CUT = frozenset((-1, 2006, 2013, 2055, 4031))   # the connection is gone, in the words of several versions of driver and server
+CUT = frozenset((-1, 2006, 2013, 2055, 4031))   # the connection is gone, by the numbers of several versions of driver and server
 ROW_ERRORS = frozenset((1048, 1264, 1265, 1292, 1300, 1366, 1367, 1406, 1411, 3140, 3819, 3988, 4025))
 ROW_STATES = frozenset(("22", "23", "45"))      # classes of SQLSTATE: wrong data, violated constraint, a trigger's SIGNAL
 
@@ -5838,7 +5838,7 @@ class Store:
     def check_table(self, present: Iterable[str], unique: Dict[str, List[str]]) -> None:
         """Raise ConfigError when the table lacks a column, or its `unique` keys do not tell rows apart by KEY and by nothing else.
 
-        Where a key takes only a part of a column, or compares it without regard to case, another word stands for that column.
+        A column that a key takes only in part, or compares without regard to case, stands there with more than its bare name.
         """
         present = set(present)
         missing = [column for column in COLUMNS if column.name not in present]
@@ -5846,7 +5846,7 @@ class Store:
             raise ConfigError("%s: table mail_relay_log lacks the column%s %s: %s" % (
                 self.name, "s" if len(missing) > 1 else "", ", ".join(column.name for column in missing), self.with_columns(missing)))
         for name, columns in sorted(unique.items()):        # one with an `id` in it holds nothing twice
-            if not set(columns) & {"id"} and not set(columns) >= set(KEY):
+            if "id" not in columns and not set(columns) >= set(KEY):
                 raise ConfigError("%s: by its unique key %s (%s) table mail_relay_log takes different rows for one: %s" % (
                     self.name, name, ", ".join(columns), self.without_index(name, columns)))
         if set(KEY) not in map(set, unique.values()):
@@ -5869,7 +5869,7 @@ def sqlite_table() -> str:
 
 
 def user_name() -> str:
-    """Who this process is, for a remedy: in a container often but a number."""
+    """The user that this process runs as, for a remedy; in a container often only a number."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -5891,10 +5891,10 @@ OUTCOMES = ("SELECT relay_status, COUNT(*), SUM(recipient_no = 0) FROM mail_rela
             "AND server_hostname IN (%s) GROUP BY relay_status ORDER BY 2 DESC, 1")
 
 
-# When a new row replaces the stored one: if that has an older last_seen, or is `incomplete` while the new one is not; and at the same
-# last_seen, for a message becomes better known without a new line of its own, if that has no parent and no HELO that the new one lacks.
-# Not always, for a statement may come late: a server that hangs carries it out when nobody waits any more. At the same last_seen nothing
-# known becomes unknown, except what may prove to be another message's (REVOCABLE).
+# When a new row replaces the stored one: if that one has an older last_seen, or is `incomplete` while the new one is not; and at the same
+# last_seen, for a message may become better known without a new line of its own, unless the stored one has a parent or a HELO that the
+# new one lacks. Else it stays, for a statement may come late: a server that hangs may carry it out when nobody waits for it any more.
+# At the same last_seen nothing known becomes unknown, except what may prove to be another message's (REVOCABLE).
 PREVAILS = ("(NEW.last_seen > last_seen OR relay_status = '%s' AND NEW.relay_status <> '%s' OR NEW.last_seen = last_seen "
             "AND (NEW.parent_queue_id IS NOT NULL OR parent_queue_id IS NULL) AND (NEW.helo IS NOT NULL OR helo IS NULL))"
             % (INCOMPLETE, INCOMPLETE))
@@ -5920,11 +5920,11 @@ SQLITE_UPSERT = upsert("(%s)" % ", ".join("?" * len(ROW_COLUMNS)), "ON CONFLICT 
 MYSQL_UPSERT = upsert("(%s)", "ON DUPLICATE KEY UPDATE", r"VALUES(\1)")
 
 
-LOCK_PATIENCE = 10                  # seconds after which a server is to tell of a lock, lest it seem to be one that does not answer
-FORGETTABLE = 3                     # seconds for which a server may keep to itself what it has taken
-COPIES = 8                          # of a statement, ours and the driver's
+LOCK_PATIENCE = 10                  # seconds that a server may wait for a lock: it is to say so before it seems not to answer
+FORGETTABLE = 3                     # seconds: what a server took within these it may lose in a crash, and a replica may lack
+COPIES = 8                          # of a statement, in memory at one time: ours and the driver's
 LOCK_WAIT = 0.5                     # seconds for which SQLite itself waits for a lock: no signal is heard meanwhile
-PULSE = 100000                      # steps of its own after which it lets Python hear a signal: an index may take minutes to make
+PULSE = 100000                      # steps of SQLite's after which it lets Python hear a signal: an index may take minutes to make
 NULLS: Dict[None, None] = {}
 sqlite3.register_adapter(type(None), NULLS.get)      # NULL as it is: the driver would look for an adapter anew for each, in vain
 
@@ -6050,13 +6050,13 @@ class SqliteStore(Store):
     def _is_denied(self) -> bool:
         """Whether there is a file, or a folder for one, that this user may not open."""
         folder = os.path.dirname(self.path) or "."
-        there = [path for path, needed in ((self.path, os.R_OK | os.W_OK), (folder, os.W_OK | os.X_OK))
-                 if os.path.exists(path) and not os.access(path, needed)]
-        return bool(there) and not os.path.isdir(self.path)
+        denied = [path for path, needed in ((self.path, os.R_OK | os.W_OK), (folder, os.W_OK | os.X_OK))
+                  if os.path.exists(path) and not os.access(path, needed)]
+        return bool(denied) and not os.path.isdir(self.path)
 
 
 def literals(ones: List[Any]) -> List[str]:
-    """The literal of each of several values, none of them None, and all of them text or all numbers: together is faster. Text is told in
+    """The SQL literals of values that are all text or all numbers, none of them None: to make them together is faster. Text is in
     hexadecimal, so that no byte of a log line can end it.
 
     >>> literals(["a", "b'"]), literals([0.5, 2])
@@ -6077,7 +6077,9 @@ def literal(value: Any) -> str:
 
 
 def rendered(rows: List[Row]) -> Iterator[Tuple[str, ...]]:
-    """The literals of rows. Of equal values one is made, for rows written together have much in common, and so have columns of one size."""
+    """The literals of rows. One is made for all equal values: rows written together have many in common, and so have columns alike in
+    size and type.
+    """
     alike: Dict[Tuple[int, str], Dict[Any, str]] = collections.defaultdict({None: "NULL"}.copy)
     columns = []
     for values, column in zip(zip(*rows), ROW):
@@ -6138,8 +6140,8 @@ class MysqlStore(Store):
 
     `host_no` counts how often a host was left for the next one: modulo their number it is the place of the one in use. `idle`: every
     statement sent was answered. `served`: this connection has carried out a write. `session`: of the last one the name of the database
-    and host, when that server was started, and the number there. `recent`: the rows of the last seconds, and when they were written;
-    `may_have_forgotten`: to another server than this one, or before it was started anew.
+    and host, when that server was started, and the number there. `recent`: the rows of the last seconds, and when they were written.
+    `may_have_forgotten`: this server may lack these, for it was started anew since, or is another one.
     """
 
     def __init__(self, hosts: List[Tuple[str, int]], options: Dict[str, Any], tls_required: bool = False) -> None:
@@ -6156,7 +6158,7 @@ class MysqlStore(Store):
         self.session = ("", 0.0, 0)
         self.recent: Deque[Tuple[float, Row]] = collections.deque(maxlen=MAX_RECENT)
         self.may_have_forgotten = False
-        bytes(COPIES * BATCH_BYTES)         # what glibc has freed in one piece it keeps from then on, rather than give back each statement
+        bytes(COPIES * BATCH_BYTES)         # once glibc has freed so large a piece, it keeps what one statement frees for the next
 
     def connect(self) -> None:
         self.close()
@@ -6213,8 +6215,8 @@ class MysqlStore(Store):
     def _end_former_session(self) -> None:
         """A statement of a session that was given up must not come late, behind those of the new one.
 
-        A session's number is its own on the same server only, until that is started anew. One that was, or another, may have forgotten
-        what was written last.
+        Its number means that session only on the same server, and only until that is started anew. A server that was started anew, or
+        another one, may have forgotten what was written last.
         """
         self.cursor.execute("SHOW GLOBAL STATUS LIKE 'Uptime'")
         started = clock.monotonic() - int(self.cursor.fetchone()[1])
