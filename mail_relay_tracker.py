@@ -6446,8 +6446,8 @@ ROTATION_GRACE = 2.0                # seconds for which a renamed file may still
 WITNESS = 256                       # bytes at a file's head, and before a position, that tell it from any other
 BEGINNING = 4096                    # bytes whose stamps tell when a rotated file was begun
 _STAMP = r"(?:<[0-9]{1,3}>)?(?:[A-Z][a-z]{2} |[0-9]{4})"       # as far as it takes to tell a line's beginning
-TORN = re.compile(r"(?<!\0)\0+(?=%s)" % _STAMP)
-SKIPPED = re.compile(r"\n|(?<!\0)\0+(?=\Z|%s)" % _STAMP)
+TORN = re.compile(r"(?<!\0)\0+(?=%s)" % _STAMP)                    # what a power cut left between two lines
+SKIPPED = re.compile(r"\n|(?<!\0)\0+(?=\Z|%s)" % _STAMP)          # the end of a line that is dropped
 MAGICS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 PACKED = (".gz", ".bz2", ".xz")
 _PACKED = "(?:%s)?$" % "|".join(map(re.escape, PACKED))
@@ -6525,8 +6525,8 @@ def is_ordinary(data: bytes) -> bool:
 
 
 def torn(line: str) -> List[Tuple[int, str]]:
-    """The lines in what stands before a newline, each with its offset, mostly one. NUL bytes at the head are those of a truncation; those
-    before what begins like a line a power cut left, where the end of another line and its newline were to be.
+    """The lines in what stands before a newline, mostly one, each with its offset. NUL bytes at the head are those of a truncation. Where
+    they stand before what begins like a line, a power cut left them in place of another line's end and its newline.
 
     >>> torn("\\0\\0half a l\\0\\0\\0Nov 29 08:00:01 mx x"), torn("a\\0b")
     ([(2, 'half a l'), (13, 'Nov 29 08:00:01 mx x')], [(0, 'a\\x00b')])
@@ -6593,7 +6593,7 @@ class LogFile:
         return os.fstat(self.handle.fileno()).st_mtime_ns // 1000
 
     def seek(self, offset: int) -> None:
-        """Go on reading at an offset; where that is in the middle of a line, behind it."""
+        """Go on reading at an offset; if that is in the middle of a line, behind that line."""
         self.head = self.peek(0, WITNESS)
         self.handle.seek(max(offset - WITNESS, 0))
         before = self._read_up_to(min(offset, WITNESS))
@@ -6667,14 +6667,14 @@ class LogFile:
 
     def take_over(self, other: "LogFile") -> bool:
         """Go on where another file was left, if all that was read of it stands here, too: that one was a copy made earlier, or is this very
-        file behind a handle gone stale. Otherwise, False, this one is read from its beginning.
+        file behind a handle gone stale. False if not: then this one is to be read from its beginning.
         """
         try:
             if not self.fits(other.end()):
                 return False
             self.seek(other.offset)
         except BAD_FILE:
-            self.handle.seek(0)             # what ails it is said when it is read
+            self.handle.seek(0)             # what ails it is told when it is read
             return False
         self.start = other.start
         return True
@@ -6772,7 +6772,7 @@ class LogFile:
         return Batch([line[:MAX_LINE].rstrip("\r")], position, self.start)
 
     def _cut_rest(self) -> List[Batch]:
-        """Bounded memory: of a line without end the first part counts; NUL bytes are no part of it."""
+        """Keep memory bounded: of a line without end the first part counts; NUL bytes are no part of it."""
         *whole, (place, line) = torn(self.rest.decode("latin-1"))
         batches = [self._batch(piece, self.start + self.offset + at) for at, piece in whole]
         self.offset, self.rest = self.offset + place, self.rest[place:]
@@ -6794,7 +6794,7 @@ def reason_of(error: Exception) -> str:
 
 
 def beside(path: str) -> Iterator[Tuple[str, str]]:
-    """The paths beside a log, each with the log's name there: those of a symbolic link lie beside the link, or beside what it leads to."""
+    """What lies beside a log: (path, the log's name there). If the log is a symbolic link, beside the link and beside what it leads to."""
     places = {(os.path.realpath(folder), name): folder for folder, name in map(os.path.split, (os.path.realpath(path), path))}
     for (_, name), folder in places.items():
         for other in names_in(folder or "."):
@@ -6846,7 +6846,7 @@ def is_being_packed(path: str) -> bool:
 
 
 def packed_otherwise(path: str, since: int) -> List[str]:
-    """The rotated files of a log that only other programs can unpack, by their endings, and that were written to `since`, oldest first."""
+    """The rotated files of a log, written to at `since` or later, that only other programs can unpack, by their endings; oldest first."""
     found = {full for full, name in beside(path) if is_rotated(os.path.splitext(full)[0], name) and not is_rotated(full, name)}
     return sorted((full for full in found if mtime_of(full) >= since), key=mtime_of)
 
@@ -6862,8 +6862,8 @@ def rotations(name: str) -> int:
 
 
 def are_numbered(names: Sequence[str], log: str) -> bool:
-    """Whether the rotated files of a log all have a number, each its own: then that tells their order. A date is no such number: they
-    count from 0 or 1, and from 2 while a rotation makes room.
+    """Whether the rotated files of a log all have a number, each its own: then that tells their order. Numbers, unlike dates, begin with
+    0 or 1, or with 2 while a rotation makes room.
 
     >>> [are_numbered(names.split(), "mail.log") for names in (
     ...     "mail.log.2.gz mail.log.1", "mail.log.1 mail.log.1.gz", "mail.log.1 mail.log-20261122", "mail.log.1130 mail.log.1201")]
@@ -7003,8 +7003,8 @@ class Logs:
 
     @staticmethod
     def _trouble(name: str, error: Exception, since: int) -> Optional[LogError]:
-        """What it means that a rotated file cannot be read: trouble, when somebody can mend it and it was written to `since`, for lines not
-        read yet may stand in it. It is passed over when it is too old for that, or is an archive that will never be any better.
+        """What it means that a rotated file cannot be read: trouble, when somebody can mend it and it was written to at `since` or later,
+        for lines not read yet may stand in it. It is passed over when it is too old for that, or is an archive damaged for good.
         """
         if getattr(error, "errno", None) in MENDABLE and mtime_of(name) >= since:
             return LogError("rotated log %s: %s: lines not read yet may stand in it: make it readable for user %s, or move it away"
@@ -7013,7 +7013,7 @@ class Logs:
         return None
 
     def doubt(self, failures: List[Tuple[str, Exception]], since: Callable[[str], int]) -> None:
-        """What was not found may stand in files that cannot be read; raises LogError when one of them was written to `since`."""
+        """What was not found may stand in files that cannot be read; raises LogError when one was written to at `since` of it or later."""
         doubts = [self._trouble(name, error, since(name)) for name, error in failures]
         for doubt in filter(None, doubts):
             raise doubt
@@ -7054,7 +7054,7 @@ class Logs:
             return None
 
     def open_unknown(self, files: List[Rotated], since: int, *known: Optional[LogFile]) -> List[LogFile]:
-        """Those of some files that were written to since then, and are neither known nor copies of any; open; of very many the first."""
+        """Of some files those written to at `since` or later that are neither known nor copies of others, open; MAX_QUEUE at most."""
         known_files = [file for file in known if file is not None]
         fresh = [file for file in files if file.mtime >= since and file.head and not any(is_same_file(file, one) for one in known_files)]
         found = (file for number, file in enumerate(fresh) if not self._is_copy(fresh, number, known_files))
