@@ -7532,7 +7532,7 @@ class StateFile:
         self.rehearse()
 
     def rehearse(self, ending: str = ".tmp", size: int = 0) -> None:
-        """Make sure that it can be written; nothing is changed. `size`: with room for so many bytes."""
+        """Make sure that it can be written; nothing is changed. `ending`: of the temporary file's name; `size`: what has to fit into it."""
         temporary = self.path + ending
         try:
             with open(temporary, "w", encoding="ascii") as handle:
@@ -7659,10 +7659,10 @@ def place_from(state: Any, version: int) -> Place:
     for value, bits in ((position, 63), (0 if inode is None else inode, 64), (0 if device is None else device, 64), (mtime, 63)):
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << bits:
             raise ValueError("position, inode and device must be numbers")
-    prints = state.get("fingerprint") or {}
-    if not isinstance(prints, dict):
+    witnesses = state.get("fingerprint") or {}
+    if not isinstance(witnesses, dict):
         raise ValueError("fingerprint")
-    return Place(position, inode, device, _witness_from(prints.get("head")), _witness_from(prints.get("tail")), mtime, repeated)
+    return Place(position, inode, device, _witness_from(witnesses.get("head")), _witness_from(witnesses.get("tail")), mtime, repeated)
 
 
 def _witness_from(value: Any) -> Optional[Tuple[int, str]]:
@@ -7708,8 +7708,8 @@ class RejectFile:
             size = os.fstat(descriptor).st_size
             if self.kept is None:
                 known = os.pread(descriptor, min(size, self.LOOKED_THROUGH), max(size - self.LOOKED_THROUGH, 0))
-                self.kept = set(map(self._print_of, known.splitlines(True)))
-            if self._print_of(line) in self.kept:
+                self.kept = set(map(self._digest_of, known.splitlines(True)))
+            if self._digest_of(line) in self.kept:
                 return
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 line = b"\n" + line         # a power cut left half a line
@@ -7723,7 +7723,7 @@ class RejectFile:
         finally:
             os.close(descriptor)
 
-    def _print_of(self, line: bytes) -> bytes:
+    def _digest_of(self, line: bytes) -> bytes:
         return hashlib.blake2b(line.partition(self.SEAM)[2], digest_size=16).digest()
 
 
@@ -8025,8 +8025,8 @@ def make_store(config: Config) -> Store:
 # ============================================================================ daemon loop
 
 REPORT_AGAIN = 600                  # seconds between two reports of the same trouble
-SAME_TROUBLE = 60                   # seconds within which a trouble that was over and comes back is the same one, and not reported
-LONG_TROUBLE = 10                   # seconds after which such a one is reported all the same
+SAME_TROUBLE = 60                   # seconds: a trouble that comes back within these is the same one still, and not reported anew
+LONG_TROUBLE = 10                   # seconds after which one that came back is reported all the same
 ONE_SHOT_TRIES = 4                  # how often a command other than the daemon tries to reach a database that is away
 STOP_GRACE = 1.5                    # seconds that a call to the database may still take when the daemon is told to stop
 LAST_WORDS = 0.25                   # seconds for what is logged then, before the process is ended
@@ -8111,9 +8111,9 @@ def cause_of(error: TrackerError) -> Tuple[type, Any]:
 class Trouble:
     """Says once what is wrong, again after a while, and once when it is over. What comes back within a minute is the same trouble.
 
-    `kind` is the error's class. Of the trouble at hand, by the clock: `since` when it lasts (0: there is none), when each cause of it was
-    `reported` last, for what was mended may show what else is wrong, when the one before `ended`. `said`: it was reported at all, so its
-    end is to be as well. `count`: of all errors.
+    `kind` is the class of the last error, `count` the number of all. Of the trouble at hand, by the clock: `since` when it lasts (0: there
+    is none), and when each cause of it was last `reported`, for once one is mended another may show. `said`: it was reported at all, so
+    its end is to be as well. `ended`: when the one before was over.
     """
 
     def __init__(self) -> None:
@@ -8155,8 +8155,8 @@ class Recorder:
     """Brings what the tracker has ready into the store, however long that takes, and counts it.
 
     `sleep` waits and tells whether to go on. `tries` 0: for ever, as the daemon does; else give up after so many. `known_until`: the store
-    may hold messages born by then. `is_new`: the connection has not served yet. `told_lost`: when it was last logged, at INFO, that one
-    was lost; `level`: at which that of the last one was. `first`, `last`, `hosts`: of all messages written, for the summary.
+    may hold messages born by then. `is_new`: the connection has not served yet. `told_lost`: when the loss of one was last logged at INFO;
+    `level`: the level at which the latest loss was logged. `first`, `last`, `hosts`: of all messages written, for the summary.
     """
 
     def __init__(self, store: Store, tracker: Tracker, rejects: RejectFile, sleep: Callable[[float], bool], tries: int = 0) -> None:
@@ -8224,8 +8224,8 @@ class Recorder:
         return written
 
     def expect(self, first: int) -> None:
-        """Another file follows, whose lines begin at `first`. If others as late were read before, what was made of these,
-        or will be, is to be asked for.
+        """Another file follows, whose lines begin at `first`. If lines as late were read before, the store has to be asked for the messages
+        that were made of them, or will be.
         """
         if first <= self.tracker.correlator.now:
             self.flush()
@@ -8272,7 +8272,11 @@ class Recorder:
 
 
 class Daemon:
-    """Follows the log: read a batch, fold it, write what is finished, save the position; wait when there is nothing to read."""
+    """Follows the log: read a batch, fold it, write what is finished, save the position; wait when there is nothing to read.
+
+    By our clock: `next_flush`, when to write next; `quiet_since`, when the last lines came. By the log's: `log_time`, the newest stamp
+    then. `file_start`: where the file they came from begins.
+    """
 
     def __init__(self, config: Config, follower: Follower, recorder: Recorder, state: StateFile, waiter: Waiter) -> None:
         self.config = config
@@ -8415,7 +8419,7 @@ def log_statistics(lines: Iterable[str]) -> None:
 
 # ============================================================================ commands and main
 
-GARBAGE = (50000, 20, 50)           # for gc: there are few circles of objects, and to look for them as often as usual costs a sixth
+GARBAGE = (50000, 20, 50)           # for gc: reference cycles are few, and to look for them as often as usual costs a sixth of the time
 EARLIEST = epoch(1999, 1, 1, 0)     # no Postfix has written a log before
 DATE = re.compile(r"(?<![0-9])((?:19|20)[0-9]{2})([-._]?)(0[1-9]|1[0-2])\2([0-3][0-9])(?![0-9])")
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, STATISTICS: 5, logging.INFO: 6, logging.DEBUG: 7}  # syslog(3)
@@ -8659,7 +8663,7 @@ def import_file(file: LogFile, recorder: Recorder, progress: Progress) -> bool:
 
 
 def silence(descriptor: int) -> None:
-    """Lead a descriptor nowhere that cannot be written to: else the interpreter, which flushes what is left at its end, fails again."""
+    """Let a descriptor that cannot be written to lead nowhere, for at its end the interpreter flushes what is left, and would fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
