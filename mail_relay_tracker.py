@@ -8515,15 +8515,15 @@ def run_import(config: Config, paths: List[str], dry_run: bool) -> int:
     store = SqliteStore("") if dry_run else make_store(config)
     store.bulk = True
     tracker = make_tracker(config)
-    files = sorted(span_of(file) + (file.path, file.identity) for file in map(open_import, paths))
+    files = sorted(map(look_at, paths))
     recorder = Recorder(store, tracker, RejectFile("./mail_relay_tracker.rejected.jsonl"), pause, ONE_SHOT_TRIES)
     recorder.begin()
     progress, position, broken = Progress(), 0, 0
-    for _, first, present, path, identity in files:
-        recorder.expect(first)
-        file = open_again(path, identity, recorder)
+    for known in files:
+        recorder.expect(known.earliest)
+        file = open_again(known, recorder)
         file.start = position
-        tracker.calendar.newest = present
+        tracker.calendar.newest = known.present
         broken += not import_file(file, recorder, progress)
         position = file.start + file.offset
         file.close()
@@ -8545,19 +8545,6 @@ def open_import(path: str) -> LogFile:
         return LogFile(path, 0)
     except BAD_FILE as error:
         raise unreadable(path, error) from error
-
-
-def open_again(path: str, identity: Tuple[int, int], recorder: Recorder) -> LogFile:
-    """A file that was put in order among others; raises LogError, with all written that was read, when it is another one by now."""
-    try:
-        file = open_import(path)
-        if file.identity != identity:
-            file.close()
-            raise LogError("%s is another file by now, as after a rotation: import again; what was read already changes nothing" % path)
-        return file
-    except LogError:
-        recorder.flush()
-        raise
 
 
 def unreadable(path: str, error: Exception) -> LogError:
@@ -8595,27 +8582,18 @@ def chunks_of(path: str) -> Iterator[bytes]:
         raise unreadable(path, error) from error
 
 
-def span_of(file: LogFile) -> Tuple[int, int, int]:
-    """Close a file, and tell of it, in microseconds: when it was begun, the earliest of its first stamps, and what is the present to it.
+class Historical(NamedTuple):
+    """A file to import as it was looked at; they are read in the order of these. Times are in microseconds.
 
-    It was begun at the middle one of its first stamps, for some may be odd (begun_at): so files are put in order. The earliest tells what
-    may have been read before. The present, for stamps without a year, is when it was last written to. A copy may have lost that: then its
-    last line, read as of the copy, is nearer. Where an archive sets all to 0, or to a day before any Postfix, the present is now. Where a
-    date in the file's name is over a year older, the lines are of about that date.
+    It was `begun` at the middle one of its first stamps, for some may be odd (begun_at). The `earliest` of these tells what may have been
+    read before. `present` is the present to it, for stamps without a year.
     """
-    times, present = [0], file.mtime()
-    present = present if present >= EARLIEST else int(clock.time()) * SECOND
-    dated = date_in(os.path.basename(file.path)) or present
-    present = present if present - dated <= 366 * DAY else dated + 183 * DAY
-    try:
-        head = file.opening(file.peek(0, MAX_LINE)).decode("latin-1").split("\n")
-        if any(map(YEARLESS.match, head)):
-            present = (times_in(end_of(file), present) or [present])[-1]
-        times = sorted(times_in(head, present)) or times
-    except BAD_FILE as error:
-        LOG.debug("cannot read %s: %s", file.path, error)
-    file.close()
-    return times[len(times) // 2], times[0], present
+
+    begun: int
+    earliest: int
+    present: int
+    path: str
+    identity: Tuple[int, int]
 
 
 def date_in(name: str) -> Optional[int]:
@@ -8631,6 +8609,48 @@ def date_in(name: str) -> Optional[int]:
         return epoch(int(found[-1][0]), int(found[-1][2]), int(found[-1][3]), 0) if found else None
     except ValueError:
         return None
+
+
+def written_to(file: LogFile) -> int:
+    """When a file to import was last written to, in microseconds. Where an archive sets all to 0, or to a day before any Postfix, that is
+    now. A copy that was made over a year after the date in its name has lost it: then it is about that date.
+    """
+    mtime = file.mtime()
+    mtime = mtime if mtime >= EARLIEST else int(clock.time()) * SECOND
+    dated = date_in(os.path.basename(file.path)) or mtime
+    return mtime if mtime - dated <= 366 * DAY else dated + 183 * DAY
+
+
+def look_at(path: str) -> Historical:
+    """A file to import, looked at and closed again.
+
+    The present is when it was last written to. A copy may have lost that: then its last line, read as of the copy, is nearer.
+    """
+    file = open_import(path)
+    times, present = [0], written_to(file)
+    try:
+        head = file.opening(file.peek(0, MAX_LINE)).decode("latin-1").split("\n")
+        if any(map(YEARLESS.match, head)):
+            present = (times_in(end_of(file), present) or [present])[-1]
+        times = sorted(times_in(head, present)) or times
+    except BAD_FILE as error:
+        LOG.debug("cannot read %s: %s", path, error)
+    file.close()
+    return Historical(times[len(times) // 2], times[0], present, path, file.identity)
+
+
+def open_again(known: Historical, recorder: Recorder) -> LogFile:
+    """A file that was looked at before; raises LogError, with all written that was read, when it is another one by now."""
+    try:
+        file = open_import(known.path)
+        if file.identity != known.identity:
+            file.close()
+            raise LogError("%s is another file by now, as after a rotation: import again; what was read already changes nothing"
+                           % known.path)
+        return file
+    except LogError:
+        recorder.flush()
+        raise
 
 
 def end_of(file: LogFile) -> List[str]:
@@ -8663,7 +8683,7 @@ def import_file(file: LogFile, recorder: Recorder, progress: Progress) -> bool:
 
 
 def silence(descriptor: int) -> None:
-    """Let a descriptor that cannot be written to lead nowhere, for at its end the interpreter flushes what is left, and would fail again."""
+    """Let a descriptor that cannot be written to lead nowhere: at its end the interpreter flushes what is left, and would fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 

@@ -101,8 +101,8 @@ def test_an_archive_that_is_cut_off_is_put_in_order_by_its_own_time(command):
     assert shown.returncode == 74
     rows = [line for line in shown.stdout.splitlines() if "4fGx3b2JzYz1bcd" in line]
     assert len(rows) == 1 and '"client_ip": "192.0.2.1"' in rows[0] and '"relay_status": "sent"' in rows[0]
-    spans = [tracker.span_of(tracker.open_import(str(command.folder / name))) for name in ("older", "newer.gz")]
-    assert spans[1][1] - spans[0][1] == 9 * tracker.SECOND
+    older, newer = (tracker.look_at(str(command.folder / name)) for name in ("older", "newer.gz"))
+    assert newer.earliest - older.earliest == 9 * tracker.SECOND
 
 
 @pytest.mark.parametrize("name, year", [
