@@ -10,6 +10,7 @@ the lines: one JSON object per row, its keys being columns of the table. It hold
 import argparse
 import heapq
 import json
+import os
 import random
 import sys
 from datetime import datetime, timedelta, timezone
@@ -568,6 +569,9 @@ def main(arguments=None):
         lines = generator.run(out)
     if generator.truth:
         generator.truth.close()
+    if options.out != "-":
+        end = options.start + options.messages / options.rate
+        os.utime(options.out, (end, end))       # traditional stamps have no year: it is that of the last writing
     sys.stderr.write("%d lines, %d messages, %d refusals, %d rows\n" % (lines, generator.messages, generator.rejects, generator.rows))
 
 

@@ -62,10 +62,10 @@ def cpu_of(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def rss_of(pid, peak=True):
-    """Resident memory of a running process in MB."""
+def rss_of(pid):
+    """The peak of a running process's resident memory, in MB."""
     status = pathlib.Path("/proc/%d/status" % pid).read_text(encoding="ascii", errors="replace")
-    return int(re.search(r"^%s:\s+(\d+)" % ("VmHWM" if peak else "VmRSS"), status, re.M).group(1)) / 1024
+    return int(re.search(r"^VmHWM:\s+(\d+)", status, re.M).group(1)) / 1024
 
 
 def configure(folder, **settings):

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """One stage of the tracker in a process of its own, so that its cost can be measured from outside.
 
-    bench/stages.py STAGE LOG [--rows FILE] [--profile FILE]
+    bench/stages.py STAGE LOG [--rows FILE] [--profile FILE] [--config FILE]
 
-STAGE: `read` gets the lines; `events` tells what each of them says, and drops that: the cost when nothing is correlated; `parse`
-makes rows of them, complete, and drops them; `render` makes the statements for MariaDB, and drops them. `--import` itself runs in the
-latter three, with another store. The rows of `parse` can be kept, to see that it made them. `--profile` samples where the time goes.
+STAGE: `read` gets the lines. `events` tells what each of them says, and drops that: the cost when nothing is correlated; `parse`
+makes rows of them, complete, and drops them; `render` makes the statements for MariaDB, and drops them: these three are `--import`
+itself, with another store. `sqlite` and `mariadb` are all of it, into the database of --config, or without one into an SQLite file here.
+`--rows` keeps the rows of `parse`, to see that it made them. `--profile` samples where the time goes.
 """
 import argparse
 import collections
@@ -22,7 +23,6 @@ sys.path.insert(0, str(MODULE.parent))
 import mail_relay_tracker as tracker  # noqa: E402
 
 INTERVAL = 0.001                    # seconds of CPU between two samples; the kernel makes that a tick
-HOTTEST = 25
 
 
 class NoStore(tracker.Store):
