@@ -7748,7 +7748,7 @@ OPTIONS = (
     Option("database", "user", "text", "mailtracker", "database user"),
     Option("database", "password", "text", "", "its password, without blanks around it; password_file keeps them"),
     Option("database", "password_file", "path", "", "file whose first line is the password, instead of `password`"),
-    Option("database", "connect_timeout", "seconds", "10", "seconds to wait for a server to answer"),
+    Option("database", "connect_timeout", "seconds", "10", "seconds to wait for a connection"),
     Option("database", "ssl_ca", "path", "", "CA certificate by which the server's has to be signed"),
     Option("database", "ssl_cert", "path", "", "client certificate"),
     Option("database", "ssl_key", "path", "", "its private key"),

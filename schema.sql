@@ -72,7 +72,7 @@ CREATE TABLE IF NOT EXISTS mail_relay_log (
 CREATE OR REPLACE SQL SECURITY INVOKER VIEW mail_final AS
     SELECT * FROM mail_relay_log WHERE relay_status <> 'requeued';
 
--- What did not arrive, and why.
+-- What failed, or has not arrived yet, and why.
 CREATE OR REPLACE SQL SECURITY INVOKER VIEW mail_problems AS
     SELECT first_seen, last_seen, server_hostname, queue_id, original_envelope_from, orig_to, upstream_to, client_ip, client_hostname,
            relay_host, relay_status, smtp_code, dsn, relay_message
@@ -101,7 +101,7 @@ CREATE EVENT IF NOT EXISTS mail_relay_log_retention
     END //
 DELIMITER ;
 
--- The tracker's user, with no more rights than it needs; one line pair per MX. Take a password of your own.
+-- The tracker's user, with no more rights than it needs; a pair of lines per mail server. Take a password of your own.
 --     CREATE USER 'mailtracker'@'localhost' IDENTIFIED BY 'secure_password';
 --     GRANT INSERT, SELECT, UPDATE ON mail_tracking.* TO 'mailtracker'@'localhost';
 --     CREATE USER 'mailtracker'@'192.0.2.25' IDENTIFIED BY 'secure_password' REQUIRE SSL;
