@@ -6566,6 +6566,11 @@ class LogFile:
         """Which file it is, whatever its name."""
         return self.device, self.inode
 
+    @property
+    def reached(self) -> int:
+        """The offset behind all that was read, handed out or not."""
+        return self.offset + len(self.rest)
+
     def size(self) -> int:
         """Bytes in the file now; of a packed one, those read so far."""
         return self.offset if self.packed else os.fstat(self.handle.fileno()).st_size
@@ -6646,7 +6651,7 @@ class LogFile:
 
     def end(self) -> Place:
         """Where the reading has come to, by what was read: the file itself may hold something else by now."""
-        return Place(self.offset + len(self.rest), self.inode, self.device, witness(self.head), witness(self.tail))
+        return Place(self.reached, self.inode, self.device, witness(self.head), witness(self.tail))
 
     def fits(self, place: Place) -> bool:
         """Whether this is the file that a place speaks of: by its content; by inode when there is too little of that to tell."""
@@ -6683,7 +6688,7 @@ class LogFile:
         """Read on through another handle of this very file; should it have been truncated meanwhile, that is seen as ever."""
         self.close()
         self.handle = handle
-        self.handle.seek(self.offset + len(self.rest))
+        self.handle.seek(self.reached)
 
     def last_write(self) -> int:
         """When it was last written to, as far as it can still be told, in microseconds."""
@@ -6700,7 +6705,7 @@ class LogFile:
     def has_grown(self) -> bool:
         """Whether more was written than was read, or that cannot be told: the next read will tell."""
         try:
-            return not self.packed and not self.failing and self.size() > self.offset + len(self.rest)
+            return not self.packed and not self.failing and self.size() > self.reached
         except OSError:
             return True
 
@@ -6708,10 +6713,9 @@ class LogFile:
         """Whether what was read is no longer there: the file is shorter now, or has even grown again with something else."""
         if self.packed:
             return False
-        here = self.offset + len(self.rest)
-        if not here:
+        if not self.reached:
             return self.peek(0, len(self.head)) != self.head
-        return self.size() < here or self.peek(here - len(self.tail), len(self.tail)) != self.tail
+        return self.size() < self.reached or self.peek(self.reached - len(self.tail), len(self.tail)) != self.tail
 
     def lines(self) -> List[Batch]:
         """The next complete lines; none, and `at_end`, when all is read for now."""
@@ -6730,9 +6734,8 @@ class LogFile:
         self.at_end = not data
         if not data:
             return []
-        here = self.offset + len(self.rest)
-        if len(self.head) < WITNESS and len(self.head) < here + len(data):
-            self.head = (self.head[:here] + data)[:WITNESS]
+        if len(self.head) < WITNESS and len(self.head) < self.reached + len(data):
+            self.head = (self.head[:self.reached] + data)[:WITNESS]
         self.tail, self.touched = (self.tail + data[-WITNESS:])[-WITNESS:], self.mtime()
         return self._split(self.rest + data)
 
@@ -6741,7 +6744,7 @@ class LogFile:
         if not self.rest:
             return []
         batches = self._batches([self.rest.decode("latin-1").rstrip("\0")])
-        self.offset, self.rest = self.offset + len(self.rest), b""
+        self.offset, self.rest = self.reached, b""
         return batches
 
     def _split(self, data: bytes) -> List[Batch]:
@@ -6779,7 +6782,7 @@ class LogFile:
         if len(self.rest) > MAX_LINE:
             told = line.rstrip("\0")
             batches.append(self._batch(told, self.start + self.offset))
-            self.offset, self.rest, self.skipping = self.offset + len(self.rest), b"", told == line
+            self.offset, self.rest, self.skipping = self.reached, b"", told == line
         return batches
 
     def close(self) -> None:
@@ -6898,6 +6901,9 @@ def mtime_of(path: str) -> int:
         return 0
 
 
+Failures = List[Tuple[str, Exception]]      # paths of files that could not be read, and why
+
+
 class Rotated(NamedTuple):
     """A rotated file as it was looked at: what tells it from every other, its first bytes, and the first that are no NUL bytes."""
 
@@ -6964,7 +6970,7 @@ class Logs:
                 gone = error
         raise gone
 
-    def fitting(self, place: Place) -> Tuple[Optional[LogFile], List[Tuple[str, Exception]]]:
+    def fitting(self, place: Place) -> Tuple[Optional[LogFile], Failures]:
         """The rotated file that a place speaks of, and what could not be read. When they are renamed meanwhile, it may be missed."""
         for _ in range(LOOKS):
             known = identities(self.path)
@@ -6973,10 +6979,10 @@ class Logs:
                 break
         return best, failures
 
-    def _best(self, names: List[str], place: Place) -> Tuple[Optional[LogFile], List[Tuple[str, Exception]]]:
+    def _best(self, names: List[str], place: Place) -> Tuple[Optional[LogFile], Failures]:
         """Of the files with these names, oldest first, the one that a place speaks of, and what could not be read."""
         best: Optional[LogFile] = None
-        failures: List[Tuple[str, Exception]] = []
+        failures: Failures = []
         for name in reversed(names):
             try:
                 best = self._better(best, self.rotated(name), place)
@@ -7012,7 +7018,7 @@ class Logs:
         LOG.warning("cannot read rotated log %s: %s; passed over", name, error)
         return None
 
-    def doubt(self, failures: List[Tuple[str, Exception]], since: Callable[[str], int]) -> None:
+    def doubt(self, failures: Failures, since: Callable[[str], int]) -> None:
         """What was not found may stand in files that cannot be read; raises LogError when one was written to at `since` of it or later."""
         doubts = [self._trouble(name, error, since(name)) for name, error in failures]
         for doubt in filter(None, doubts):
@@ -7191,7 +7197,7 @@ class Follower:
             self.rotated_at = None          # it gets all the time of a renamed file
         file.at_end = file.failing = file.said = True
         if not file.packed:
-            file.handle.seek(file.offset + len(file.rest))
+            file.handle.seek(file.reached)
 
     def _heal(self) -> None:
         """The file at hand was read. Not so an archive that failed: its handle gives no more, only a new one will."""
@@ -7242,22 +7248,25 @@ class Follower:
     def _find(self, place: Place, live: Optional[LogFile]) -> None:
         """The file of a saved place was rotated while nobody looked: read its rest, then all that came after it."""
         file = self._left_off(place)
-        if file is not None:
-            LOG.info("the log was rotated meanwhile: going on in %s at byte %d", file.path, place.position)
-            self.files.append(file)
-            self.queue = self._newer(live)
-        else:
-            truncated = live is not None and live.inode == place.inode and live.size() < place.position
-            self.queue = self.logs.open_unknown(self.logs.by_age(place.mtime), place.mtime, live) if place.mtime else []
-            if place.position or place.head and place.head[0]:      # of an empty file nothing is missed, and nothing tells it from another
-                LOG.warning("%s; lines not read yet may be in other rotated logs: --import them; reading %s from its beginning",
-                            "the log was truncated" if truncated else "the file that the saved position belongs to is gone",
-                            ", then ".join([one.path for one in self.queue[:1]] + [self.path]))
-                self._warn_of_packed_otherwise(place)
-        if not self.files:
-            self._go_live(live)
-        elif live is not None:
+        if file is None:
+            self._begin_without(place, live)
+            return
+        LOG.info("the log was rotated meanwhile: going on in %s at byte %d", file.path, place.position)
+        self.files.append(file)
+        self.queue = self._newer(live)
+        if live is not None:
             live.close()
+
+    def _begin_without(self, place: Place, live: Optional[LogFile]) -> None:
+        """The file of a saved place is gone: read all files that were written to since, and say that lines may be missed."""
+        truncated = live is not None and live.inode == place.inode and live.size() < place.position
+        self.queue = self.logs.open_unknown(self.logs.by_age(place.mtime), place.mtime, live) if place.mtime else []
+        if place.position or place.head and place.head[0]:      # of an empty file nothing is missed, and nothing tells it from another
+            LOG.warning("%s; lines not read yet may be in other rotated logs: --import them; reading %s from its beginning",
+                        "the log was truncated" if truncated else "the file that the saved position belongs to is gone",
+                        ", then ".join([one.path for one in self.queue[:1]] + [self.path]))
+            self._warn_of_packed_otherwise(place)
+        self._go_live(live)
 
     def _warn_of_packed_otherwise(self, place: Place) -> None:
         """Log it when lines not read yet may be in files that only other programs can unpack."""
@@ -7461,9 +7470,11 @@ class Follower:
             return False
         before = self.files[-1] if self.files else None
         file = self.queue.pop(0)
-        if before is None or not file.take_over(before):
-            file.start = self._end() + len(before.rest if before else b"")
-            self.ready.extend(before.last_line() if before else [])
+        if before is None:
+            file.start = self.base
+        elif not file.take_over(before):
+            file.start = before.start + before.reached
+            self.ready.extend(before.last_line())
         self.files.append(file)
         self.rotated_at = None
         return True
