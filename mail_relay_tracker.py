@@ -6451,16 +6451,18 @@ SKIPPED = re.compile(r"\n|(?<!\0)\0+(?=\Z|%s)" % _STAMP)          # the end of a
 MAGICS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 PACKED = (".gz", ".bz2", ".xz")
 _PACKED = "(?:%s)?$" % "|".join(map(re.escape, PACKED))
-ROTATED = re.compile(r"[._-][0-9][0-9T:._-]*" + _PACKED)
+ROTATED = re.compile(r"[._-][0-9][0-9T:._-]*" + _PACKED)            # what stands behind the log's name
 _DATE = r"(?:[._-]?[0-9]{4}[._-]?[0-9]{2}[._-]?[0-9]{2}|[._-][0-9]{2}[._-][0-9]{2}[._-][0-9]{4})[0-9T:._-]*"
+# The same of mail.log, behind `mail`: a number or a date may stand before the .log, too.
 ROTATED_LOG = re.compile(r"(?:\.[0-9]+|%s)?\.log(?:[._-][0-9][0-9T:._-]*)?%s" % (_DATE, _PACKED))
-PACKED_OTHERWISE = (".zst", ".lz4", ".lzo", ".lz", ".lzma", ".Z", ".zip", ".7z", ".br")    # nothing in the standard library unpacks these
+PACKED_OTHERWISE = (".zst", ".lz4", ".lzo", ".lz", ".lzma", ".Z", ".zip", ".7z", ".br")    # not read, but told of
 NUMBERED = re.compile(r"\.(0|[1-9][0-9]{0,3})" + _PACKED)
 MACHINE_REMEDIES = {number: remedy for remedy, numbers in (     # what helps when it is not the file that is wrong
     ("raise the limit of open files (LimitNOFILE=, `ulimit -n`)", (errno.EMFILE, errno.ENFILE)),
     ("check its disk, or the server where it is", (errno.EIO, errno.ESTALE)),
 ) for number in numbers}
 BAD_FILE = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)     # what reading may raise, packed or not
+# What somebody can mend, or what passes by itself.
 MENDABLE = frozenset((errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT,
                       errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED, errno.ECONNRESET))
 LOOKS = 3                           # at the rotated files, should they be renamed while they are looked at
@@ -6849,7 +6851,7 @@ def is_being_packed(path: str) -> bool:
 
 
 def packed_otherwise(path: str, since: int) -> List[str]:
-    """The rotated files of a log, written to at `since` or later, that only other programs can unpack, by their endings; oldest first."""
+    """The rotated files of a log, written to at `since` or later, whose endings tell that they cannot be read here; oldest first."""
     found = {full for full, name in beside(path) if is_rotated(os.path.splitext(full)[0], name) and not is_rotated(full, name)}
     return sorted((full for full in found if mtime_of(full) >= since), key=mtime_of)
 
@@ -7905,20 +7907,17 @@ def check_value(option: Option, text: str, path: str) -> Any:
         raise ConfigError("%s: spans several lines: an indented line continues the one before" % where)
     if not text and option.default and option.kind in ("text", "path"):
         raise ConfigError("%s: must not be empty: remove the line for the default, %s" % (where.rstrip(), option.default))
-    if "|" in option.kind:
-        return check_word(text.lower(), option.kind.split("|"), where)
-    reader = KINDS.get(option.kind)
     try:
-        return reader(text) if reader else text
+        return read_choice(text, option.kind.split("|")) if "|" in option.kind else KINDS[option.kind](text)
     except ValueError as error:
         raise ConfigError("%s: %s" % (where, error)) from error
 
 
-def check_word(word: str, words: List[str], where: str) -> str:
+def read_choice(text: str, words: List[str]) -> str:
     """One of a few words."""
-    if word not in words:
-        raise ConfigError("%s: must be one of %s" % (where, ", ".join(words)))
-    return word
+    if text.lower() not in words:
+        raise ValueError("must be one of %s" % ", ".join(words))
+    return text.lower()
 
 
 def read_seconds(text: str) -> float:
@@ -7987,8 +7986,8 @@ def read_domains(text: str) -> List[str]:
     return domains
 
 
-KINDS = {"word": read_word, "path": file_name, "seconds": read_seconds, "port": read_port, "flag": read_flag, "hosts": read_hosts,
-         "domains": read_domains}   # type: Dict[str, Callable[[str], Any]]
+KINDS = {"text": str, "word": read_word, "path": file_name, "seconds": read_seconds, "port": read_port, "flag": read_flag,
+         "hosts": read_hosts, "domains": read_domains}   # type: Dict[str, Callable[[str], Any]]
 
 
 def template() -> str:
