@@ -1,6 +1,5 @@
 """The house stays readable: order of the sections, who may use whom, how long a function may be, types, versions, docstrings."""
 import ast
-import builtins
 import doctest
 import re
 import statistics
@@ -89,7 +88,7 @@ def test_everything_public_says_what_it_is():
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and not ast.get_docstring(node):
             silent.append("line %d: %s" % (node.lineno, node.name))
     inherited = {name for name, value in vars(mail_relay_tracker.Store).items() if callable(value)}
-    assert not [one for one in silent if one.split()[-1] not in inherited | {"show"}]
+    assert not [one for one in silent if one.split()[-1] not in inherited]
 
 
 def test_examples_in_docstrings_are_true():
@@ -112,7 +111,7 @@ def test_no_name_is_defined_and_never_used():
     used |= {node.attr for node in ast.walk(TREE) if isinstance(node, ast.Attribute)}
     tests = "".join(path.read_text(encoding="utf-8") for path in [*ROOT.glob("test_*.py"), *ROOT.glob("tests/**/*.py")])
     dead = [name for node in TREE.body for name in defined(node)
-            if name not in used and not hasattr(builtins, name) and not re.search(r"\b%s\b" % name, tests)]
+            if name not in used and not re.search(r"\b%s\b" % name, tests)]
     assert not dead
 
 
