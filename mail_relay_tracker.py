@@ -8224,14 +8224,18 @@ class Recorder:
         refused: Set[Row] = set()
         sizes = (BATCH_ROWS >> min(tried, MAX_HALVINGS) for tried in itertools.count())     # a slow server may never be done with many
         self._try(lambda: write_rows(self.store, rows, functools.partial(self._set_aside, refused), next(sizes)), ANY_TROUBLE)
-        births = [message.first_seen for message in harvest.messages]
-        self.first, self.last = min([self.first, *births]), max([self.last, *births])
-        self.hosts.update(map(stored_host, {message.server_hostname for message in harvest.messages}))
         written = len(rows) - len(refused)
-        self.rows += written
         if written:
             LOG.debug("%d rows written", written)
+        self._count(harvest.messages, written)
         return written
+
+    def _count(self, messages: List[Message], rows: int) -> None:
+        """Take what was written into the figures."""
+        births = [message.first_seen for message in messages]
+        self.first, self.last = min([self.first, *births]), max([self.last, *births])
+        self.hosts.update(map(stored_host, {message.server_hostname for message in messages}))
+        self.rows += rows
 
     def expect(self, first: int) -> None:
         """Another file follows, whose lines begin at `first`. If lines as late were read before, the store has to be asked for the messages
