@@ -5900,7 +5900,7 @@ PREVAILS = ("(NEW.last_seen > last_seen OR relay_status = '%s' AND NEW.relay_sta
             % (INCOMPLETE, INCOMPLETE))
 REVOCABLE = CLIENT_FACTS | {"spf_result"}
 REPLACED = "{0} = CASE WHEN " + PREVAILS + " THEN NEW.{0} ELSE {0} END"
-FILLED_IN = REPLACED.replace("CASE", "CASE WHEN NEW.{0} IS NULL AND NEW.last_seen = last_seen THEN {0}")
+FILLED_IN = "{0} = CASE WHEN NEW.{0} IS NULL AND NEW.last_seen = last_seen THEN {0} WHEN " + PREVAILS + " THEN NEW.{0} ELSE {0} END"
 
 
 def upsert(form: str, conflict: str, new: str) -> str:
