@@ -511,27 +511,35 @@ class Generator:
 
     def run(self, out):
         """Write the log; returns the number of its lines."""
-        lot, options, written = self.random, self.options, 0
-        time, more_rejects = 0.0, options.rejects / (1 - options.rejects)
-        while self.messages < options.messages:
-            time += lot.expovariate(options.rate)
+        time, written = 0.0, 0
+        while self.messages < self.options.messages:
+            time += self.random.expovariate(self.options.rate)
             written += self.write_until(time, out)
-            self.message(time)
-            if lot.random() < more_rejects:
-                self.reject(time + lot.random() / options.rate)
-            while lot.random() < options.noise:
-                self.noise(time + lot.random() / options.rate)
+            self.arrive(time)
         return written + self.write_until(float("inf"), out)
+
+    def arrive(self, time):
+        """A message, and what comes at about the same time: a refusal perhaps, and lines that tell of no message."""
+        lot, options = self.random, self.options
+        self.message(time)
+        if lot.random() < options.rejects / (1 - options.rejects):
+            self.reject(time + lot.random() / options.rate)
+        while lot.random() < options.noise:
+            self.noise(time + lot.random() / options.rate)
 
     def write_until(self, time, out):
         """Write the lines that are due; returns how many."""
-        heap, lines = self.heap, []
+        lines = list(self.due(time))
+        out.write("".join(lines).encode("utf-8"))
+        return len(lines)
+
+    def due(self, time):
+        """The lines before this time."""
+        heap = self.heap
         while heap and heap[0][0] < time:
             at, _, program, pid, text = heapq.heappop(heap)
             tag = program if pid is None else "%s[%d]" % (program, pid)
-            lines.append("%s %s %s: %s\n" % (self.stamp(self.options.start + at), self.options.host, tag, text))
-        out.write("".join(lines).encode("utf-8"))
-        return len(lines)
+            yield "%s %s %s: %s\n" % (self.stamp(self.options.start + at), self.options.host, tag, text)
 
 
 def columns(message):

@@ -11,7 +11,7 @@ the start of the process to the first new row.
 import argparse
 import collections
 import contextlib
-import heapq
+import datetime
 import os
 import pathlib
 import re
@@ -35,47 +35,35 @@ CLEANUP, POLL = 10, 0.5             # the configuration's defaults
 TICK = 0.02
 LOOK = 0.05                         # seconds between two looks at the table
 SETTLE = 45                         # after the last line: queue_timeout, then two flushes
+REMOVED = re.compile(r" (\w+): removed$")
 
 
 class Feed:
     """Lines of a generated log that are written when they are due; remembers when each `removed` was."""
 
     def __init__(self, path, rate):
-        self.generator = generate.Generator(generate.parse_options(
-            ["-n", "1000000000", "--rate", str(rate), "--style", "rfc3339", "--start", str(int(time.time()))]))
+        self.generator = generate.Generator(generate.parse_options(["-n", "1000000000", "--rate", str(rate), "--style", "rfc3339"]))
         self.path = path
         self.removed = {}
-        self.lines = self.messages = 0
+        self.lines = 0
 
     def run(self, seconds):
         """Write for so many seconds; messages that are under way then stay so."""
-        generator, heap, began, due = self.generator, self.generator.heap, time.time(), 0.0
+        generator, began, due = self.generator, time.time(), 0.0
         generator.options.start = began
         with open(self.path, "ab", buffering=0) as log:
             while time.time() < began + seconds:
                 now = time.time() - began
                 while due < now + 1:                # what a message says first may be due a moment before what is already told
                     due += generator.random.expovariate(generator.options.rate)
-                    generator.message(due)
-                    self.messages += 1
-                    if generator.random.random() < 0.43:
-                        generator.reject(due)
-                    while generator.random.random() < 0.4:
-                        generator.noise(due)
-                self.write(log, heap, now)
+                    generator.arrive(due)
+                self.write(log, list(generator.due(now)))
                 time.sleep(TICK)
 
-    def write(self, log, heap, now):
-        """Write what is due."""
-        lines, gone = [], []
-        while heap and heap[0][0] <= now:
-            at, _, program, pid, text = heapq.heappop(heap)
-            tag = program if pid is None else "%s[%d]" % (program, pid)
-            lines.append("%s mx1 %s: %s\n" % (self.generator.stamp(self.generator.options.start + at), tag, text))
-            if text.endswith(": removed"):
-                gone.append(text.partition(":")[0])
+    def write(self, log, lines):
+        """Write lines, and remember which messages they remove."""
         log.write("".join(lines).encode("utf-8"))
-        self.removed.update((queue_id, time.monotonic()) for queue_id in gone)
+        self.removed.update((REMOVED.search(line).group(1), time.monotonic()) for line in lines if line.endswith(": removed\n"))
         self.lines += len(lines)
 
 
@@ -161,11 +149,11 @@ def following(live, options):
     watcher.start()
     feed.run(5)                         # caches fill
     daemon, server = on_cpu(live.daemon.pid), report.cpu_of(live.server.process.pid)
-    began, lines, messages = time.monotonic(), feed.lines, feed.messages
+    began, lines, messages = time.monotonic(), feed.lines, feed.generator.messages
     feed.run(options.seconds)
     took = time.monotonic() - began
     daemon, server = on_cpu(live.daemon.pid) - daemon, report.cpu_of(live.server.process.pid) - server
-    written, told = feed.lines - lines, feed.messages - messages
+    written, told = feed.lines - lines, feed.generator.messages - messages
     wait_for(lambda: feed.removed.keys() <= watcher.seen.keys(), 60)
     watcher.ended.set()
     watcher.join()
@@ -219,7 +207,7 @@ def calls(pid, seconds):
 
 def a_message(live, number):
     """Append a whole message; returns its queue ID."""
-    stamp = generate.datetime.now(generate.timezone.utc).isoformat(timespec="microseconds")
+    stamp = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds")
     queue_id = "4jHFMN%04dzRfYB" % number
     texts = ("postfix/smtpd[1]: %s: client=a.example[192.0.2.1]", "postfix/cleanup[2]: %s: message-id=<1@example>",
              "postfix/qmgr[3]: %s: from=<a@example>, size=9, nrcpt=1 (queue active)",

@@ -228,7 +228,8 @@ class Client(smtplib.SMTP):
 
     def transact(self, sender, recipients, content):
         """One message. Returns the answers to its recipients, and to its content when one of them was accepted."""
-        answers = [self.mail(sender)] and [self.rcpt(recipient) for recipient in recipients]
+        self.mail(sender)
+        answers = [self.rcpt(recipient) for recipient in recipients]
         if any(code == 250 for code, _ in answers):
             answers.append(self.data(content))
         return ["%d %s" % (code, text.decode()) for code, text in answers]
