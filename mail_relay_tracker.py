@@ -5645,7 +5645,7 @@ DECIMALS = frozenset(column.name for column in COLUMNS if column.type.startswith
 TEXTS = frozenset(column.name for column in COLUMNS if column.type.startswith(("VARCHAR", "TEXT")))
 
 MIN_PACKET = 1 << 16                # the least max_allowed_packet: room for a row of lines that Postfix cuts at 2000 bytes, in hexadecimal
-WRITABLE = frozenset(("0", "OFF"))              # values of @@read_only; from MariaDB 12 on there are several others
+WRITABLE = frozenset(("0", "OFF"))              # values of @@read_only; any other, of several from MariaDB 12 on, refuses writes
 TLS_REMEDY = "check [database] ssl_ca, ssl_cert and ssl_key, and whether the server offers TLS"
 PLUGIN_REMEDY = "give this account one that server and driver have: ALTER USER ... IDENTIFIED BY 'its password'"
 # What the server's error numbers ask for, and of whom (measured: class and SQLSTATE tell too little).
@@ -5930,7 +5930,10 @@ sqlite3.register_adapter(type(None), NULLS.get)      # NULL as it is: the driver
 
 
 class SqliteStore(Store):
-    """The embedded store: one file, nothing to install. An empty path is a temporary one."""
+    """The embedded store: one file, nothing to install. An empty path is a temporary one.
+
+    `identity`: which file was opened; once it is gone, or another in its place, a write raises StoreGone.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -6172,7 +6175,7 @@ class MysqlStore(Store):
                 self.close()
                 self.host_no += 1
                 errors.append(error)
-        away = [error for error in errors if isinstance(error, StoreGone)]      # it may be the one that is set up
+        away = [error for error in errors if isinstance(error, StoreGone)]      # one of these may be set up as it should
         worst = max(away or errors, key=lambda error: error.exit_code)
         raise type(worst)("; ".join(map(str, errors))) from worst
 
@@ -6182,7 +6185,7 @@ class MysqlStore(Store):
         options = dict(self.options, host=host, port=port)
         if options.get("unix_socket"):
             del options["host"], options["port"]
-        patience = max(int(options["connection_timeout"]), 15)      # a statement may take longer than to connect
+        patience = max(int(options["connection_timeout"]), 15)      # a statement may take longer than connecting
         if tuple(map(int, driver.__version__.split(".")[:2])) >= (9, 2):
             options.update(read_timeout=patience, write_timeout=patience)
         try:
@@ -6340,7 +6343,7 @@ class MysqlStore(Store):
         flushed = int(self._query("SELECT @@innodb_flush_log_at_trx_commit")[0][0])
         if flushed == 1:
             return ""
-        return ("; innodb_flush_log_at_trx_commit = %s: when the server crashes, only a tracker that runs on writes its last rows again: "
+        return ("innodb_flush_log_at_trx_commit = %s: when the server crashes, only a tracker that runs on writes its last rows again: "
                 "set it to 1, or --import the log after a crash of both" % flushed)
 
     def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
@@ -8823,7 +8826,8 @@ def check_database(config: Config) -> str:
     store.rehearse()
     newest, weakness = store.newest(), store.weakness()
     store.close()
-    return "%s, table mail_relay_log, newest row %s%s" % (store.name, time_text(newest) if newest else "none yet", weakness)
+    told = "%s, table mail_relay_log, newest row %s" % (store.name, time_text(newest) if newest else "none yet")
+    return "%s; %s" % (told, weakness) if weakness else told
 
 
 class ArgumentParser(argparse.ArgumentParser):
