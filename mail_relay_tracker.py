@@ -5487,6 +5487,8 @@ class Tracker:
                         stamp = "\n"
                         time, start = calendar.read(inner)
                     origin, text = self._meet(inner or line, start, lines[len(times) - 1] if times else self.previous)
+            except MemoryError:             # no fault of the line: all is read again where there is room
+                raise
             except Exception:               # one bad line must never stop the reading
                 origin, text = self._pass(FAILED)
                 self.on_failure(line)
@@ -5517,6 +5519,8 @@ class Tracker:
                     self._tell_repeated(origin, line, time, position)
                 else:
                     raise event             # the one at which its parser failed
+            except MemoryError:
+                raise
             except Exception:               # one bad line must never stop the reading
                 self._tally("")[FAILED] += 1
                 self.on_failure(line)
@@ -8906,6 +8910,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return complain(str(error), error.exit_code)
     except KeyboardInterrupt:
         return complain("interrupted: what was written stays, and may be written again", 130)
+    except MemoryError:
+        return complain("out of memory: raise its limit (MemoryMax=, `ulimit -v`); the log was not read to its end", LogError.exit_code)
     except BrokenPipeError:
         silence(1)
         return complain("standard output was closed by its reader", OutputError.exit_code)

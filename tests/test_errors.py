@@ -8,6 +8,7 @@ import gzip
 import lzma
 import os
 import pathlib
+import re
 import resource
 import signal
 import socket
@@ -1109,3 +1110,29 @@ def test_sqlite_file_is_removed_under_the_service(command, settings):
     finally:
         daemon.kill()
         daemon.communicate()
+
+
+def test_a_limit_of_memory_costs_no_line(command, settings):
+    """No line is bad because there is no memory for what it tells: the service ends, and systemd begins it anew."""
+    log, said = command.folder / "mail.log", command.folder / "said"
+    log.touch()
+    path = command.configure(**dict(settings, logging__log_file=log, logging__poll_interval=0.01))
+    with said.open("wb") as output:
+        daemon = subprocess.Popen([sys.executable, str(ROOT / "mail_relay_tracker.py"), "-c", path], cwd=str(command.folder), stderr=output)
+    try:
+        wait_until((command.folder / "state.json").exists)
+        size = int(pathlib.Path("/proc/%d/statm" % daemon.pid).read_text().split()[0]) * resource.getpagesize()
+        resource.prlimit(daemon.pid, resource.RLIMIT_AS, (size + (8 << 20), resource.RLIM_INFINITY))
+        with log.open("a", encoding="ascii") as handle:
+            for number in range(30000):
+                stamp = load.stamp(time.time())
+                handle.write("%s mx postfix/qmgr[8]: 3%09X: from=<a%d@x.test>, size=9, nrcpt=1 (queue active)\n" % (stamp, number, number))
+                handle.write("%s mx postfix/smtp[9]: 3%09X: to=<b%d@x.test>, relay=none, delay=1, dsn=4.4.1, status=deferred (slow)\n"
+                             % (stamp, number, number))
+        assert daemon.wait(60) == 74
+    finally:
+        daemon.kill()
+        daemon.wait()
+    assert re.match(r"mail_relay_tracker: out of memory: raise its limit .*\n$", said.read_text())
+    assert command.run("-c", path, "--once").returncode == 0
+    assert sqlite3.connect(str(command.folder / "t.db")).execute("SELECT COUNT(*) FROM mail_relay_log").fetchone() == (30000,)
