@@ -5655,9 +5655,11 @@ PLUGIN_REMEDY = "give this account one that server and driver have: ALTER USER .
 # What the server's error numbers ask for, and of whom (measured: class and SQLSTATE tell too little).
 MEANINGS = {number: (kind, remedy) for kind, remedy, numbers in (
     (ConfigError, "create the database and the table with schema.sql", (1049, 1054, 1064, 1136, 1146, 1273)),
+    (ConfigError, "check [database] database", (1102, 1109)),
     (ConfigError, "give this column a default", (1364,)),
     (StoreRefused, "check user, password and grants (INSERT, SELECT, UPDATE) of section [database]",
-     (1044, 1045, 1130, 1142, 1143, 1227, 1698, 1820, 1862, 3118, 4151)),
+     (1044, 1130, 1142, 1143, 1227, 1698, 1820, 1862, 3118, 4151)),
+    (StoreRefused, "check user and password of section [database], and TLS if the account has REQUIRE SSL", (1045,)),
     (StoreRefused, PLUGIN_REMEDY, (1251, 1524, 2059)),
     (StoreGone, "check [database] host, port and unix_socket, and whether the server runs", (2002, 2003, 2005)),
     (StoreGone, TLS_REMEDY, (2026,)),
@@ -5674,10 +5676,11 @@ WORDED = (                          # the driver's own errors, with numbers that
     ("Invalid Certificate/Key", ConfigError, TLS_REMEDY), ("Invalid CA Certificate", ConfigError, TLS_REMEDY),
     ("CERTIFICATE", StoreGone, TLS_REMEDY), ("Unable to verify server identity", StoreGone, TLS_REMEDY),
     ("requires SSL", StoreRefused, TLS_REMEDY), ("Authentication plugin", StoreRefused, PLUGIN_REMEDY),
+    ("'idna' codec", ConfigError, "check [database] host"),         # what stands there cannot be a name
 )   # type: Tuple[Tuple[str, Type[TrackerError], str], ...]
 CONFLICTS = frozenset((1205, 1213))             # of two transactions: the host is sound
 CUT = frozenset((-1, 2006, 2013, 2055, 4031))   # the connection is gone, by the numbers of several versions of driver and server
-ROW_ERRORS = frozenset((1048, 1264, 1265, 1292, 1300, 1366, 1367, 1406, 1411, 3140, 3819, 3988, 4025))
+ROW_ERRORS = frozenset((1048, 1264, 1265, 1292, 1300, 1366, 1367, 1406, 1411, 1644, 3140, 3819, 3988, 4025))
 ROW_STATES = frozenset(("22", "23", "45"))      # classes of SQLSTATE: wrong data, violated constraint, a trigger's SIGNAL
 
 

@@ -369,6 +369,14 @@ def test_T13_what_a_trigger_refuses_is_set_aside_alone(table, store_of):
     set_aside(table, store_of(table), rows, places)
 
 
+@pytest.mark.parametrize("state", ["45000", "42000", "HY000", "99001"])
+def test_T13_what_a_trigger_refuses_is_set_aside_alone_whatever_state_it_signals(server_table, store_of, state):
+    server_table.sql("CREATE TRIGGER refusal BEFORE INSERT ON mail_relay_log FOR EACH ROW IF NEW.helo = 'rude' "
+                     "THEN SIGNAL SQLSTATE '%s' SET MESSAGE_TEXT = 'be polite'; END IF" % state)
+    rows = [row_of(number, helo="rude" if number in (3, 4) else "h") for number in range(9)]
+    set_aside(server_table, store_of(server_table), rows, (3, 4))
+
+
 @pytest.mark.parametrize("change", ["helo TEXT CHECK (length(helo) < 6)", "helo TEXT NOT NULL DEFAULT '' CHECK (helo <> 'longer')"])
 def test_T13_what_a_constraint_in_sqlite_refuses_is_set_aside_alone(table_on, store_of, change):
     table = table_on("sqlite")

@@ -310,6 +310,16 @@ def test_wrong_password(command, mysql):
         told(command.run("-c", path, *arguments), 77, "Access denied", "password", "[database]")
 
 
+@pytest.mark.skipif(bool(mariadb_server.MYSQLD), reason="MariaDB makes no certificate of its own")
+def test_an_account_that_asks_for_the_tls_that_its_server_lacks(command, mysql, mariadb):
+    """Its words are those for a wrong password."""
+    mariadb.client("ALTER USER mailtracker@localhost REQUIRE SSL")
+    try:
+        told(command.run("-c", command.configure(**mysql), "--once"), 77, "Access denied", "password", "TLS", "REQUIRE SSL")
+    finally:
+        mariadb.client("ALTER USER mailtracker@localhost REQUIRE NONE")
+
+
 @pytest.fixture
 def server_with():
     """A function that starts a server with these options; it is removed in the end."""
@@ -444,6 +454,18 @@ def test_unknown_database(command, mysql, mariadb, name):
     mariadb.client("GRANT SELECT, INSERT, UPDATE ON `%s`.* TO mailtracker@localhost" % name)
     path = command.configure(**dict(mysql, database__database=name))
     told(command.run("-c", path), 78, name, "schema.sql")
+
+
+@pytest.mark.skipif(bool(mariadb_server.MYSQLD), reason="MariaDB's numbers")
+@pytest.mark.parametrize("name", ["x" * 65, "information_schema"])
+def test_what_can_be_no_database_of_ours_is_not_waited_for(command, mysql, name):
+    told(command.run("-c", command.configure(**dict(mysql, database__database=name))), 78, name, "check [database] database")
+
+
+@pytest.mark.parametrize("name", ["db..example.com", "x" * 64])
+def test_what_can_be_no_name_of_a_host_is_not_waited_for(command, mysql, name):
+    path = command.configure(**dict(mysql, database__unix_socket="", database__host=name))
+    told(command.run("-c", path), 78, name, "check [database] host")
 
 
 def test_table_missing(command, mysql, mariadb):
