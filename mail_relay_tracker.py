@@ -7971,9 +7971,9 @@ def read_hosts(text: str) -> List[Tuple[str, Optional[int]]]:
 
 
 def read_word(text: str) -> str:
-    """Text without blanks: behind one there most likely stands a comment, and it would become part of the value."""
-    if len(text.split()) > 1:
-        raise ValueError("must be one word; a comment needs a line of its own")
+    """Text without blanks, behind which there most likely stands a comment, and without quotes: they would become part of the value."""
+    if len(text.split()) > 1 or text.startswith(('"', "'")):
+        raise ValueError("must be one word without quotes; a comment needs a line of its own")
     return text
 
 
