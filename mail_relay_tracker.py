@@ -6808,6 +6808,11 @@ def reason_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+def machine_remedy(error: Exception, otherwise: str) -> str:
+    """What helps when a file cannot be read: with the machine, or else with the file."""
+    return MACHINE_REMEDIES.get(getattr(error, "errno", 0), otherwise)
+
+
 def beside(path: str) -> Iterator[Tuple[str, str]]:
     """What lies beside a log: (path, the log's name there). If the log is a symbolic link, beside the link and beside what it leads to."""
     places = {(os.path.realpath(folder), name): folder for folder, name in map(os.path.split, (os.path.realpath(path), path))}
@@ -6969,8 +6974,7 @@ class Logs:
 
     def unreadable(self, error: Exception) -> LogError:
         """What it means that the log itself cannot be read."""
-        remedy = MACHINE_REMEDIES.get(getattr(error, "errno", 0),
-                                      "check [logging] log_file and the rights of user %s (group adm on Debian)" % user_name())
+        remedy = machine_remedy(error, "check [logging] log_file and the rights of user %s (group adm on Debian)" % user_name())
         return LogError("log file %s: %s: %s" % (self.path, reason_of(error), remedy))
 
     def rotated(self, name: str) -> LogFile:
@@ -7025,8 +7029,8 @@ class Logs:
         for lines not read yet may stand in it. It is passed over when it is too old for that, or is an archive damaged for good.
         """
         if getattr(error, "errno", None) in MENDABLE and mtime_of(name) >= since:
-            return LogError("rotated log %s: %s: lines not read yet may stand in it: make it readable for user %s, or move it away"
-                            % (name, reason_of(error), user_name()))
+            remedy = machine_remedy(error, "make it readable for user %s, or move it away" % user_name())
+            return LogError("rotated log %s: %s: lines not read yet may stand in it: %s" % (name, reason_of(error), remedy))
         LOG.warning("cannot read rotated log %s: %s; passed over", name, error)
         return None
 
@@ -7110,7 +7114,7 @@ class Logs:
         except BAD_FILE as error:
             for one in opened:
                 one.close()
-            raise LogError("rotated log %s: %s: trying again" % (file.path, reason_of(error))) from error
+            raise LogError("rotated log %s: %s: %s" % (file.path, reason_of(error), machine_remedy(error, "trying again"))) from error
         return opened
 
 
@@ -8573,9 +8577,8 @@ def open_import(path: str) -> LogFile:
 
 def unreadable(path: str, error: Exception) -> LogError:
     """What is told of a file that cannot be imported."""
-    number = getattr(error, "errno", 0)
-    remedy = MACHINE_REMEDIES.get(number, "name log files, plain, .gz, .bz2 or .xz")
-    if number in (errno.EACCES, errno.EPERM):
+    remedy = machine_remedy(error, "name log files, plain, .gz, .bz2 or .xz")
+    if getattr(error, "errno", 0) in (errno.EACCES, errno.EPERM):
         remedy = "make it readable for user %s" % user_name()
     return LogError("cannot read %s: %s: %s" % (path, reason_of(error), remedy))
 

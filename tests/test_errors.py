@@ -991,6 +991,22 @@ def test_log_is_a_pipe(command, settings):
     told(command.run("-c", path, "--once", timeout=10), 74, "not a regular file", "[logging] log_file")
 
 
+def test_too_many_rotated_files_for_the_limit_of_open_ones(command, settings):
+    lines, log = LOG.read_bytes().splitlines(True), command.folder / "mail.log"
+    path = command.configure(**dict(settings, logging__log_file=log))
+    for number in range(15, 0, -1):
+        log.write_bytes(b"".join(lines[200 * (15 - number):200 * (16 - number)]))
+        if number == 15:
+            assert command.run("-c", path, "--once").returncode == 0
+        log.rename("%s.%d" % (log, number))
+    log.touch()
+    done = command.run("-c", path, "--once", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (14, 14)))
+    told(done, 74, "mail.log.", "Too many open files", "raise the limit of open files")
+    assert command.run("-c", path, "--once").returncode == 0
+    rows = sqlite3.connect(str(command.folder / "t.db")).execute("SELECT COUNT(*) FROM mail_relay_log").fetchone()[0]
+    assert rows == 346          # and one message that may still go on
+
+
 def test_import_of_a_file_that_only_another_program_unpacks(command):
     (command.folder / "mail.log.3.zst").write_bytes(b"\x28\xb5\x2f\xfd\n\n")
     told(command.run("--import", LOG, "mail.log.3.zst"), 74, "mail.log.3.zst", "unpack it first")
