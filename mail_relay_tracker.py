@@ -7504,7 +7504,7 @@ def remedy_of(error: OSError, path: str) -> str:
         return MACHINE_REMEDIES[error.errno]
     remedy = "create its directory, with all in it writable for user %s" % user_name()
     if error.errno == errno.EROFS:
-        remedy = "remount it read-write"
+        remedy = "remount it read-write, or let the service write there (ReadWritePaths=)"
     elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         remedy = "make room (`df -h`, `df -i`)"
     elif error.errno in (errno.EACCES, errno.EPERM) and os.path.exists(path):

@@ -679,7 +679,7 @@ def test_sqlite_file_without_room(command, settings):
 @pytest.mark.parametrize("number, remedy", [
     (errno.EMFILE, "raise the limit of open files (LimitNOFILE=, `ulimit -n`)"),
     (errno.ENFILE, "raise the limit of open files (LimitNOFILE=, `ulimit -n`)"),
-    (errno.EROFS, "remount it read-write, or set [state] state_file"),
+    (errno.EROFS, "remount it read-write, or let the service write there (ReadWritePaths=), or set [state] state_file"),
     (errno.ENOSPC, "make room (`df -h`, `df -i`), or set [state] state_file")])
 def test_what_keeps_the_state_from_being_saved_is_told_with_its_remedy(tmp_path, number, remedy):
     state = tracker.StateFile(str(tmp_path / "state.json"))
