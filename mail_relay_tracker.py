@@ -7721,13 +7721,18 @@ class RejectFile:
         try:
             self._append(line.encode("ascii"))
         except OSError as error:
-            raise OutputError("reject file %s: %s: make room, and make its directory writable; the row waits until then"
-                              % (self.path, error.strerror)) from error
+            raise OutputError("reject file %s: %s: make room, and make it and its directory writable for user %s; the row waits until then"
+                              % (self.path, error.strerror, user_name())) from error
         self.count += 1
         if self.count <= SAMPLES:
             LOG.error("the database refuses a row of %s: %s; kept in %s", row.queue_id, reason, self.path)
         if self.count == SAMPLES:
             LOG.error("further ones are kept there, and counted, but not shown")
+
+    def rehearse(self) -> None:
+        """Make sure that a row could be added to what is there; nothing is changed."""
+        if os.path.exists(self.path) and not os.access(self.path, os.R_OK | os.W_OK):
+            raise OutputError("reject file %s: is not writable: make it writable for user %s, or move it away" % (self.path, user_name()))
 
     def _append(self, line: bytes) -> None:
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
@@ -8796,8 +8801,9 @@ def check_log(config: Config) -> str:
 
 
 def check_state(config: Config) -> str:
-    """The state file can be written, and what it says."""
+    """The state file, and the one for refused rows beside it, can be written, and what the first says."""
     state = StateFile(config["state_file"])
+    rejects_of(config).rehearse()
     if is_locked(state.path + ".lock"):     # whose temporary file is not to be touched
         state.rehearse(".check-%d" % os.getpid(), STATE_BYTES)
         return "%s, in use by a running tracker" % state.path

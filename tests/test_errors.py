@@ -273,9 +273,11 @@ def test_state_directory_not_writable(command, settings):
 def test_check_finds_what_another_user_left(command, settings):
     """Somebody ran a command as root: its state file, its SQLite file are not the service's."""
     path = open_to_all(command, **settings)
-    for name, words in (("state.json", "FAULT state"), ("state.json.tmp", "FAULT state"), ("t.db", "FAULT database")):
+    for name, words in (("state.json", "FAULT state"), ("state.json.tmp", "FAULT state"), ("state.json.rejected.jsonl", "FAULT state"),
+                        ("t.db", "FAULT database")):
         assert command.run("-c", path, "--once").returncode == 0
         (command.folder / "state.json.tmp").write_text("{")
+        (command.folder / "state.json.rejected.jsonl").touch()
         for left in command.folder.glob("*"):
             if left.name not in (name, "tracker.conf"):
                 left.unlink()
