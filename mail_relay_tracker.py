@@ -5946,7 +5946,7 @@ class SqliteStore(Store):
         self.path = path
         self.name = "SQLite file %s" % path
         self.connection: Any = None
-        self.identity: Optional[Tuple[int, int]] = None
+        self.identity: List[Optional[Tuple[int, int]]] = []
 
     def connect(self) -> None:
         self.close()
@@ -5960,7 +5960,7 @@ class SqliteStore(Store):
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = FULL")
             self.connection.execute(sqlite_table())
-            self.identity = identity_of(self.path)
+            self.identity = self._identity()
             self.check_table((column[1] for column in self.connection.execute("PRAGMA table_info(mail_relay_log)")), self._unique())
             if not self.bulk or self.newest():
                 self.complete()
@@ -6004,7 +6004,7 @@ class SqliteStore(Store):
                        for values in self._query(RECALL % ("?", ", ".join("?" * len(queue_ids))), [host] + queue_ids))
 
     def write(self, rows: List[Row]) -> None:
-        if identity_of(self.path) != self.identity:
+        if self._identity() != self.identity:
             raise StoreGone("%s: was removed, or another one put in its place" % self.name)
         try:
             self.connection.execute("BEGIN IMMEDIATE")
@@ -6056,6 +6056,10 @@ class SqliteStore(Store):
                                 % (self.name, text, user_name()))
         kind, remedy = next(((kind, remedy) for words, kind, remedy in SQLITE_WORDED if words in text), (StoreGone, ""))
         return kind("%s: %s: %s" % (self.name, text, remedy) if remedy else "%s: %s" % (self.name, text))
+
+    def _identity(self) -> List[Optional[Tuple[int, int]]]:
+        """Which files the rows go to: what was committed last stands in the second alone, and a crash would lose it if that has no name."""
+        return [identity_of(self.path + ending) for ending in ("", "-wal")]
 
     def _is_denied(self) -> bool:
         """Whether there is a file, or a folder for one, that this user may not open."""

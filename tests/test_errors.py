@@ -1005,8 +1005,7 @@ def test_too_many_rotated_files_for_the_limit_of_open_ones(command, settings):
     done = command.run("-c", path, "--once", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (14, 14)))
     told(done, 74, "mail.log.", "Too many open files", "raise the limit of open files")
     assert command.run("-c", path, "--once").returncode == 0
-    rows = sqlite3.connect(str(command.folder / "t.db")).execute("SELECT COUNT(*) FROM mail_relay_log").fetchone()[0]
-    assert rows == 346          # and one message that may still go on
+    assert rows_in(command.folder / "t.db") == 346      # and one message that may still go on
 
 
 def test_import_of_a_file_that_only_another_program_unpacks(command):
@@ -1127,6 +1126,14 @@ def test_the_end_where_it_began_is_kept_while_the_database_is_away(command, mysq
     assert done.returncode == 0 and "%d read" % len(lines[1500:]) in done.stdout
 
 
+def rows_in(database):
+    """How many rows an SQLite file holds; none when it, or its table, is not there."""
+    with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(
+            sqlite3.connect("file:%s?mode=ro" % database, uri=True)) as connection:
+        return connection.execute("SELECT COUNT(*) FROM mail_relay_log").fetchone()[0]
+    return 0
+
+
 def test_sqlite_file_is_removed_under_the_service(command, settings):
     """What is written from then on is in the new one."""
     lines = LOG.read_bytes().splitlines(True)
@@ -1135,22 +1142,37 @@ def test_sqlite_file_is_removed_under_the_service(command, settings):
     path = command.configure(**dict(settings, logging__log_file=log, logging__cleanup_interval=0.2, logging__poll_interval=0.1))
     daemon = command.start("-c", path)
     database = command.folder / "t.db"
-
-    def rows():
-        try:
-            return sqlite3.connect("file:%s?mode=ro" % database, uri=True).execute("SELECT COUNT(*) FROM mail_relay_log").fetchone()[0]
-        except sqlite3.OperationalError:
-            return 0
     try:
-        wait_until(lambda: rows() > 100)
+        wait_until(lambda: rows_in(database) > 100)
         for one in command.folder.glob("t.db*"):
             one.unlink()
         with log.open("ab") as handle:
             handle.write(b"".join(lines[1500:]))
-        wait_until(lambda: rows() > 100)
+        wait_until(lambda: rows_in(database) > 100)
     finally:
         daemon.kill()
         daemon.communicate()
+
+
+def test_the_log_of_an_sqlite_file_is_removed_under_the_service(command, settings):
+    """As by somebody who tidies up: `t.db-wal` holds what was committed last, and a kill -9 would take that along."""
+    lines = LOG.read_bytes().splitlines(True)
+    log, database = command.folder / "mail.log", command.folder / "t.db"
+    log.write_bytes(b"".join(lines[:1500]))
+    path = command.configure(**dict(settings, logging__log_file=log, logging__cleanup_interval=0.2, logging__poll_interval=0.1))
+    daemon = command.start("-c", path)
+    try:
+        wait_until(lambda: rows_in(database) > 100)
+        for ending in ("-wal", "-shm"):
+            pathlib.Path("%s%s" % (database, ending)).unlink()
+        with log.open("ab") as handle:
+            handle.write(b"".join(lines[1500:]))
+        wait_until(lambda: rows_in(database) > 300)
+    finally:
+        daemon.kill()
+        daemon.communicate()
+    assert command.run("-c", path, "--once").returncode == 0
+    assert rows_in(database) == 346
 
 
 def test_a_limit_of_memory_costs_no_line(command, settings):
@@ -1176,4 +1198,4 @@ def test_a_limit_of_memory_costs_no_line(command, settings):
         daemon.wait()
     assert re.match(r"mail_relay_tracker: out of memory: raise its limit .*\n$", said.read_text())
     assert command.run("-c", path, "--once").returncode == 0
-    assert sqlite3.connect(str(command.folder / "t.db")).execute("SELECT COUNT(*) FROM mail_relay_log").fetchone() == (30000,)
+    assert rows_in(command.folder / "t.db") == 30000
