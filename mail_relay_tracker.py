@@ -8087,11 +8087,11 @@ class Waiter:
         """Take the signals over."""
         quiet: Dict[str, Any] = {"warn_on_full_buffer": False} if sys.version_info >= (3, 7) else {}
         signal.set_wakeup_fd(self.writer.fileno(), **quiet)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-        signal.signal(signal.SIGUSR1, self._ask)
-        signal.signal(signal.SIGHUP, self._wake)
-        signal.signal(signal.SIGALRM, self._give_up)
+        handlers = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGUSR1: self._ask, signal.SIGHUP: self._wake,
+                    signal.SIGALRM: self._give_up}
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)        # a parent may have blocked them
 
     def _stop(self, number: int, frame: Any) -> None:
         if not self.stopping:

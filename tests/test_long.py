@@ -721,6 +721,19 @@ def test_T19_stopped_while_nobody_reads_what_it_says(daemons, table, tmp_path, a
             os.close(end)
 
 
+def test_T19_stopped_though_its_parent_had_blocked_the_signal(daemons, table):
+    """Which a process inherits."""
+    one = daemons(**table.settings)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGALRM})
+    try:
+        one.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    one.write(message(1))
+    one.wait(lambda: table.count() == 1)
+    stopped_in_time(one)
+
+
 def test_T19_SIGHUP_looks_for_a_new_log_at_once(daemons, table):
     """As the postrotate script of logrotate sends it; by itself this daemon would look in an hour."""
     one = daemons(system__rotation_check_interval="3600", **table.settings)
