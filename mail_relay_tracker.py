@@ -5533,9 +5533,7 @@ class Tracker:
         repeated = REPEATED_LAST.match(line, start) if start >= 0 else None
         if repeated:
             return self._repeat_last(previous, one_host(repeated.group(1)), repeated.group(2))
-        split = split_line(line[start:]) if start >= 0 else None
-        if split is not None and CONTAINER_ID.match(split[0].program):
-            split = None                            # not to be remembered: the next one may hold a whole line
+        split = self._split(line, start)
         suppressed = SUPPRESSED.match(split[1]) if split is not None else None
         if split is not None and suppressed:        # the pid that stands there is syslog-ng's own
             return self._repeat_last(previous, split[0].host, suppressed.group(2), split[0].program, suppressed.group(1))
@@ -5549,6 +5547,14 @@ class Tracker:
             self.on_unsupported(line)
             return self._pass(UNSUPPORTED)
         return self._pass(IGNORED_LINES if line.startswith("-- ") else FOREIGN)
+
+    @staticmethod
+    def _split(line: str, start: int) -> Optional[Tuple[Header, str]]:
+        """Header and text of a line whose host begins at `start`; None of a container's line, too: it is not to be remembered, for the next
+        one may hold a whole line.
+        """
+        split = split_line(line[start:]) if start >= 0 else None
+        return None if split is not None and CONTAINER_ID.match(split[0].program) else split
 
     def _pass(self, line_class: int) -> Tuple[Origin, str]:
         """Count a line that is of no program; what stands for it on the pile of nobody is not counted again."""
@@ -5585,7 +5591,7 @@ class Tracker:
         if inner:
             previous = inner
             _, start = self.calendar.read(previous)
-        split = split_line(previous[start:]) if start >= 0 else None
+        split = self._split(previous, start)
         if split is None or split[0].host != host or program not in ("", split[0].program) or not split[1].startswith(beginning):
             return self._pass(IGNORED_LINES)
         origin, text = self._origin(split[0]), split[1]
