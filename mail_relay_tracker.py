@@ -6035,6 +6035,8 @@ class SqliteStore(Store):
 
     def close(self) -> None:
         if self.connection is not None:
+            with contextlib.suppress(sqlite3.Error):        # closing does so, too, but not while others have the file open
+                self.connection.execute("PRAGMA wal_checkpoint")
             self.connection.close()
             self.connection = None
 
@@ -6065,7 +6067,8 @@ class SqliteStore(Store):
 
     def _identity(self) -> List[Optional[Tuple[int, int]]]:
         """Which files the rows go to: what was committed last stands in the second alone, and a crash would lose it if that has no name."""
-        return [identity_of(self.path + ending) for ending in ("", "-wal")]
+        path = self.path and os.path.realpath(self.path)        # SQLite follows links before it puts the second beside the first
+        return [identity_of(path + ending) for ending in ("", "-wal")]
 
     def _is_denied(self) -> bool:
         """Whether there is a file, or a folder for one, that this user may not open."""

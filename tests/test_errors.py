@@ -25,6 +25,7 @@ import pytest
 from conftest import ROOT, Worn
 
 import mail_relay_tracker as tracker
+from tests.unit import test_parts
 
 LOG = ROOT / "samples" / "mail.log"
 NOBODY = 65534
@@ -1173,6 +1174,45 @@ def test_the_log_of_an_sqlite_file_is_removed_under_the_service(command, setting
         daemon.communicate()
     assert command.run("-c", path, "--once").returncode == 0
     assert rows_in(database) == 346
+
+
+READER = """import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+print(connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone(), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def read_by_another(database):
+    """Meanwhile another process has an SQLite file open."""
+    reader = subprocess.Popen([sys.executable, "-c", READER, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert reader.stdout.readline()
+        yield
+    finally:
+        reader.communicate()
+
+
+@pytest.mark.parametrize("since", ["before", "after"])
+def test_the_log_of_an_sqlite_file_is_removed_while_another_one_reads(tmp_path, since):
+    """Whose lock keeps a connection that ends from bringing in what the log without a name holds; and the path is that of a link."""
+    disk, path, row_of = tmp_path / "disk", tmp_path / "t.db", test_parts.Columns().row
+    disk.mkdir()
+    path.symlink_to(disk / "t.db")
+    store = tracker.SqliteStore(str(path))
+    store.connect()
+    store.write([row_of(queue_id="3854F170001")])
+    with contextlib.ExitStack() as stack:
+        steps = [lambda: stack.enter_context(read_by_another(path)), lambda: [one.unlink() for one in disk.glob("t.db-*")]]
+        for step in steps if since == "before" else reversed(steps):
+            step()
+        with pytest.raises(tracker.StoreGone):
+            store.write([row_of(queue_id="3854F170002")])
+        store.connect()
+        store.write([row_of(queue_id="3854F170002")])
+        store.close()
+    assert rows_in(path) == 2
 
 
 def test_a_limit_of_memory_costs_no_line(command, settings):
