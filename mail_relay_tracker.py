@@ -5657,6 +5657,7 @@ TEXTS = frozenset(column.name for column in COLUMNS if column.type.startswith(("
 MIN_PACKET = 1 << 16                # the least max_allowed_packet: room for a row of lines that Postfix cuts at 2000 bytes, in hexadecimal
 WRITABLE = frozenset(("0", "OFF"))              # values of @@read_only; any other, of several from MariaDB 12 on, refuses writes
 TLS_REMEDY = "check [database] ssl_ca, ssl_cert and ssl_key, and whether the server offers TLS"
+HOST_REMEDY = "check [database] host"
 PLUGIN_REMEDY = "give this account one that server and driver have: ALTER USER ... IDENTIFIED BY 'its password'"
 # What the server's error numbers ask for, and of whom (measured: class and SQLSTATE tell too little).
 MEANINGS = {number: (kind, remedy) for kind, remedy, numbers in (
@@ -5682,7 +5683,8 @@ WORDED = (                          # the driver's own errors, with numbers that
     ("Invalid Certificate/Key", ConfigError, TLS_REMEDY), ("Invalid CA Certificate", ConfigError, TLS_REMEDY),
     ("CERTIFICATE", StoreGone, TLS_REMEDY), ("Unable to verify server identity", StoreGone, TLS_REMEDY),
     ("requires SSL", StoreRefused, TLS_REMEDY), ("Authentication plugin", StoreRefused, PLUGIN_REMEDY),
-    ("'idna' codec", ConfigError, "check [database] host"),         # what stands there cannot be a name
+    ("'idna' codec", ConfigError, HOST_REMEDY),         # what stands there cannot be a name; the other words are those of Python 3.12
+    ("label empty", ConfigError, HOST_REMEDY), ("label too long", ConfigError, HOST_REMEDY),
 )   # type: Tuple[Tuple[str, Type[TrackerError], str], ...]
 CONFLICTS = frozenset((1205, 1213))             # of two transactions: the host is sound
 CUT = frozenset((-1, 2006, 2013, 2055, 4031))   # the connection is gone, by the numbers of several versions of driver and server

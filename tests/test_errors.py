@@ -472,6 +472,15 @@ def test_what_can_be_no_name_of_a_host_is_not_waited_for(command, mysql, name):
     told(command.run("-c", path), 78, name, "check [database] host")
 
 
+@pytest.mark.parametrize("words", [
+    "encoding with 'idna' codec failed (UnicodeError: label empty or too long)", "label empty or too long", "label too long",
+    "'idna' codec can't encode character '\\x2e' in position 2: label empty"])
+def test_what_can_be_no_name_of_a_host_is_known_by_the_words_of_every_python(words):
+    store = tracker.MysqlStore([("db..example.com", 3306)], {"database": "mail_tracking"})
+    meaning = store._meaning(UnicodeError(words))
+    assert isinstance(meaning, tracker.ConfigError) and str(meaning).endswith("check [database] host")
+
+
 def test_table_missing(command, mysql, mariadb):
     mariadb.client("DROP TABLE mail_relay_log", "errors")
     told(command.run("-c", command.configure(**mysql)), 78, "mail_relay_log", "schema.sql")
