@@ -8469,7 +8469,7 @@ def log_statistics(lines: Iterable[str]) -> None:
 
 GARBAGE = (50000, 20, 50)           # for gc: reference cycles are few, and to look for them as often as usual costs a sixth of the time
 EARLIEST = epoch(1999, 1, 1, 0)     # no Postfix has written a log before
-DATE = re.compile(r"(?<![0-9])((?:19|20)[0-9]{2})([-._]?)(0[1-9]|1[0-2])\2([0-3][0-9])(?![0-9])")
+DATE = re.compile(r"(?<![0-9])((?:19|20)[0-9]{2})([-._]?)(0[1-9]|1[0-2])\2([0-3][0-9])(?:[0-9]{2}){0,3}(?![0-9])")    # a time may follow
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, STATISTICS: 5, logging.INFO: 6, logging.DEBUG: 7}  # syslog(3)
 
 
@@ -8646,7 +8646,7 @@ class Historical(NamedTuple):
 def date_in(name: str) -> Optional[int]:
     """The last date in a file's name, in microseconds; logrotate's `dateext` puts one there. None when there is none.
 
-    >>> date_in("maillog-20251105.gz") == date_in("mail.2025-11-05.log") == epoch(2025, 11, 5, 0)
+    >>> date_in("maillog-2025110503.gz") == date_in("mail.2025-11-05.log") == epoch(2025, 11, 5, 0)
     True
     >>> date_in("mail.log.1"), date_in("20250231")
     (None, None)
@@ -8660,12 +8660,12 @@ def date_in(name: str) -> Optional[int]:
 
 def written_to(file: LogFile) -> int:
     """When a file to import was last written to, in microseconds. Where an archive sets all to 0, or to a day before any Postfix, that is
-    now. A copy that was made over a year after the date in its name has lost it: then it is about that date.
+    now. A copy that was made about a year after the date in its name, or later, has lost it: then it is about that date.
     """
     mtime = file.mtime()
     mtime = mtime if mtime >= EARLIEST else int(clock.time()) * SECOND
     dated = date_in(os.path.basename(file.path)) or mtime
-    return mtime if mtime - dated <= 366 * DAY else dated + 183 * DAY
+    return mtime if mtime - dated < 360 * DAY else dated + 183 * DAY
 
 
 def look_at(path: str) -> Historical:

@@ -1,6 +1,7 @@
 """Historical logs in any order, read more than once, in parts that overlap: the rows are those of the whole log."""
 import collections
 import contextlib
+import datetime
 import gzip
 import os
 import sqlite3
@@ -106,8 +107,8 @@ def test_an_archive_that_is_cut_off_is_put_in_order_by_its_own_time(command):
 
 
 @pytest.mark.parametrize("name, year", [
-    ("maillog-20241121.gz", 2024), ("mail-2023-11-01.log", 2023), ("mail.log-20990101", 2026), ("mail.log.7", 2026),
-    ("mail-20260101.log", 2026)])
+    ("maillog-20241121.gz", 2024), ("mail-2023-11-01.log", 2023), ("maillog-2024112103", 2024), ("mail.log-20990101", 2026),
+    ("mail.log.7", 2026), ("mail-20260101.log", 2026)])
 def test_a_copy_of_an_old_log_has_its_year_from_the_date_in_its_name(command, name, year):
     """Its stamps have none, and when it was last written to is when it was copied."""
     data = "".join(HALVES).encode()
@@ -115,6 +116,18 @@ def test_a_copy_of_an_old_log_has_its_year_from_the_date_in_its_name(command, na
     os.utime(str(command.folder / name), (1798000000, 1798000000))      # 2026-12-23
     shown = command.run("--import", name, "--dry-run")
     assert '"first_seen": "%d-11-20 ' % year in shown.stdout
+
+
+def test_each_of_a_year_s_daily_logs_that_were_copied_has_the_year_of_its_date(tmp_path):
+    """Those of about the day of the copy, too: a year ago their lines had the same stamps as today's."""
+    copied = datetime.datetime(2026, 11, 6, 12)
+    for age in range(355, 371):
+        dated = datetime.datetime(2026, 11, 6) - datetime.timedelta(age)
+        begun = dated - datetime.timedelta(1)       # logrotate gives a log the date of the day after
+        path = tmp_path / dated.strftime("maillog-%Y%m%d")
+        path.write_text("".join((begun + datetime.timedelta(hours=hour)).strftime("%b %d %H:%M:%S mx x: y\n") for hour in range(24)))
+        os.utime(str(path), (copied.timestamp(), copied.timestamp()))
+        assert tracker.look_at(str(path)).begun == (begun + datetime.timedelta(hours=12)).timestamp() * tracker.SECOND
 
 
 @pytest.mark.parametrize("left", [True, False])
