@@ -5947,7 +5947,7 @@ sqlite3.register_adapter(type(None), NULLS.get)      # NULL as it is: the driver
 class SqliteStore(Store):
     """The embedded store: one file, nothing to install. An empty path is a temporary one.
 
-    `identity`: which file was opened; once it is gone, or another in its place, a write raises StoreGone.
+    `identity`: which file, and which log of it, was opened; once one is gone, or another in its place, a write raises StoreGone.
     """
 
     def __init__(self, path: str) -> None:
@@ -6013,7 +6013,7 @@ class SqliteStore(Store):
 
     def write(self, rows: List[Row]) -> None:
         if self._identity() != self.identity:
-            raise StoreGone("%s: was removed, or another one put in its place" % self.name)
+            raise StoreGone("%s: it or its -wal was removed, or another put in its place" % self.name)
         try:
             self.connection.execute("BEGIN IMMEDIATE")
             self.connection.executemany(SQLITE_UPSERT, zip(*map(storables, zip(*rows), ROW)))
