@@ -8468,6 +8468,7 @@ def log_statistics(lines: Iterable[str]) -> None:
 # ============================================================================ commands and main
 
 GARBAGE = (50000, 20, 50)           # for gc: reference cycles are few, and to look for them as often as usual costs a sixth of the time
+RESERVE = 4 << 20                   # bytes, never touched: to tell that there is no more memory takes some
 EARLIEST = epoch(1999, 1, 1, 0)     # no Postfix has written a log before
 DATE = re.compile(r"(?<![0-9])((?:19|20)[0-9]{2})([-._]?)(0[1-9]|1[0-2])\2([0-3][0-9])(?:[0-9]{2}){0,3}(?![0-9])")    # a time may follow
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, STATISTICS: 5, logging.INFO: 6, logging.DEBUG: 7}  # syslog(3)
@@ -8929,6 +8930,7 @@ def log_to(stream: Optional[TextIO], level: int) -> None:
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """The program: a command, its errors told in one line each, its exit code."""
+    reserve = bytes(RESERVE)
     try:
         found = parse_arguments(arguments)
         log_to(sys.stderr, (logging.WARNING, logging.INFO, logging.DEBUG)[min(found.verbose, 2)])
@@ -8938,6 +8940,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except KeyboardInterrupt:
         return complain("interrupted: what was written stays, and may be written again", 130)
     except MemoryError:
+        del reserve
         return complain("out of memory: raise its limit (MemoryMax=, `ulimit -v`); the log was not read to its end", LogError.exit_code)
     except BrokenPipeError:
         silence(1)
