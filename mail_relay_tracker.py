@@ -6426,7 +6426,7 @@ class MysqlStore(Store):
 
     def _meaning(self, error: Exception) -> Exception:
         """What an exception of the driver asks for. Unknown ones count as a lost connection: nothing is given up for them."""
-        if isinstance(error, TrackerError):
+        if isinstance(error, (TrackerError, MemoryError)):
             return error
         code = getattr(error, "errno", None)
         text = "%s: %s" % (self.name, " ".join(str(error).split()).rstrip("."))      # a remedy may follow

@@ -1248,3 +1248,16 @@ def test_a_limit_of_memory_costs_no_line(command, settings):
     assert re.match(r"mail_relay_tracker: out of memory: raise its limit .*\n$", said.read_text())
     assert command.run("-c", path, "--once").returncode == 0
     assert rows_in(command.folder / "t.db") == 30000
+
+
+def test_a_driver_that_gets_no_memory_is_no_database_that_is_away():
+    """To wait for it would be in vain: what fills the memory waits, too."""
+    class Connection:
+        @staticmethod
+        def cmd_query(_):
+            raise MemoryError
+
+    store = tracker.MysqlStore([("localhost", 3306)], {"database": "mail_tracking"})
+    store.connection = Connection()
+    with pytest.raises(MemoryError):
+        store.write([test_parts.Columns().row(queue_id="3854F170001")])
