@@ -6068,9 +6068,11 @@ class SqliteStore(Store):
         return kind("%s: %s: %s" % (self.name, text, remedy) if remedy else "%s: %s" % (self.name, text))
 
     def _identity(self) -> List[Optional[Tuple[int, int]]]:
-        """Which files the rows go to: what was committed last stands in the second alone, and a crash would lose it if that has no name."""
+        """Which files the rows go to: what was committed last stands in the second alone, and a crash would lose it if that has no name.
+        A temporary one has none that could be lost.
+        """
         path = self.path and os.path.realpath(self.path)        # SQLite follows links before it puts the second beside the first
-        return [identity_of(path + ending) for ending in ("", "-wal")]
+        return [identity_of(path + ending) for ending in ("", "-wal")] if path else []
 
     def _is_denied(self) -> bool:
         """Whether there is a file, or a folder for one, that this user may not open."""

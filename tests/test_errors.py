@@ -1224,6 +1224,16 @@ def test_the_log_of_an_sqlite_file_is_removed_while_another_one_reads(tmp_path, 
     assert rows_in(path) == 2
 
 
+def test_a_temporary_sqlite_file_is_no_other_whatever_lies_in_the_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-wal").touch()
+    store = tracker.SqliteStore("")
+    store.connect()
+    (tmp_path / "-wal").unlink()
+    store.write([test_parts.Columns().row(queue_id="3854F170001")])
+    assert len(list(store.all_rows())) == 1
+
+
 def test_a_limit_of_memory_costs_no_line(command, settings):
     """No line is bad because there is no memory for what it tells: the service ends, and systemd begins it anew."""
     log, said = command.folder / "mail.log", command.folder / "said"
