@@ -6013,6 +6013,7 @@ class SqliteStore(Store):
 
     def write(self, rows: List[Row]) -> None:
         if self._identity() != self.identity:
+            self._query("PRAGMA wal_checkpoint")    # to close brings in what the log holds, too, but not while others read
             raise StoreGone("%s: it or its -wal was removed, or another put in its place" % self.name)
         try:
             self.connection.execute("BEGIN IMMEDIATE")
@@ -6037,8 +6038,6 @@ class SqliteStore(Store):
 
     def close(self) -> None:
         if self.connection is not None:
-            with contextlib.suppress(sqlite3.Error):        # closing does so, too, but not while others have the file open
-                self.connection.execute("PRAGMA wal_checkpoint")
             self.connection.close()
             self.connection = None
 

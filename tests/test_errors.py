@@ -1220,7 +1220,8 @@ def test_the_log_of_an_sqlite_file_is_removed_while_another_one_reads(tmp_path, 
             store.write([row_of(queue_id="3854F170002")])
         store.connect()
         store.write([row_of(queue_id="3854F170002")])
-        store.close()
+        assert rows_in(path) == 2
+    store.close()
     assert rows_in(path) == 2
 
 
