@@ -5914,8 +5914,9 @@ PREVAILS = ("(NEW.last_seen > last_seen OR relay_status = '%s' AND NEW.relay_sta
             "AND (NEW.parent_queue_id IS NOT NULL OR parent_queue_id IS NULL) AND (NEW.helo IS NOT NULL OR helo IS NULL))"
             % (INCOMPLETE, INCOMPLETE))
 REVOCABLE = CLIENT_FACTS | {"spf_result"}
-REPLACED = "{0} = CASE WHEN " + PREVAILS + " THEN NEW.{0} ELSE {0} END"
-FILLED_IN = "{0} = CASE WHEN NEW.{0} IS NULL AND NEW.last_seen = last_seen THEN {0} WHEN " + PREVAILS + " THEN NEW.{0} ELSE {0} END"
+_NEWER = "WHEN " + PREVAILS + " THEN NEW.{0} ELSE {0} END"
+REPLACED = "{0} = CASE " + _NEWER
+FILLED_IN = "{0} = CASE WHEN NEW.{0} IS NULL AND NEW.last_seen = last_seen THEN {0} " + _NEWER
 
 
 def upsert(form: str, conflict: str, new: str) -> str:
@@ -6596,7 +6597,7 @@ class LogFile:
 
     @property
     def reached(self) -> int:
-        """The offset behind all that was read, handed out or not."""
+        """The offset behind all that was read, a line that is not whole yet included."""
         return self.offset + len(self.rest)
 
     def size(self) -> int:
