@@ -5,6 +5,7 @@ A story is a folder of tests/stories: input.log, and expected.json with `rows` (
 other rows, and no result, link or protocol detail that it does not name) and, where needed, `settings` of the tracker.
 """
 import datetime
+import functools
 import json
 import re
 import unittest
@@ -78,6 +79,7 @@ def stamped(form, moment):
     return moment.strftime(form.replace("SSS", "%03d" % (moment.microsecond // 1000)))
 
 
+@functools.lru_cache(None)
 def moment_of(line):
     """When a line is said to be written."""
     day, clock = LINE.match(line).groups()[:2]
@@ -193,14 +195,28 @@ WRITERS = {
 }
 
 
+@functools.lru_cache(None)
+def settings_and_lines(path):
+    """A story's settings, and its lines as they stand in its folder."""
+    settings = json.loads(path.read_text(encoding="utf-8")).get("settings", {})
+    return settings, (path.parent / "input.log").read_bytes().decode("latin-1").splitlines()
+
+
+@functools.lru_cache(None)
+def wanted_rows(path):
+    """What every writer's form of a story is to make."""
+    settings, lines = settings_and_lines(path)
+    return rough(Replay(with_stamps("%Y-%m-%dT%H:%M:%S.%f+00:00")(lines), **settings).whole())
+
+
 class Writers(unittest.TestCase):
     """One test per writer, made below."""
 
     def check_of_one_host(self, write, suits):
         """A story of one host, the lines of which suit, makes the same rows, but for that host's name."""
         for path in STORIES:
-            settings = dict(json.loads(path.read_text(encoding="utf-8")).get("settings", {}), server_hostname="mx")
-            lines = (path.parent / "input.log").read_bytes().decode("latin-1").splitlines()
+            settings, lines = settings_and_lines(path)
+            settings = dict(settings, server_hostname="mx")
             if len({line.split(" ")[1] for line in lines}) == 1 and all(map(suits, lines)):
                 found, wanted = (rough(Replay(form, **settings).whole()) for form in ([write(line) for line in lines], lines))
                 self.assertEqual(found, wanted, path.parent.name)
@@ -215,14 +231,12 @@ class Writers(unittest.TestCase):
         """Every story as this writer has it makes the same rows, but for fractions of a second and NOQUEUE digits."""
         other = {}
         for path in STORIES:
-            settings = json.loads(path.read_text(encoding="utf-8")).get("settings", {})
-            lines = (path.parent / "input.log").read_bytes().decode("latin-1").splitlines()
+            settings, lines = settings_and_lines(path)
             if writer.__qualname__.startswith(("rfc5424", "behind")) and any(LINE.match(line).group(4) is None for line in lines):
                 continue                    # a classic syslogd's line without a tag; these forms have nothing like it
-            wanted = rough(Replay(with_stamps("%Y-%m-%dT%H:%M:%S.%f+00:00")(lines), **settings).whole())
             replay = Replay(writer(lines), **settings)
             for rows in (replay.whole(), replay.cut(*range(1, len(replay.lines)))):
-                if rough(rows) != wanted:
+                if rough(rows) != wanted_rows(path):
                     other[path.parent.name] = told(rows)
         self.assertFalse(other, "\n".join("%s:\n%s" % one for one in other.items()))
 
