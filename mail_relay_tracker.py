@@ -5649,6 +5649,7 @@ SQLITE_WORDED = (
     ("disk is full", StoreGone, "make room on its disk, or set [database] database"),
     ("disk I/O error", StoreGone, "check its disk, and whether there is room on it"),      # for the -shm file, when it is opened
 )   # type: Tuple[Tuple[str, Type[TrackerError], str], ...]
+READ_ONLY_REMEDY = "remount it read-write, or let the service write there (ReadWritePaths=)"
 SQLITE_TYPES = {"VARCHAR": "TEXT", "TEXT": "TEXT", "TIMESTAMP": "TEXT", "DECIMAL": "REAL"}
 TIMES = frozenset(column.name for column in COLUMNS if column.type.startswith("TIMESTAMP"))
 DECIMALS = frozenset(column.name for column in COLUMNS if column.type.startswith("DECIMAL"))
@@ -5891,6 +5892,14 @@ def user_name() -> str:
         return str(os.geteuid())
 
 
+def is_mounted_read_only(folder: str) -> bool:
+    """Whether its rights do not count, for nothing on its file system can be written: systemd does that to a service (ProtectSystem=)."""
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
 def identity_of(path: str) -> Optional[Tuple[int, int]]:
     """Which file a path leads to, (device, inode); None when there is none."""
     try:
@@ -6062,8 +6071,9 @@ class SqliteStore(Store):
         if isinstance(error, (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)):
             return RowRefused(text)
         if "readonly" in text or "unable to open" in text and self._is_denied():
-            return StoreRefused("%s: %s: make it and its directory writable for user %s, or set [database] database"
-                                % (self.name, text, user_name()))
+            rights = "make it and its directory writable for user %s" % user_name()
+            remedy = READ_ONLY_REMEDY if is_mounted_read_only(self._folder()) else rights
+            return StoreRefused("%s: %s: %s, or set [database] database" % (self.name, text, remedy))
         kind, remedy = next(((kind, remedy) for words, kind, remedy in SQLITE_WORDED if words in text), (StoreGone, ""))
         return kind("%s: %s: %s" % (self.name, text, remedy) if remedy else "%s: %s" % (self.name, text))
 
@@ -6074,10 +6084,12 @@ class SqliteStore(Store):
         path = self.path and os.path.realpath(self.path)        # SQLite follows links before it puts the second beside the first
         return [identity_of(path + ending) for ending in ("", "-wal")] if path else []
 
+    def _folder(self) -> str:
+        return os.path.dirname(self.path) or "."
+
     def _is_denied(self) -> bool:
         """Whether there is a file, or a folder for one, that this user may not open."""
-        folder = os.path.dirname(self.path) or "."
-        denied = [path for path, needed in ((self.path, os.R_OK | os.W_OK), (folder, os.W_OK | os.X_OK))
+        denied = [path for path, needed in ((self.path, os.R_OK | os.W_OK), (self._folder(), os.W_OK | os.X_OK))
                   if os.path.exists(path) and not os.access(path, needed)]
         return bool(denied) and not os.path.isdir(self.path)
 
@@ -7521,7 +7533,7 @@ def remedy_of(error: OSError, path: str) -> str:
         return MACHINE_REMEDIES[error.errno]
     remedy = "create its directory, with all in it writable for user %s" % user_name()
     if error.errno == errno.EROFS:
-        remedy = "remount it read-write, or let the service write there (ReadWritePaths=)"
+        remedy = READ_ONLY_REMEDY
     elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         remedy = "make room (`df -h`, `df -i`)"
     elif error.errno in (errno.EACCES, errno.EPERM) and os.path.exists(path):
@@ -8903,7 +8915,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def is_journal(stream: Optional[TextIO]) -> bool:
-    """Whether systemd's journal reads a stream; then it takes the priority of each line from its beginning, `<3>`."""
+    """Whether systemd's journal reads a stream: its device and inode are told to a service (systemd.exec(5), JOURNAL_STREAM)."""
     try:
         status = os.fstat(stream.fileno()) if stream is not None else None
     except (OSError, ValueError):
@@ -8911,20 +8923,30 @@ def is_journal(stream: Optional[TextIO]) -> bool:
     return status is not None and os.environ.get("JOURNAL_STREAM") == "%d:%d" % (status.st_dev, status.st_ino)
 
 
-class JournalFormatter(logging.Formatter):
-    """Tells the journal how severe a message is, so that `journalctl -p warning` shows what is to be mended."""
+def addressed(text: str, level: int, stream: Optional[TextIO]) -> str:
+    """A message as its reader takes it: the journal names the program itself, and is told how severe each line is (sd-daemon(3)), so that
+    `journalctl -p warning` shows what is to be mended.
+    """
+    opening = "<%d>" % PRIORITIES[level] if is_journal(stream) else "mail_relay_tracker: "
+    return opening + text.replace("\n", "\n" + opening)
+
+
+class Addressed(logging.Formatter):
+    """Messages as the reader of a stream takes them."""
+
+    def __init__(self, stream: Optional[TextIO]) -> None:
+        super().__init__("%(levelname)s: %(message)s")
+        self.stream = stream
 
     def format(self, record: logging.LogRecord) -> str:
-        """The message, its priority before each of its lines."""
-        priority = "<%d>" % PRIORITIES[record.levelno]
-        return priority + super().format(record).replace("\n", "\n" + priority)
+        """The message behind its level."""
+        return addressed(super().format(record), record.levelno, self.stream)
 
 
 def log_to(stream: Optional[TextIO], level: int) -> None:
     """Send what is logged to a stream."""
     handler = logging.StreamHandler(stream)
-    kind = JournalFormatter if is_journal(stream) else logging.Formatter
-    handler.setFormatter(kind("mail_relay_tracker: %(levelname)s: %(message)s"))
+    handler.setFormatter(Addressed(stream))
     logging.basicConfig(handlers=[handler])
     logging.addLevelName(STATISTICS, "STATISTICS")
     LOG.setLevel(level)                     # not the driver's
@@ -8953,8 +8975,7 @@ def complain(text: str, code: int) -> int:
     """Tell what is wrong in one line, if anybody still listens; returns the exit code."""
     try:
         if sys.stderr is not None:
-            priority = "<%d>" % PRIORITIES[logging.ERROR] if is_journal(sys.stderr) else ""
-            print("%smail_relay_tracker: %s" % (priority, text), file=sys.stderr)
+            print(addressed(text, logging.ERROR, sys.stderr), file=sys.stderr)
     except OSError:                         # its reader is gone, or its disk is full: the exit code tells all the same
         silence(2)
     return code

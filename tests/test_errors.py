@@ -670,6 +670,25 @@ def test_sqlite_file_that_the_user_may_not_open(command, settings, mode, folder)
     assert done.returncode == 77 and "SQLite file %s" % (place / "t.db") in last and "writable for user nobody" in last, done.stderr
 
 
+@as_root
+def test_sqlite_file_where_the_unit_lets_nobody_write(command, settings):
+    """systemd shows a service all but what its unit names as mounted read-only, so that not even root may write there."""
+    place = command.folder / "place"
+    place.mkdir()
+    path = command.configure(**dict(settings, database__database=place / "t.db"))
+    mounted = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
+    if subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", str(place)], stderr=subprocess.DEVNULL, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    run = ["unshare", "-m", "sh", "-c", mounted, "sh", str(place), sys.executable, str(ROOT / "mail_relay_tracker.py"), "-c", path]
+    for there in (False, True):
+        if there:
+            tracker.SqliteStore(str(place / "t.db")).connect()
+        done = subprocess.run([*run, "--once"], cwd=str(command.folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+        last = done.stderr.decode().splitlines()[-1]
+        assert done.returncode == 77 and "SQLite file %s" % (place / "t.db") in last, done.stderr
+        assert last.endswith("remount it read-write, or let the service write there (ReadWritePaths=), or set [database] database")
+
+
 def test_sqlite_file_that_another_program_holds(command, settings):
     store = tracker.SqliteStore(str(settings["database__database"]))
     store.connect()
@@ -871,8 +890,8 @@ def waits_for_more(process):
 
 
 @pytest.mark.parametrize("is_journal", [True, False])
-def test_the_journal_is_told_how_severe_a_message_is(command, settings, is_journal):
-    """By what systemd tells a service of its standard error: device and inode."""
+def test_the_journal_names_the_program_itself_and_is_told_how_severe_a_message_is(command, settings, is_journal):
+    """It is known by what systemd tells a service of its standard error: device and inode."""
     path = command.configure(**dict(settings, logging__log_file="nowhere.log", database__password="known to all"))
     os.chmod(path, 0o644)
     with open(str(command.folder / "journal"), "w+", encoding="utf-8") as journal:
@@ -882,8 +901,8 @@ def test_the_journal_is_told_how_severe_a_message_is(command, settings, is_journ
                               env=dict(os.environ, JOURNAL_STREAM=stream)).returncode
         journal.seek(0)
         warning, error = journal.read().splitlines()
-    assert code == 74 and warning.startswith("<4>" * is_journal + "mail_relay_tracker: WARNING: ")
-    assert error.startswith("<3>" * is_journal + "mail_relay_tracker: log file nowhere.log: ")
+    assert code == 74 and warning.startswith(("<4>" if is_journal else "mail_relay_tracker: ") + "WARNING: ")
+    assert error.startswith(("<3>" if is_journal else "mail_relay_tracker: ") + "log file nowhere.log: ")
 
 
 @pytest.mark.parametrize("arguments, code", [("--nope", 64), ("-c /nowhere --check", 78)])

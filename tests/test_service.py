@@ -43,6 +43,11 @@ def test_it_runs_as_its_own_user_reads_the_log_by_group_adm_and_keeps_state(unit
     assert default.startswith("/var/lib/%s/" % service["StateDirectory"])
 
 
+def test_the_journal_calls_it_by_its_name(unit):
+    """Its messages there do not name the program themselves."""
+    assert unit["Service"]["SyslogIdentifier"] == "mail_relay_tracker"
+
+
 def test_restarted_on_failure_but_not_for_a_wrong_configuration(unit):
     service = unit["Service"]
     assert service["Restart"] == "on-failure"
