@@ -14,13 +14,33 @@ import mail_relay_tracker as tracker  # noqa: E402
 os.environ["TZ"] = "UTC"
 time.tzset()
 PRESENT = tracker.epoch(2026, 11, 23, 0)
-SPARE = []                          # tables that nobody uses
 ISO_STAMP = re.compile(r"2026-11-(\d\d)T(\d\d:\d\d:\d\d)\.\d+\+00:00 ")
 
 
 def traditional(lines):
     """The same lines with RFC 3164 stamps."""
     return [ISO_STAMP.sub(lambda found: "Nov %2d %s " % (int(found.group(1)), found.group(2)), line) for line in lines]
+
+
+class Table(tracker.SqliteStore):
+    """An empty table in memory. When it is closed, its connection serves the next one: to make a table takes longer than most lives."""
+
+    spare = []
+
+    def connect(self):
+        """Take a table that nobody uses, or make one."""
+        if not self.spare:
+            super().connect()
+            return
+        self.connection = self.spare.pop()
+        self.identity = self._identity()
+
+    def close(self):
+        """Empty it, and let it go."""
+        if self.connection is not None:
+            self.connection.execute("DELETE FROM mail_relay_log")
+            self.spare.append(self.connection)
+            self.connection = None
 
 
 class Replay:
@@ -71,10 +91,8 @@ class Replay:
 
     @staticmethod
     def table():
-        """An empty table in memory, one that was read before if there is any: to make it takes longer than most lives."""
-        if SPARE:
-            return SPARE.pop()
-        store = tracker.SqliteStore(":memory:")
+        """An empty table in memory."""
+        store = Table(":memory:")
         store.connect()
         return store
 
@@ -113,10 +131,9 @@ class Replay:
 
     @staticmethod
     def rows(store):
-        """The rows of a table, by key; it is emptied, and may serve again."""
+        """The rows of a table, by key; it is closed."""
         found = sorted(store.all_rows(), key=lambda row: (row.first_seen, row.queue_id, row.recipient_no))
-        store.connection.execute("DELETE FROM mail_relay_log")
-        SPARE.append(store)
+        store.close()
         return found
 
 
