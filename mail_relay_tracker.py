@@ -12,7 +12,7 @@ DESCRIPTION
     One row of mail_relay_log per message and recipient: client, sender (behind SRS, too), SPF, DKIM, DMARC, spam score, milter
     actions, next hop, outcome. A later delivery attempt updates the same row. The way of a line:
 
-        bytes -> Follower -> lines -> Calendar, split_prefix -> time, host, program, pid, text
+        bytes -> Follower -> lines -> Calendar, split_prefix -> time, process, text
               -> Pile -> parse_<program> -> event -> Correlator.fold_<event> -> Message
               -> settle (with what the store remembers) -> Row -> Store -> saved position
 
@@ -653,8 +653,8 @@ _LEVEL = "[a-z][a-z0-9]{2,9}[.:][a-z]{3,7}"         # beside a facility
 YEAR_LAST = re.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + " ([0-9]{4}) (?:" + _LEVEL + " (?=[^ ]+: ))?")
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
 _HOST = r"(?:<(?:{0}|[0-9]{{1,2}}\.[0-7])> )?([^ ]+) +(?:(?:{0}|<[a-z]{{3,7}}>) )?".format(_LEVEL)
-TAGGED = re.compile(_HOST + r"([^ \[\]]+)(?:\[([0-9]+)\])?$")
-WITHOUT_HOST = re.compile(r"()([^ \[\]]+)\[([0-9]+)\]$")       # syslogds of BusyBox (-S) and OpenWrt
+TAGGED = re.compile(_HOST + r"([^ \[\]]+)(?:\[[0-9]+\])?$")
+WITHOUT_HOST = re.compile(r"()([^ \[\]]+)\[[0-9]+\]$")       # syslogds of BusyBox (-S) and OpenWrt
 BARE_TAG = re.compile(r"([^ ]+) (?=[^ ]{32} |[^ ]+\] )([^ \[\]:]+)\[([0-9]+)\]? ")
 SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"(?:[^\"\\]|\\.)*\")*\])+)(?: +(?:\xef\xbb\xbf)?|$)")
 SEVERITIES = frozenset("DEBUG INFO NOTICE WARNING ERR CRIT ALERT EMERG".split())    # in an image's lines instead of the host
@@ -848,7 +848,6 @@ class Header(NamedTuple):
     prefix: str
     host: str
     program: str
-    pid: str
 
 
 def one_host(host: str) -> str:
@@ -871,7 +870,7 @@ def split_prefix(prefix: str) -> Optional[Header]:
     if not found:
         return None
     host = one_host(found.group(1))
-    return Header("%s %s" % (host, prefix[found.start(2):]), host, found.group(2), found.group(3) or "")
+    return Header("%s %s" % (host, prefix[found.start(2):]), host, found.group(2))
 
 
 def split_uncolonned(rest: str) -> Optional[Tuple[Header, str]]:
@@ -887,8 +886,7 @@ def split_uncolonned(rest: str) -> Optional[Tuple[Header, str]]:
     if not found:
         return None
     host, program, pid = one_host(found.group(1)), found.group(2), found.group(3)
-    pid = "" if pid == "-" else pid
-    return Header("%s %s[%s]" % (host, program, pid), host, program, pid), rest[found.end():]
+    return Header("%s %s[%s]" % (host, program, pid), host, program), rest[found.end():]
 
 
 def split_line(rest: str) -> Optional[Tuple[Header, str]]:
@@ -5446,7 +5444,7 @@ class Tracker:
         self.origins: Dict[str, Origin] = {}
         self.tallies: Dict[str, List[int]] = {}
         self.piles: Dict[Optional[Callable[[str], Event]], Pile] = {}
-        self.nobody = Origin(Header("", "", "", ""), {}, self._pile(None), [0] * len(CLASSES), IGNORED_LINES)
+        self.nobody = Origin(Header("", "", ""), {}, self._pile(None), [0] * len(CLASSES), IGNORED_LINES)
         self.previous = ""
 
     def feed(self, lines: List[str], position: int, file_start: int) -> None:
