@@ -4782,8 +4782,8 @@ def number_heirs(message: Message, parent: Message, tracked: DomainFilter) -> No
 
 def fill_in(message: Message) -> None:
     """Put what comes nearest in the place of what was never logged."""
-    if message.spf is not None and message.spf.contended and message.envelope_from is None:
-        message.spf_result = None           # until the sender is known it is no more than a guess
+    if is_guessed(message):
+        message.spf_result = None
     if message.spf_result is None:
         message.spf_result = message.milter_spf
     if message.envelope_from is None and message.pickup_sender is not None:
