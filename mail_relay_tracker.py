@@ -3992,21 +3992,21 @@ class Correlator(Memory):
         if session.client_ip is None:       # the log, or the reading, began after its `connect`
             session.client_hostname, session.client_ip = event.client_hostname, event.client_ip
         else:                               # another client by now: its `connect` is missing, or it came by XCLIENT; postscreen serves many
-            self._end_session(origin)
+            self._end_session(origin.prefix)
             session = self.sessions[origin.prefix] = Session(event.client_hostname, event.client_ip, self.now)
         return session
 
     def fold_connect(self, origin: Origin, event: Connect) -> None:
         """A new client: whoever this process served before is gone."""
         if origin.prefix in self.sessions:
-            self._end_session(origin)
+            self._end_session(origin.prefix)
         keep(self.sessions, origin.prefix, Session(event.client_hostname, event.client_ip, self.now))
 
     def fold_disconnect(self, origin: Origin, event: Disconnect) -> None:
         """The client is gone, and with it a message that it never sent."""
         if event.took_all and origin.prefix in self.sessions:
             self.sessions[origin.prefix].took_all = True
-        self._end_session(origin)
+        self._end_session(origin.prefix)
 
     def fold_broken(self, origin: Origin, event: Broken) -> None:
         """The session broke off: the message under way was not accepted."""
@@ -4018,14 +4018,12 @@ class Correlator(Memory):
         """Postfix started or stopped: no session of this instance of this host lives on."""
         instance = origin.program.rpartition("/")[0]
         for prefix in [prefix for prefix in self.sessions if is_of_instance(prefix, origin.host, instance)]:
-            self._end_message(self.sessions[prefix], broken=True)
-            self.sessions.pop(prefix).close()
+            self._end_session(prefix, broken=True)
 
-    def _end_session(self, origin: Origin) -> None:
-        session = self.sessions.pop(origin.prefix, None)
+    def _end_session(self, prefix: str, broken: bool = False) -> None:
+        session = self.sessions.pop(prefix, None)
         if session is not None:
-            if session.message is not None:
-                self._end_message(session, broken=False)
+            self._end_message(session, broken)
             session.close()
 
     def _end_message(self, session: Session, broken: bool) -> None:
