@@ -2711,7 +2711,7 @@ class Crowd:
 
 
 class Twins(Crowd):
-    """The messages with one Message-ID. `scored`: those that show a score which another may claim."""
+    """The messages with one Message-ID. `scored`: those that show a score which another may claim; mostly none, of however many."""
 
     __slots__ = ("scored",)
 
@@ -3700,9 +3700,9 @@ class Scans:
             twins.scored.add(message)
 
     def claim(self, message: Message, is_behind: Callable[[Message], bool]) -> None:
-        """Give a message that goes on the score of a twin that has not, `is_behind`: of those scanned together it was answered first."""
+        """Give a message that goes on unscanned the score of a twin that `is_behind`: of those scanned together it was answered first."""
         twins = self._twins_of(message)
-        if message.spam_status is not None or twins is None or not twins.scored:
+        if twins is None or not twins.scored:
             return
         known = self.by_message_id[message.host, message.mid_key or ""]
         twin = next((one for one in known if one in twins.scored and one.fate is None and is_behind(one)), None)
