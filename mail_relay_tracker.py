@@ -5483,11 +5483,8 @@ class Tracker:
                         stamp = "\n"
                         time, start = calendar.read(inner)
                     origin, text = self._meet(inner or line, start, lines[len(times) - 1] if times else self.previous)
-            except MemoryError:             # no fault of the line: all is read again where there is room
-                raise
-            except Exception:               # one bad line must never stop the reading
-                origin, text = self._pass(FAILED)
-                self.on_failure(line)
+            except Exception as error:
+                origin, text = self._fail(line, error)
             origin.add(text)
             times.append(time)
             origins.append(origin)
@@ -5515,11 +5512,8 @@ class Tracker:
                     self._tell_repeated(origin, line, time, position)
                 else:
                     raise event             # the one at which its parser failed
-            except MemoryError:
-                raise
-            except Exception:               # one bad line must never stop the reading
-                self._tally("")[FAILED] += 1
-                self.on_failure(line)
+            except Exception as error:
+                self._fail(line, error)
             position += len(line) + 1
 
     def _meet(self, line: str, start: int, previous: str) -> Tuple[Origin, str]:
@@ -5556,6 +5550,13 @@ class Tracker:
         """Count a line that is of no program; what stands for it on the pile of nobody is not counted again."""
         self._tally("")[line_class] += 1
         return self.nobody, ""
+
+    def _fail(self, line: str, error: Exception) -> Tuple[Origin, str]:
+        """One bad line must never stop the reading. Want of memory is no fault of the line: all is read again where there is room."""
+        if isinstance(error, MemoryError):
+            raise error
+        self.on_failure(line)
+        return self._pass(FAILED)
 
     def _tell_repeated(self, origin: Origin, line: str, time: int, position: int) -> None:
         """rsyslog's `message repeated n times: [ …]` is n lines (ratelimit.c); any other unknown shape is counted, and shown."""
