@@ -666,9 +666,9 @@ STAMP_PART = re.compile(r"(?:[A-Z][a-z]?|(?:%s)(?: [ 0-9:.,]*)?|[0-9][0-9T:.,+-]
 # Before the line of a container: its name (docker compose logs), the runtime's stamp (kubectl logs --timestamps, CRI's files).
 CONTAINER = re.compile(r"(?:[0-9A-Za-z][0-9A-Za-z_.@-]{0,99} +\| )?"
                        r"(?:[0-9-]{10}T[0-9:.]{8,18}(?:Z|[+-][0-9]{2}:[0-9]{2}) (?:std(?:out|err) F )?)?(?:<[0-9]{1,3}>)?$")
-CONTAINER_ID = re.compile("[0-9a-f]{12}$")
+CONTAINER_ID = re.compile("[0-9a-f]{12}")
 # Handed to the host's syslog by Docker (its drivers syslog and journald): the ID names the program, and nobody else knows the host within.
-BY_DOCKER = re.compile(r"[^ ]+ ([0-9a-f]{12})\[[0-9]{1,10}\]: (?=(?:%s|%s)\1 )" % (YEARLESS.pattern, ISO.pattern))
+BY_DOCKER = re.compile(r"[^ ]+ (%s)\[[0-9]{1,10}\]: (?=(?:%s|%s)\1 )" % (CONTAINER_ID.pattern, YEARLESS.pattern, ISO.pattern))
 DOCKER = re.compile(r'\{"log":("(?:[^"\\]|\\.)*"),"stream":"')       # in Docker's own files (json-file, its default logging driver)
 OF_POSTFIX = re.compile(r".{0,80}? postfix[a-z0-9-]{0,32}/[a-z/-]{2,40}\[[0-9]{1,7}\]: ")
 
@@ -5544,7 +5544,7 @@ class Tracker:
         one may hold a whole line.
         """
         split = split_line(line[start:]) if start >= 0 else None
-        return None if split is not None and CONTAINER_ID.match(split[0].program) else split
+        return None if split is not None and CONTAINER_ID.fullmatch(split[0].program) else split
 
     def _pass(self, line_class: int) -> Tuple[Origin, str]:
         """Count a line that is of no program; what stands for it on the pile of nobody is not counted again."""
