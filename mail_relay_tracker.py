@@ -3528,6 +3528,10 @@ class SpfResults:
         one = self._remembered(session)
         return one if one is not None and one.sender in senders else None
 
+    def count_free(self) -> int:
+        """How many results wait for a message."""
+        return sum(len(crowd.free()) for crowd in self.crowds.values())
+
     def forget_outdated(self) -> None:
         """Drop what no later line can refer to any more."""
         now = self.memory.now
@@ -8456,8 +8460,7 @@ class Daemon:
             "log: %d bytes to read, newest line %.0f s old, %d rotations, %d truncations, %d times unreadable"
             % (follower.lag(), behind, follower.rotations, follower.truncations, self.trouble.count),
             "messages: %d open, %d dropped without a recipient; sessions: %d; SPF results waiting: %d"
-            % (correlator.open_count, correlator.dropped, len(correlator.sessions),
-               sum(len(crowd.free()) for crowd in correlator.spf.crowds.values())),
+            % (correlator.open_count, correlator.dropped, len(correlator.sessions), correlator.spf.count_free()),
             "database: %d rows written, %d refused, %d times in trouble"
             % (self.recorder.rows, self.recorder.rejects.count, self.recorder.trouble.count)]
 
