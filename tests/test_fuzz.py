@@ -16,9 +16,9 @@ import pytest
 from conftest import ROOT
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from test_hostile import AMBIGUOUS, BREAKS, CERTAIN, FIELDS, HARMLESS, TRIALS, differences, event_of, renamed, told
+from test_hostile import AMBIGUOUS, BREAKS, CERTAIN, FIELDS, HARMLESS, TRIALS, differences, renamed, told
 
-from tests.unit.replay import PRESENT, Replay, tracker
+from tests.unit.replay import PRESENT, Replay, event_of, tracker
 from tests.unit.test_samples import ALL, STAMP
 
 EXAMPLES, SEED = int(os.environ.get("FUZZ_EXAMPLES", "0")), os.environ.get("FUZZ_SEED")

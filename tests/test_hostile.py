@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 from conftest import ROOT
 
-from tests.unit.replay import PRESENT, Replay, tracker
+from tests.unit.replay import PRESENT, Replay, event_of, tracker
 from tests.unit.test_samples import ALL, outcome_of_text
 
 DOMAIN = "@stranger.example"
@@ -336,12 +336,6 @@ AMBIGUOUS = {
 
 
 # -- events
-
-def event_of(line):
-    """What a line's parser makes of it."""
-    program, _, text = line.partition(": ")
-    return tracker.parser_of(re.sub(r"\[[0-9]+\]$", "", program))(text)
-
 
 def daemon(line):
     return re.sub(r"\[[0-9]+\]$", "", line.partition(": ")[0]).rpartition("/")[2]

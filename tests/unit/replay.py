@@ -22,6 +22,12 @@ def traditional(lines):
     return [ISO_STAMP.sub(lambda found: "Nov %2d %s " % (int(found.group(1)), found.group(2)), line) for line in lines]
 
 
+def event_of(line):
+    """What the parser of a line's program makes of its text."""
+    program, _, text = line.partition(": ")
+    return tracker.parser_of(re.sub(r"\[[0-9]+\]$", "", program))(text)
+
+
 class Table(tracker.SqliteStore):
     """An empty table in memory. When it is closed, its connection serves the next one: to make a table takes longer than most lives."""
 

@@ -6,13 +6,12 @@ no rows are needed, it is a line and the event that it is.
 import itertools
 import os
 import pathlib
-import re
 import shutil
 import tempfile
 import time
 import unittest
 
-from tests.unit.replay import PRESENT, Replay, tracker
+from tests.unit.replay import PRESENT, Replay, event_of, tracker
 
 ID, OTHER = "4F00061AE", "4F00161AF"
 RELAY = "mx.example.net[198.51.100.1]:25"
@@ -87,12 +86,6 @@ DEFERRED = delivery("connect to x: no", to="c@example.com", status="deferred", d
 SENT = [active(), delivery(), removed()]        # what follows when all goes well
 
 
-def event(line):
-    """What the parser of a line's program makes of its text."""
-    program, _, text = line.partition(": ")
-    return tracker.parser_of(re.sub(r"\[[0-9]+\]$", "", program))(text)
-
-
 class Case(unittest.TestCase):
     """What the cases share."""
 
@@ -143,7 +136,7 @@ class Addresses(Case):
         self.assertEqual((row.orig_to, row.upstream_to), ("b@example.com", "b@example.com"))
         row, = self.delivered(delivery(to="b@example.com", orig="info@example.com"))
         self.assertEqual((row.orig_to, row.upstream_to), ("info@example.com", "b@example.com"))
-        self.assertIsNone(event(delivery().replace("<b@example.com>", "b@example.com")), "Postfix never leaves the brackets out")
+        self.assertIsNone(event_of(delivery().replace("<b@example.com>", "b@example.com")), "Postfix never leaves the brackets out")
 
     def test_trap_12_one_recipient_has_several_lines(self):
         deferred = DEFERRED.replace("c@", "b@")
@@ -409,7 +402,7 @@ class Lines(Case):
             row = self.row(line)
             self.assertEqual((row.envelope_from, row.orig_to, row.protocol, row.helo, row.sasl_username, row.relay_message),
                              ("a@example.org", "b@example.com", "ESMTP", "mail.example.org", username, no), line)
-        self.assertEqual(event(client(more=", sasl_method=PLAIN, sasl_username=joe").replace("[11]", "")).sasl_username, "joe")
+        self.assertEqual(event_of(client(more=", sasl_method=PLAIN, sasl_username=joe").replace("[11]", "")).sasl_username, "joe")
 
     def test_trap_19_noqueue_is_not_always_a_rejection(self):
         said = [judged("<b@example.com>: Recipient address does something", "postfix/smtpd[11]: NOQUEUE: %s: RCPT" % what)
@@ -542,7 +535,7 @@ class Lines(Case):
 
     def test_trap_37_the_tail_is_matched_exactly(self):
         for program, text in (("qmgr", "removed (canceled)"), ("qmgr", "removed by hand"), ("postsuper", "removed (canceled)")):
-            self.assertNotIsInstance(event("postfix/%s: %s: %s" % (program, ID, text)), tracker.Removed)
+            self.assertNotIsInstance(event_of("postfix/%s: %s: %s" % (program, ID, text)), tracker.Removed)
 
     def test_trap_39_a_milter_names_one_recipient_and_means_all(self):
         milter = "postfix/cleanup[12]: %s: milter-%%s: END-OF-MESSAGE" % ID
