@@ -2359,8 +2359,6 @@ def unwrap_srs(address: str) -> Optional[str]:
     >>> unwrap_srs("SRS1=HHH=fwd.example==HHH=TT=orig.example=user@me.example")
     'user@orig.example'
     """
-    if not is_srs(address):
-        return None
     local, at, _ = address.rpartition("@")
     quoted = at and len(local) > 1 and local[0] == local[-1] == '"'
     if quoted:
