@@ -4046,8 +4046,6 @@ class Correlator(Memory):
 
     def fold_client_tls(self, origin: Origin, event: ClientTls) -> None:
         """TLS of a session: every message of it will show it."""
-        if origin.daemon != "smtpd":
-            return
         session = self._session_of(origin, event)
         session.client_tls = event.client_tls
         session.needs(self.position)
