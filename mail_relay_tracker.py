@@ -4213,15 +4213,13 @@ class Correlator(Memory):
             session.greet(event.helo, event.protocol, self.position)
         if event.action == "reject_warning":
             self.spf.heed_warning(origin.host, session, event)
-            return
-        if event.action == "screen":
+        elif event.action == "screen":
             self._fold_proxy_screened(origin, session, event)
-            return
-        if event.action != "reject" and event.judge != "proxy":
+        elif event.action == "reject" or event.judge == "proxy":
+            self._fold_refusal(origin, session, event)
+        else:
             session.pending += (event,)
             session.needs(self.position)
-        else:
-            self._fold_refusal(origin, session, event)
 
     def _fold_refusal(self, origin: Origin, session: Session, event: Verdict) -> None:
         """A mail that was turned away before it had a queue ID: a message of its own, over at once."""
