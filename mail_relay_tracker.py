@@ -4875,9 +4875,9 @@ def fit(value: Any, limit: int) -> Any:
     return value if -limit <= value <= limit else limit if value > 0 else -limit
 
 
-ROW = tuple(column for name in ROW_COLUMNS for column in COLUMNS if column.name == name)
+BY_NAME = {column.name: column for column in COLUMNS}
+ROW = tuple(BY_NAME[name] for name in ROW_COLUMNS)
 LIMITS = tuple(column.limit for column in ROW)
-PLACES = {name: place for place, name in enumerate(ROW_COLUMNS)}
 
 
 def fitted(row: Row) -> Row:
@@ -4897,7 +4897,7 @@ def is_news(row: Row, stored: Optional[Row]) -> bool:
 
 def stored_text(name: str, value: Any) -> Any:
     """A value of a column as it would come back from the store."""
-    return raw_text(fit(value, LIMITS[PLACES[name]]))
+    return raw_text(fit(value, BY_NAME[name].limit))
 
 
 def recipient_from(row: Row) -> Recipient:
