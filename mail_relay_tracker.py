@@ -2774,8 +2774,8 @@ class Straddle(NamedTuple):
     since: int
 
 
-def proxied(origin: Origin, relay: str) -> str:
-    """The key of what tlsproxy tells of a next hop: no prefix of a process, which has a pid or nothing behind its name."""
+def tlsproxy_key(origin: Origin, relay: str) -> str:
+    """The key of what tlsproxy tells of a next hop; the prefix of no process looks like it."""
     return "%s [tlsproxy] %s" % (origin.host, relay)
 
 
@@ -4400,7 +4400,7 @@ class Correlator(Memory):
             return None if plain else event.relay_tls
         known = self.relays.get(origin.prefix)
         if known is None or not self._went_over(known, event):
-            return self._proxied_tls(origin, event)
+            return self._tlsproxy_tls(origin, event)
         known.user = event.queue_id
         return known.relay_tls
 
@@ -4410,9 +4410,9 @@ class Correlator(Memory):
             return False
         return known.user in (None, event.queue_id) or event.conn_use is not None
 
-    def _proxied_tls(self, origin: Origin, event: Delivery) -> Optional[str]:
+    def _tlsproxy_tls(self, origin: Origin, event: Delivery) -> Optional[str]:
         """TLS of a new connection, of which tlsproxy told while it was set up or used; None when nobody did: in the clear."""
-        known = self.relays.get(proxied(origin, event.relay))
+        known = self.relays.get(tlsproxy_key(origin, event.relay))
         if known is None or event.conn_use is not None:
             return None
         since = self.time - sum(int((number(part) or 0) * SECOND) for part in (event.delays or "").split("/")[2:])
@@ -4420,7 +4420,7 @@ class Correlator(Memory):
 
     def fold_relay_tls(self, origin: Origin, event: RelayTls) -> None:
         """TLS of an outbound connection, for the deliveries of the same process over it; tlsproxy does not name the process it is for."""
-        key = proxied(origin, event.relay) if origin.daemon == "tlsproxy" else origin.prefix
+        key = tlsproxy_key(origin, event.relay) if origin.daemon == "tlsproxy" else origin.prefix
         self.relays.pop(key, None)
         keep(self.relays, key, Connection(event.relay, event.relay_tls, self.now, self.time, self.position))
 
