@@ -985,6 +985,12 @@ PORT = "(?::(?:[0-9]+|unknown))?"            # smtpd_client_port_logging; unknow
 CLIENT = r"([^ \[\]]*)\[([^ \[\]]*)\]" + PORT
 REPLY = re.compile(r"(?:([2-5][0-9]{2})(?=[ -]|$)(?:[ -]([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))?|([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))")
 NUMBER = re.compile(r"-?(?=\.?[0-9])[0-9]{0,12}(?:\.[0-9]{0,12})?$")
+# With what lines begin that tell nothing of a mail: those of any daemon; those of its connections.
+DAEMON_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "database ")
+PEER_NOISE = DAEMON_NOISE + (
+    "connect to ", "process ", "send attr", "using ", "discarding EHLO keywords: ", "Host offered ", "TLS ", "subject_CN=", "SSL3 alert ",
+    "SSL_set_fd error", "CA certificate verification failed ", "cannot load Certificat", "cannot set ", "skipping address family ",
+)
 
 
 def is_queue_id(word: str) -> bool:
@@ -1079,23 +1085,20 @@ ACCESS_ACTIONS = frozenset("reject reject_warning hold discard filter redirect b
 MILTER_ACTIONS = frozenset("milter-reject milter-hold milter-discard".split())
 QUIET_ACTIONS = frozenset("reject_warning warn info permit hangup warning pass replace strip".split())
 QUEUED_AS = "queued as "
-SMTPD_NOISE = (
-    "improper command pipelining ", "discarding EHLO keywords: ", "SSL_accept", "setting up TLS connection ", "fatal: ",
-    "error: ", "panic: ", "statistics: ", "table ", "too many ", "connect to ", "disconnecting", "certificate verification failed",
-    "initializing the server-side TLS engine", "before ", "send attr", "idle timeout", "subject_CN=", "using ",
-    "issuing session ticket", "reloading session", "replacing command ", "TLS ", "Host offered ", "xsasl_", "name_", "match_", "smtpd_",
-    "generic_checks", "reject_invalid", "permit_", "input attribute", "rewrite_clnt", "watchdog", "private/", "process ",
+SMTPD_NOISE = PEER_NOISE + (
+    "improper command pipelining ", "SSL_accept", "setting up TLS connection ", "too many ", "disconnecting",
+    "certificate verification failed", "initializing the server-side TLS engine", "before ", "idle timeout",
+    "issuing session ticket", "reloading session", "replacing command ", "xsasl_", "name_", "match_", "smtpd_",
+    "generic_checks", "reject_invalid", "permit_", "input attribute", "rewrite_clnt", "watchdog", "private/",
     "auto_clnt", "mail_stream", "maps_", "dict_", "send: ", "> ", "< ", "address_", "ctable_", "vstream", "event_",
-    "client certificate verification failed ", "SSL3 alert ", "CA certificate verification failed ", "cannot load Certificat",
-    "cannot set ", "SSL_set_fd error", "skipping address family ", "mapping DSN status ", "subject=", "issuer=",
-    "ignoring DNS RR: ", "database ", ">>> ", "fsspace: ", "extract_addr: ", "reject_unauth_", "smtp_stream_setup: ", "milter_", "milter8_",
-    "milter unix:", "milter inet:", "event: ", "reply: ", "after ", "public/", "report ",
+    "client certificate verification failed ", "mapping DSN status ", "subject=", "issuer=", "ignoring DNS RR: ", ">>> ", "fsspace: ",
+    "extract_addr: ", "reject_unauth_", "smtp_stream_setup: ", "milter_", "milter8_", "milter unix:", "milter inet:", "event: ", "reply: ",
+    "after ", "public/", "report ",
 )
-POSTSCREEN_NOISE = (
+POSTSCREEN_NOISE = DAEMON_NOISE + (
     "CONNECT ", "DISCONNECT ", "PASS ", "HANGUP ", "PREGREET ", "DNSBL ", "ALLOWLISTED ", "DENYLISTED ", "ALLOWLIST VETO ", "WHITELISTED ",
     "BLACKLISTED ", "WHITELIST VETO ", "COMMAND ", "NON-SMTP COMMAND ", "BARE NEWLINE ", "DATA without ", "BDAT without ", "cache ",
-    "warning: ", "fatal: ", "error: ", "panic: ", "close database ", "entering ", "leaving ", "blacklist action", "denylist action",
-    "addr ", "statistics: ", "UNKNOWN", "tlsproxy ", "using ", "table ", "database ",
+    "close database ", "entering ", "leaving ", "blacklist action", "denylist action", "addr ", "UNKNOWN", "tlsproxy ", "using ",
 )
 POSTSCREEN_EDITED = re.compile(r"\[[^ \[\]]*\]:?[0-9]*: (?:discarding EHLO keywords|replacing command)")
 
@@ -1329,14 +1332,12 @@ NOT_TAKEN = re.compile(r"message rejected: |queue file size limit exceeded$|BDAT
 SPAM_HEADER = re.compile(r"X-Spam-Status: (Yes|No), (?:score|hits)=(-?[0-9.]+)(?:[ ?]+required=(-?[0-9.]+))?"
                          r"(?:[ ?]+tests=((?:[A-Za-z0-9_]+,[ ?]*)*[A-Za-z0-9_]*))?", re.I)
 CLEANUP_REMOVED = frozenset(("removed", "removed (canceled)", "removed (discarded)"))
-CLEANUP_NOISE = ("fatal: ", "error: ", "panic: ", "table ", "statistics: ", "milter8", "dict_", "maps_", "database ")
+CLEANUP_NOISE = DAEMON_NOISE + ("milter8", "dict_", "maps_")
 CLEANUP_ID_NOISE = ("resent-message-id=", "warning: ", "enabling ", "unable to ", "message-content-length")
-QMGR_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "scanning ", "qmgr_", "incoming ", "mail for ",
-              "database ")
-OPERATION_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "database ")
-POSTSUPER_NOISE = OPERATION_NOISE + ("Deleted: ", "Requeued: ", "Placed on hold: ", "Released from hold: ", "Force-expired: ", "Expired: ",
-                                     "Renamed ", "renamed ", "removed ", "Moved ", "moved ", "Cleaned ", "Total: ", "expired ",
-                                     "remove directory ", "remove subdirectory ")
+QMGR_NOISE = DAEMON_NOISE + ("scanning ", "qmgr_", "incoming ", "mail for ")
+POSTSUPER_NOISE = DAEMON_NOISE + ("Deleted: ", "Requeued: ", "Placed on hold: ", "Released from hold: ", "Force-expired: ", "Expired: ",
+                                  "Renamed ", "renamed ", "removed ", "Moved ", "moved ", "Cleaned ", "Total: ", "expired ",
+                                  "remove directory ", "remove subdirectory ")
 POSTFIX_NOISE = ("warning: ", "error: ", "fatal: ", "panic: ", "/", "Postfix is ", "See http", "To disable backwards compatibility ")
 HANDLED = {"requeued": "requeue", "placed on hold": "hold", "released from hold": "release"}
 
@@ -1438,7 +1439,7 @@ def parse_pickup(text: str) -> Event:
     found = PICKUP_LINE.match(rest)
     if found and is_queue_id(queue_id):
         return Pickup(queue_id, found.group(1), found.group(2))
-    return ignore_noise(text, OPERATION_NOISE)
+    return ignore_noise(text, DAEMON_NOISE)
 
 
 @trimmed
@@ -1466,7 +1467,7 @@ def parse_bounce(text: str) -> Event:
     """bounce: which message tells of which (bounce_notify_util.c)."""
     queue_id, _, rest = text.partition(": ")
     if not is_queue_id(queue_id):
-        return ignore_noise(text, OPERATION_NOISE)
+        return ignore_noise(text, DAEMON_NOISE)
     found = NOTIFICATION.match(rest)
     if found and is_queue_id(found.group(1)):
         return Notification(queue_id, found.group(1))
@@ -1500,13 +1501,10 @@ STATUSES = {                         # what status= says, as relay_status has it
     "deliverable": None, "undeliverable": None, "undeliverable-but-not-cached": None,
 }
 FIELD = re.compile(r"([a-z_]+)=([^,]*)")
-SMTP_NOISE = (
-    "connect to ", "warning: ", "certificate verification failed ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "using ",
-    "setting up TLS ", "SSL_connect", "initializing the client-side TLS engine", "Server certificate ", "host ", "subject_CN=", "process ",
-    "server certificate ", "smtp_", "looking for session ", "save session ", "reloaded session ", "Host offered ", "send attr", "TLS ",
-    "discarding EHLO keywords: ", "remove session ", "SSL3 alert ", "TLSRPT: ", "skipping SRV lookup ",
-    "CA certificate verification failed ", "cannot load Certificat", "cannot set ", "SSL_set_fd error",
-    "skipping address family ", "database ", "SMTPS wrappermode ",
+SMTP_NOISE = PEER_NOISE + (
+    "certificate verification failed ", "setting up TLS ", "SSL_connect", "initializing the client-side TLS engine", "Server certificate ",
+    "server certificate ", "host ", "smtp_", "looking for session ", "save session ", "reloaded session ", "remove session ", "TLSRPT: ",
+    "skipping SRV lookup ", "SMTPS wrappermode ",
 )
 DELIVERY_ID_NOISE = (
     "host ", "connect to ", "lost connection with ", "conversation with ", "enabling PIX ", "passing <", "breaking line ", "info: ",
