@@ -964,7 +964,9 @@ def times_in(lines: Iterable[str], present: int) -> List[int]:
 
 # ============================================================================ program parsers
 
-LONG_ID = "[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{6,40}[0-7][0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{3}z[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-y]{1,19}"
+_DIGIT = "[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]"      # of 52; the last, z, ends the time: an inode is in 51 (mail_queue.h)
+_LONG_END = "[0-7]" + _DIGIT + "{3}z[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-y]{1,19}"
+LONG_ID = _DIGIT + "{6,40}" + _LONG_END
 SHORT_ID = "(?:[0-9A-E][0-9A-F]{4}|F[0-3][0-9A-F]{3}|F4[01][0-9A-F]{2}|F42[0-3][0-9A-F])[0-9A-F]{1,59}"
 QUEUE_ID = re.compile("%s|%s" % (SHORT_ID, LONG_ID))
 
@@ -1747,13 +1749,14 @@ def parse_opendmarc(text: str) -> Event:
 SPF_WORDS = {"Tempfail": "Temperror", "Error": "Temperror", "Unknown": "Permerror"}
 SPF_RESULTS = frozenset("Pass Fail Softfail Neutral None Temperror Permerror".split())
 SPF_SENDER = r'("(?:(?! identity=)[^"\\]|\\.)*"(?:@[^;"]*)?|[^;]*)'      # what was begun in the explanation does not hold the true fields
-RECEIVED_SPF = re.compile(r"(?:prepend |Header field not prepended: )?(?:Received-SPF: )?([A-Za-z]+)(?: \((?:mailfrom|helo)\)|;) "
+SPF_ANSWER = "(?:prepend |Header field not prepended: )"
+RECEIVED_SPF = re.compile(SPF_ANSWER + r"?(?:Received-SPF: )?([A-Za-z]+)(?: \((?:mailfrom|helo)\)|;) "
                           r"identity=(mailfrom|helo); client-ip=([^;]+); helo=[^;]*; envelope-from=(.*); receiver=[^;]*;? *$")
-EXPLAINED_SPF = re.compile(r"(?:prepend |Header field not prepended: )Received-SPF: ([A-Za-z]+) \(")
+EXPLAINED_SPF = re.compile(SPF_ANSWER + r"Received-SPF: ([A-Za-z]+) \(")
 # Strangers choose the explanation of a HELO, before the fields, and the sender, behind them: so the fields are found as one chain.
 SPF_CHAIN = re.compile(r"(?:identity=|smtp\.)(mailfrom|helo)(?:; |=[^ ]* \()client-ip=\"?([^;\" ]+)\"?; helo=[^;]*; "
                        r"envelope-from=" + SPF_SENDER + r"; receiver=[^;]*;?$")
-AUTH_RESULTS = re.compile(r"(?:prepend |Header field not prepended: )Authentication-Results: [^ ;]+; spf=([a-z]+) ")
+AUTH_RESULTS = re.compile(SPF_ANSWER + r"Authentication-Results: [^ ;]+; spf=([a-z]+) ")
 PERL_SPF = re.compile("Policy action=PREPEND Received-SPF: ([A-Za-z]+) ")
 PERL_VALUE = r'("(?:[^"\\]|\\.)*"|[^"\\;\s]*)'         # quoted when it is no dot-atom (Mail::SPF::Result, received_spf_header)
 PERL_CHAIN = re.compile("identity=(mailfrom|mfrom|helo); (?:envelope-from={0}; )?helo={0}; client-ip={0}$".format(PERL_VALUE))
@@ -2173,8 +2176,7 @@ def parser_of(program: str) -> Optional[Callable[[str], Event]]:
 # -- what nearly all lines look like, read many at once
 
 # Fixed in length where it can be: a subset of QUEUE_ID that is found or not without trying twice.
-USUAL_ID = ("((?:[0-9A-E]|F[0-3])[0-9A-F]{5,14}|[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{6}[0-7][0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{3}z"
-            "[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-y]{1,19}): ")
+USUAL_ID = "((?:[0-9A-E]|F[0-3])[0-9A-F]{5,14}|" + _DIGIT + "{6}" + _LONG_END + "): "
 USUAL_CLIENT = r"([^][ \n]*)\[([^][ \n]+)\]"
 USUAL_TLS = r"([^ \n]+) with cipher ([^ \n]+) .*"
 make_connect, make_client_tls, make_client, make_verdict = maker(Connect), maker(ClientTls), maker(Client), maker(Verdict)
