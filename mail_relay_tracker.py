@@ -1928,6 +1928,7 @@ def parse_smf_spf(text: str) -> Event:
 
 # -- spam filters, SRS
 
+SPAM_WORDS = {"identified spam": "Yes", "clean message": "No", "Y": "Yes", ".": "No"}      # spamd's and spampd's, as the column has it
 SPAMD_SCORE = re.compile(r"(identified spam|clean message) \((-?[0-9.]+)/(-?[0-9.]+)\) for ")
 SPAMD_USER = re.compile(r"[^ ]*:[0-9]+ ?$")         # a BSD syslogd writes a blank for the newline with which spamd ends its lines
 SPAMD_RESULT = re.compile(r"result: ([Y.]) +(-?[0-9]{1,9}) - ([^ ]*) ")
@@ -1985,9 +1986,9 @@ def parse_spamd(text: str) -> Event:
         return SpamStart(mid.partition(" aka ")[0]) if SPAMD_USER.match(user) else None
     found = SPAMD_SCORE.match(text)
     if found:
-        score, required = number(found.group(2)), number(found.group(3))
-        verdict = "Yes" if found.group(1) == "identified spam" else "No"
-        return SpamScore(verdict, score, required) if score is not None and required is not None else None
+        verdict, *scores = found.groups()
+        score, required = map(number, scores)
+        return SpamScore(SPAM_WORDS[verdict], score, required) if score is not None and required is not None else None
     return None if text.startswith(("identified spam", "clean message")) else IGNORED
 
 
@@ -1999,8 +2000,7 @@ def parse_spamd_result(text: str) -> Event:
         return None
     required = SPAMD_REQUIRED.search(text)
     verdict, score, tests = found.groups()
-    return SpamResult(mid.group(1), "Yes" if verdict == "Y" else "No", float(score),
-                      number(required.group(1)) if required else None, tests)
+    return SpamResult(mid.group(1), SPAM_WORDS[verdict], float(score), number(required.group(1)) if required else None, tests)
 
 
 @trimmed
@@ -2014,7 +2014,7 @@ def parse_spampd(text: str) -> Event:
         return None if text.startswith(("identified spam", "clean message")) else ignore_unless_repeated(text)
     verdict, mid, *scores = found.groups()
     score, required = map(number, scores)
-    return None if score is None else SpamResult(mid, "Yes" if verdict == "identified spam" else "No", score, required, "")
+    return None if score is None else SpamResult(mid, SPAM_WORDS[verdict], score, required, "")
 
 
 @trimmed
@@ -2282,7 +2282,7 @@ def usual_spamd(groups: Groups, text: str) -> Event:
     if started:
         return make_spam_start((started,))
     if verdict:
-        return make_spam_result((mid, "Yes" if verdict == "Y" else "No", float(score), number(required), tests))
+        return make_spam_result((mid, SPAM_WORDS[verdict], float(score), number(required), tests))
     return parse_spamd(text)
 
 
