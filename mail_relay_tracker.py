@@ -49,11 +49,11 @@ GLOSSARY
     crowd           what one client has under way, its SPF results yet to be told apart
     twins           messages with one Message-ID, whose scores are yet to be told apart
     low water       the position of the first line still needed to rebuild what is in memory
-    straddle        a stretch of the log that is read again as a whole or not at all, for a crowd was under way in it
+    straddle        a stretch of the log that is read again as a whole or not at all: a crowd was under way in it
     harvest         messages that are ready for the store
     settle          to make rows of a harvest, with what the store has of it
     witness         a digest of some bytes of a file, by which it is known again whatever its name
-    trap N          has its test in tests/unit/test_traps.py
+    trap N          a pitfall of reading a mail log, tested under this number in tests/unit/test_traps.py
 
 FILES
     ./mail_relay_tracker.conf, /etc/mail_relay_tracker.conf; without either: ./mail_relay_tracker.db, ./mail_relay_tracker.state.json
@@ -72,8 +72,8 @@ EXIT STATUS
     commands); 77 access refused; 78 configuration or schema wrong; 130 one-shot command interrupted
 
 GUARANTEE
-    The effect of every complete line of the log, or of a renamed predecessor, is in the database exactly once: rows are committed
-    first, then the position is saved; that never passes a line whose effect is not committed; every write is an upsert on the
+    The effect of every complete line of the log, or of a renamed predecessor, is in the database exactly once: first rows are
+    committed, then a position is saved, which never passes a line whose effect is not committed; every write is an upsert on the
     natural key (server_hostname, queue_id, first_seen, recipient_no), so reading again changes nothing.
 """
 
@@ -142,7 +142,7 @@ NEVER = 1 << 62                     # a time, or a position, that never comes
 
 SCAN_LIFE = 300 * SECOND            # spamd's own limit (--timeout-child); so long a message being scanned is not idle
 SPF_WAIT = 60 * SECOND              # a policy result older than this is not of the `client=` that follows
-SPF_LATE = SECOND                   # at most so long after a refusal comes the line of the policy server that led to it
+SPF_LATE = SECOND                   # the policy server's line that led to a refusal comes at most so long after it
 CROWD_LIFE = 5 * MINUTE             # what is under way together for longer is read again from its last minutes only
 PATIENCE = HOUR                     # how long an upload, or a message without recipients, may keep its place in memory
 CONNECTION_REUSE = 10 * MINUTE      # an outbound TLS line tells of deliveries up to this later: smtp_connection_reuse_time_limit is 300 s
@@ -150,12 +150,12 @@ ANNOUNCED_LIFE = MINUTE             # a message that another one named is born w
 DRAFT_LIFE = 10 * MINUTE            # a message of which nobody can say yet whether it makes a row waits this long for more
 ROWS_LIFE = 8 * DAY                 # rows last heard of before that are not continued: maximal_queue_lifetime is 5 days by default
 DISORDER = 10 * SECOND              # lines of several processes may be out of order by this much
-BIRTH_DISORDER = 5 * SECOND         # lines of a message that are so much older than its `client=` are of another one with this ID
+BIRTH_DISORDER = 5 * SECOND         # a line older than a message's `client=` by more than this is of another message with its ID
 BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, when a birth or a connection is placed within a delivery
 
 MAX_OPEN = 30000                    # open messages; the oldest are written and forgotten beyond that
 MAX_CONTEXTS = 20000                # sessions, TLS connections, waiting results, SRS pairs: each table
-MAX_STRADDLES = 500                 # crowds that are over; beyond that those that nobody needs any more are dropped
+MAX_STRADDLES = 500                 # beyond that, those that nobody needs any more are dropped
 MAX_WAITING = 1000                  # SPF results of one client, verdicts on one Message-ID
 MAX_ORIGINS = 6000                  # cached line prefixes ("host program[pid]")
 MAX_PROGRAMS = 500                  # programs with counters of their own
@@ -455,7 +455,7 @@ class Handled(NamedTuple):
 class Delivery(NamedTuple):
     """A delivery agent's verdict on one recipient (log_adhoc.c). `relay` as logged; `relay_tls` only from Postfix 3.11 on.
 
-    `conn_use`: how often its connection was used, if an earlier delivery had opened that.
+    `conn_use`: how often its connection was used by now, if an earlier delivery opened it.
     """
 
     queue_id: str
@@ -631,7 +631,7 @@ Event = Any                                     # one of the records above; None
 
 
 def maker(event: Type[Any]) -> Callable[[Iterable[Any]], Any]:
-    """What makes events of a kind of their fields, in order, as a pattern's groups have them: far faster than the class itself.
+    """A function that makes an event of its fields in order, such as a pattern's groups: far faster than the class itself.
 
     >>> maker(Connect)(("mx", "::1"))
     Connect(client_hostname='mx', client_ip='::1')
@@ -667,7 +667,7 @@ STAMP_PART = re.compile(r"(?:[A-Z][a-z]?|(?:%s)(?: [ 0-9:.,]*)?|[0-9][0-9T:.,+-]
 CONTAINER = re.compile(r"(?:[0-9A-Za-z][0-9A-Za-z_.@-]{0,99} +\| )?"
                        r"(?:[0-9-]{10}T[0-9:.]{8,18}(?:Z|[+-][0-9]{2}:[0-9]{2}) (?:std(?:out|err) F )?)?(?:<[0-9]{1,3}>)?$")
 CONTAINER_ID = re.compile("[0-9a-f]{12}")
-# Handed to the host's syslog by Docker (its drivers syslog and journald): the ID names the program, and nobody else knows the host within.
+# Handed to the host's syslog by Docker (its drivers syslog and journald): the ID is the program, and the host of the line within.
 BY_DOCKER = re.compile(r"[^ ]+ (%s)\[[0-9]{1,10}\]: (?=(?:%s|%s)\1 )" % (CONTAINER_ID.pattern, YEARLESS.pattern, ISO.pattern))
 DOCKER = re.compile(r'\{"log":("(?:[^"\\]|\\.)*"),"stream":"')       # in Docker's own files (json-file, its default logging driver)
 OF_POSTFIX = re.compile(r".{0,80}? postfix[a-z0-9-]{0,32}/[a-z/-]{2,40}\[[0-9]{1,7}\]: ")
@@ -718,14 +718,14 @@ class Calendar:
     A stamp without a year gets the latest year that brings it to no more than a day after `newest`. That is what the caller knows of the
     present: the wall clock when following, the file's mtime when importing. A stamp without a zone is local time (TZ); so is one with a
     zone's letters other than UTC and GMT, for the same letters name several zones. In the hour that the end of summer time repeats, a
-    stamp means two moments: the line before tells which. Between which positions that hour is read a second time is noted, by `where`,
-    which tells that of the line at hand, so that a restart in its midst reads it alike.
+    stamp means two moments: the line before tells which. The positions between which that hour is read a second time are noted, so that
+    a restart in its midst reads it alike; `where` tells the position of the line at hand.
     """
 
     def __init__(self, newest: int) -> None:
         self.newest = newest
         self.last = 0
-        self.where: Callable[[], int] = int         # int() is 0: till somebody tells the position
+        self.where: Callable[[], int] = int         # int() is 0, until somebody tells the position
         self._again = False                         # in the hour that is repeated, the second time
         self._repeated = (0, 0)                     # the positions between which that was so last
         self._second = self._zone = "\n"            # of the last stamp in RFC 3339 as far as its second: most lines share these,
@@ -761,7 +761,7 @@ class Calendar:
         return 0, -1
 
     def _read_iso(self, found: Match[str]) -> int:
-        """Year, month, day, time and zone. Without one that is known it is local time."""
+        """Year, month, day, time and zone; local time when the zone is missing, or not known."""
         year, month, day = map(int, found.groups()[:3])
         offset = zone_offset(found.group(8))
         if offset is None:
@@ -785,7 +785,7 @@ class Calendar:
             year -= 1
 
     def _keep_minute(self, found: Match[str], time: int) -> None:
-        """Most lines are of the same minute as the one before. Local time and its seconds go alike within one that is not repeated."""
+        """Most lines are of the same minute as the one before: unless that is repeated, only the seconds of their stamps differ."""
         second = int(found.group(5))
         begun = time - second * SECOND
         if found.span() == (0, 16) and second < 60 and not self._is_twice and 0 < begun < LATEST:
@@ -804,7 +804,7 @@ class Calendar:
         return int(found.group(1)) * SECOND + int(found.group(2))
 
     def _local(self, year: int, month: int, day: int, parts: Tuple[Any, ...]) -> int:
-        """Local time as a moment, in an hour that is repeated `later` the second time; a leap second counts as the second after."""
+        """Local time as a moment; the second time that an hour is read, it means the `later` one. A leap second is the second after."""
         hour, minute, second = map(int, parts[:3])
         moment = datetime.datetime(year, month, day, hour, minute, min(second, 59))
         time = round(moment.timestamp()) * SECOND + microseconds(parts[3]) + max(second - 59, 0) * SECOND
@@ -826,7 +826,7 @@ class Calendar:
         return self._repeated[0] <= position < self._repeated[1]
 
     def go_on(self, position: int, repeated: bool) -> None:
-        """Begin at a position, in an hour that is the repeated one, or is not."""
+        """Begin at a position; `repeated`: in an hour that is read the second time."""
         self.where = lambda: position
         self._switch(repeated)
 
@@ -858,8 +858,8 @@ def one_host(host: str) -> str:
 def split_prefix(prefix: str) -> Optional[Header]:
     """Take "host program[pid]" apart; None when it is something else. A host may be an IPv6 address; it or the pid may be absent, not both.
 
-    Syslogds of BusyBox and AIX (behind the host) and FreeBSD (before it) tell facility and level, too, a template of syslog-ng's `<info>`:
-    by these a process is not known.
+    Syslogds of BusyBox and AIX (behind the host) and FreeBSD (before it) tell facility and level, too, a template of syslog-ng `<info>`:
+    the prefix is without these.
 
     >>> split_prefix("2001:db8::1 postfix-in/smtpd[42]").program
     'postfix-in/smtpd'
@@ -904,9 +904,9 @@ def second_head(head: str, start: int) -> int:
     """Where in `head`, the text before a line's first `: `, a second line begins that was appended to a torn one, or is a container's;
     0 when it is but one.
 
-    So rsyslog goes on when a disk was full: the first line ends within its stamp, host or tag. A stranger must not bring this about by a
-    text that looks like a line, behind a tag without colon, or a colon without blank: so what is left of the first line may be a host, a
-    blank and a word without colon, and no more. `start` is where the first line's host begins, -1 where its stamp is not whole.
+    So rsyslog goes on after a full disk: the first line ends within its stamp, host or tag. A stranger's text that looks like a line must
+    not be taken for one, where it stands behind a tag without colon, or a colon without blank: so what is left of the first line may be a
+    host, a blank and a word without colon, and no more. `start` is where the first line's host begins, -1 where its stamp is not whole.
 
     >>> second_head("Nov 29 14:53:17 mx poNov 29 14:53:20 mx postfix/smtp[14]", 16), second_head("Nov 29 14:53:20 mx postfix/smtp[14]", 16)
     (21, 0)
