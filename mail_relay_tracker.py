@@ -1010,8 +1010,8 @@ def was_cut(*parts: str) -> bool:
 
 
 def trimmed(parse: Callable[[str], Event]) -> Callable[[str], Event]:
-    """A parser that passes over blanks before a text, where rsyslog's `%msg%` begins with one that a template has, too; and at its end,
-    where some syslog daemons leave them (trap 4), unless a record may be cut there.
+    """A parser that passes over blanks before a text (rsyslog's `%msg%` begins with one, and a template may put another before it) and
+    behind it (some syslog daemons leave them, trap 4), unless a record may be cut there.
     """
     @functools.wraps(parse)
     def _parse_trimmed(text: str) -> Event:
@@ -1044,7 +1044,7 @@ def number(text: Optional[str]) -> Optional[float]:
 
 
 def ignore_noise(text: str, openings: Tuple[str, ...]) -> Event:
-    """IGNORED when a text has one of these openings, else None: a shape nobody knows."""
+    """IGNORED when a text begins with one of these openings, else None: a shape nobody knows."""
     return IGNORED if text.startswith(openings) else None
 
 
@@ -1194,7 +1194,7 @@ def parse_disconnect(text: str) -> Event:
 
 
 def parse_noqueue(text: str) -> Event:
-    """What smtpd says of a mail that has no queue ID: mostly that it refuses it."""
+    """What smtpd says of a mail without a queue ID: mostly that it refuses it."""
     return parse_transaction(None, text[9:]) if text.startswith("NOQUEUE: ") else None
 
 
@@ -1202,7 +1202,7 @@ def parse_transaction(queue_id: Optional[str], text: str) -> Event:
     """What smtpd says of a mail under way, behind its queue ID or NOQUEUE."""
     if text.startswith("client="):
         return parse_client(queue_id, text[7:])
-    if text.startswith("reply filter "):        # smtpd_reject_filter_maps: as a reply was, and as it is told
+    if text.startswith("reply filter "):        # smtpd_reject_filter_maps: a reply before and after
         return IGNORED
     return parse_broken(text) or parse_decision(queue_id, text)
 
@@ -1217,7 +1217,7 @@ def parse_session(text: str) -> Event:
 
 
 def ignore_peer_noise(text: str, openings: Tuple[str, ...]) -> Event:
-    """As ignore_noise; but IGNORED, too, for `name[address]:port: Trusted: subject_CN=…`, of a certificate (tls_client.c, tls_server.c)."""
+    """As ignore_noise; IGNORED also for what is said of a certificate, `name[address]:port: Trusted: …` (tls_client.c, tls_server.c)."""
     return IGNORED if text.startswith(openings) or PEER.match(text) else None
 
 
@@ -1268,7 +1268,7 @@ def parse_broken(text: str) -> Event:
 
 
 def dropped_as(reply: str, near: bool) -> Optional[str]:
-    """`discard` or `bounce` when a content filter says in its reply that the mail ends with it; only of a near one any words count.
+    """`discard` or `bounce` when a content filter's reply says that the mail ends there: in amavis's words, or if it is `near` in any.
 
     >>> dropped_as("250 2.5.0 Ok, id=00185-05-2, BOUNCE", False), dropped_as("250 2.7.0 Ok, discarded, id=1", False)
     ('bounce', 'discard')
@@ -1663,7 +1663,7 @@ OPENDMARC_NOISE = ("RFC5322 ", "multi-valued From ", "unable to parse From", "ig
 
 @trimmed
 def parse_opendkim(text: str) -> Event:
-    """opendkim: results, domain and selector (opendkim.c). `not internal`, `not authenticated` are none."""
+    """opendkim: results, domain and selector (opendkim.c). `not internal` and `not authenticated` are no results."""
     queue_id, colon, rest = text.partition(": ")
     if rest == "not authenticated" or rest.endswith("] not internal") and NOT_INTERNAL.match(rest):
         return IGNORED
@@ -2005,7 +2005,7 @@ def parse_spamd_result(text: str) -> Event:
 
 @trimmed
 def parse_spampd(text: str) -> Event:
-    """spampd, a proxy around SpamAssassin: by Message-ID, what is not printable in it, and blanks, being `?` (spampd.pl)."""
+    """spampd, a proxy around SpamAssassin: by Message-ID, in which `?` stands for a blank and for what is not printable (spampd.pl)."""
     begun = SPAMPD_START.match(text)
     if begun:
         return SpamStart(begun.group(1))
@@ -2188,7 +2188,7 @@ Groups = Tuple[str, ...]                        # of all shapes: empty, but for 
 
 
 def holding(excluding: Match[str]) -> str:
-    """A class that excludes characters, as the class of those it holds: a few that are excluded are compared in turn, many are looked up.
+    """A class that excludes characters, as the class of those it holds: `re` compares a few one by one, but looks many up.
 
     >>> re.sub(".+", holding, "[^b-y]")
     '[\\\\x00-\\\\x61\\\\x7a-\\\\xff]'
