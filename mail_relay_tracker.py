@@ -2453,9 +2453,9 @@ HostKey = Tuple[str, str]           # a host, and what is its own there: a clien
 
 
 class Pile:
-    """The lines of a batch that one parser reads: `add` a text, `read` all, and take what each tells with `next_event`, in their order.
+    """The lines of a batch that one parser reads: `add` each text, `read` all, and take what each tells with `next_event`, in order.
 
-    The two are methods of its lists, for they are called for every line.
+    `add` and `next_event` are methods of its lists, for they are called for every line.
     """
 
     __slots__ = ("parse", "texts", "events", "add", "next_event")
@@ -2481,11 +2481,11 @@ class Pile:
             return error
 
     def last_text(self) -> str:
-        """The text behind the event that was taken last."""
+        """The text of the event that was taken last."""
         return self.texts[-1 - len(self.events)]
 
     def clear(self) -> None:
-        """Make room for the next batch, when all events are taken, or are not to be."""
+        """Make room for the next batch, whether or not all events were taken."""
         del self.texts[:], self.events[:]
 
 
@@ -2618,7 +2618,7 @@ class Message:
         self.past: Optional[Message] = None
 
     def needs(self, low: Optional[int]) -> None:
-        """To make it again the line at `low` is needed, too; None: no such line."""
+        """The line at `low` is needed, too, to make it again; None: no such line."""
         if low is not None and low < self.low:
             self.low = low
 
@@ -2658,7 +2658,7 @@ class Session:
         self.live, self.took_all = True, False
 
     def needs(self, low: int) -> None:
-        """To make again what is known of it the line at `low` is needed, too."""
+        """The line at `low` is needed, too, to know again what is known of it."""
         self.low = low if self.low is None else min(self.low, low)
 
     def greet(self, helo: Optional[str], protocol: Optional[str], low: int) -> None:
@@ -2785,7 +2785,7 @@ def client_key(host: str, client_ip: Optional[str]) -> HostKey:
 
 
 class Connection:
-    """An outbound TLS connection of a process, and the queue ID that used it last."""
+    """An outbound TLS connection of a process, and the queue ID of the message that used it last."""
 
     __slots__ = ("relay", "relay_tls", "heard", "time", "low", "user")
 
@@ -2795,7 +2795,7 @@ class Connection:
 
 
 class Context(NamedTuple):
-    """Something that later lines refer to: `value` is a scan's score, the sender behind an SRS address, the link to a message yet to be
+    """Something that later lines refer to. Its `value`: a scan's score, the sender behind an SRS address, the link to a message yet to be
     born, a message that awaits its SPF result, one that left memory unscanned, or a verdict that no mail in memory claimed.
 
     `heard`: when, by the log's clock. `low`: the position of its first line.
@@ -2824,8 +2824,8 @@ class Begun(NamedTuple):
 
 
 class Screening:
-    """What a content filter has told of a mail, in its own name for it: the score, and by recipient the ID under which it goes on, None in
-    quarantine.
+    """What a content filter has told of a mail under its own name for it: the score, and by recipient the ID under which it goes on, None
+    in quarantine.
 
     `heard`: when the last of it was told, by the log's clock. `low`: the position of the first line. `refused`: the mail itself, once
     Postfix has told that the filter refused it, or threw it away.
@@ -2905,8 +2905,8 @@ def bounce_stands(known: Recipient, status: Optional[str]) -> bool:
 def outranks(status: Optional[str], time: int, known: Recipient) -> bool:
     """Whether an outcome replaces the one known of a recipient.
 
-    The newer stamp prevails. An older decision replaces what only waits, all the same: a clock may have been set back between the two. Of
-    equal stamps the last one heard prevails, unless it only waits and the known one is a decision; of local(8) even then, for one process
+    The newer stamp prevails. Yet an older decision replaces what only waits: a clock may have been set back between the two. Of equal
+    stamps the last one heard prevails, unless it only waits and the known one is a decision; with local(8) even then, for one process
     tells in turn of all that an alias or a .forward means.
     """
     if bounce_stands(known, status):
@@ -2918,7 +2918,7 @@ def outranks(status: Optional[str], time: int, known: Recipient) -> bool:
 
 
 def stays_held(recipient: Recipient, status: Optional[str]) -> bool:
-    """Whether a recipient on hold is but deferred now, by an attempt that was under way when it was put there."""
+    """Whether a recipient on hold stays there: it is deferred by an attempt that was under way when it was put there."""
     return recipient.relay_status == HELD and status == DEFERRED
 
 
@@ -3082,7 +3082,7 @@ def may_be_scanned(recipient: Recipient) -> bool:
 
 
 def handed_to(recipient: Recipient) -> Optional[str]:
-    """The address to which the mail for a recipient was handed; behind a socket, shown as host[path], is this host."""
+    """The address to which the mail for a recipient was handed; a socket, shown as host[path], is on this host."""
     return "127.0.0.1" if recipient.relay_ip is None and (recipient.relay_host or "").endswith("]") else recipient.relay_ip
 
 
@@ -3127,7 +3127,7 @@ def is_of_another(verdict: Spam, message: Message) -> bool:
 
 
 def is_guessed(message: Message) -> bool:
-    """Whether an SPF result is one of several, and nobody has told the sender."""
+    """Whether the SPF result that a message shows is one of several, while nobody has told its sender."""
     return message.spf is not None and message.spf.contended and message.envelope_from is None
 
 
@@ -3149,7 +3149,7 @@ def is_draft(message: Message) -> bool:
 
 
 def is_coming_in(message: Message) -> bool:
-    """Whether its client is still sending it; or is this host itself, whose `disconnect` will tell whether it has sent it."""
+    """Whether the client of a message is still sending it; or is this host itself, whose `disconnect` will tell whether it was sent."""
     session = message.session
     if session is None or not session.live or message.queued:
         return False
@@ -3157,7 +3157,7 @@ def is_coming_in(message: Message) -> bool:
 
 
 def keep(contexts: Dict[Any, Any], key: Any, value: Any) -> None:
-    """Put something where later lines find it. Of what has grown too large the oldest tenth goes: a dictionary keeps the order."""
+    """Put something where later lines find it. When that has grown too large, its oldest tenth goes: a dictionary keeps the order."""
     contexts[key] = value
     if len(contexts) > MAX_CONTEXTS:
         for old in list(itertools.islice(contexts, MAX_CONTEXTS // 10)):
@@ -3168,9 +3168,9 @@ class Memory:
     """The messages in memory, and where the log stands: what the parts of the correlator share.
 
     `time` is the stamp of the line at hand, for the rows; `now` is the newest stamp of all, and never steps back: whatever waits is
-    measured by it, so a host whose clock is behind loses nothing. `position` and `file_start` are where the line stands; `turn` tells
-    its repetitions apart when they are more than it has bytes. `open_by_host`: the open messages of each host, by queue ID. `finished`:
-    those for the next harvest. `straddles`: crowds that are over, but still to be read as a whole.
+    measured by it, so a host whose clock is behind loses nothing. `position` and `file_start` are where the line and its file begin;
+    `turn` tells the repetitions of a line apart when they are more than it has bytes. `open_by_host`: the open messages of each host, by
+    queue ID. `finished`: those for the next harvest. `straddles`: crowds that are over, but still to be read as a whole.
     """
 
     __slots__ = ("now", "time", "position", "file_start", "turn", "open_by_host", "open_count", "finished", "straddles")
@@ -3245,7 +3245,7 @@ class Rewritings:
             keep(self.told, event.srs.lower(), Context(event.sender, now, low))
 
     def sender(self, address: str) -> Optional[str]:
-        """Who is behind an address, as far as it was told."""
+        """Who is behind an address, if that was told."""
         known = self.told.get(address.lower())
         return known.value if known else None
 
@@ -3820,7 +3820,7 @@ class Correlator(Memory):
     # -- messages come and go
 
     def forget_hosts(self) -> None:
-        """Drop the hosts that have nothing open; only when lines begun are all that is left to hold what `open_of` gave."""
+        """Drop the hosts that have nothing open. Only when no Origin but those of lines begun holds what `open_of` gave."""
         begun = {line.origin.host for line in self.pieces.values()}
         self.open_by_host = {host: messages for host, messages in self.open_by_host.items() if messages or host in begun}
 
@@ -3881,8 +3881,8 @@ class Correlator(Memory):
             self.spf.forgo_sender(message)
 
     def _make_room(self) -> None:
-        """Finish the oldest tenth: so memory is bounded, and lines that come later continue their rows. Until they are harvested they stay
-        open, for a line that comes before finds nothing in the store yet.
+        """Finish the oldest tenth: so memory is bounded, and later lines continue their rows. They stay open until they are harvested: a
+        line that comes before that finds nothing in the store yet.
         """
         unfinished = [message for message in self.all_open() if not message.finished]
         if len(unfinished) > MAX_OPEN:
@@ -3918,7 +3918,7 @@ class Correlator(Memory):
         return is_coming_in(message) or self._may_be_tracked(message)
 
     def _may_be_tracked(self, message: Message) -> bool:
-        """Whether a domain filter is set, and of a message that began here no tracked recipient was named, but not all yet: they decide."""
+        """Whether a domain filter is set, and a message that began here has not named all its recipients yet, and no tracked one."""
         if not self.filter.domains or message.continued and message.message_id is None:
             return False
         delivered = sum(one.upstream_to is not None for one in message.recipients)
@@ -3927,7 +3927,7 @@ class Correlator(Memory):
             and not any(self.filter.tracks(one.recipient, None) for one in message.pending)
 
     def harvest(self) -> Harvest:
-        """Hand out what is finished, and forget it: the caller writes it before it saves a position."""
+        """Hand out what is finished, and forget it: the caller writes it before saving a position."""
         self.spf.tell_late()
         self._tell_pieces(self.now - DISORDER)
         harvest = Harvest(self.finished, self.links, self.open_by_host, self.scans.unclaimed)
@@ -3950,7 +3950,7 @@ class Correlator(Memory):
             heapq.heapify(self.due)
 
     def close(self, everything: bool) -> None:
-        """The log is at its end: finish the open messages; those that may still wait only when `everything` is asked for."""
+        """The log is at its end: finish the open messages; with `everything`, also those that may still wait."""
         if everything:
             self.spf.tell_late(at_end=True)
             self._tell_pieces(self.now)
@@ -3961,7 +3961,7 @@ class Correlator(Memory):
                 self._finish(message)
 
     def low_water(self, position: int) -> int:
-        """The position from which all that is in memory and not yet written can be read again; `position`: all is read to there."""
+        """The position from which all that is in memory and not yet written can be read again; the log is read up to `position`."""
         return self.whole_from(self._first_needed(position))
 
     def _first_needed(self, position: int) -> int:
@@ -4045,7 +4045,7 @@ class Correlator(Memory):
             self._end(message)
 
     def fold_client_tls(self, origin: Origin, event: ClientTls) -> None:
-        """TLS of a session: every message of it will show it."""
+        """TLS of a session, which all its messages will show."""
         session = self._session_of(origin, event)
         session.client_tls = event.client_tls
         session.needs(self.position)
@@ -4151,7 +4151,7 @@ class Correlator(Memory):
         queue_id, sender, size, nrcpt = event
         message = self._find(origin, queue_id)
         if message.continued or message.fate is not None and message.fate.status == HELD:
-            message.sweep(Sweep(None, self.time))       # what is active is on hold no longer, be it only the store that knows of it
+            message.sweep(Sweep(None, self.time))       # what is active is on hold no longer, even if only the store knows of the hold
         if message.queued:
             return
         message.queued = True
@@ -4303,7 +4303,7 @@ class Correlator(Memory):
         """postsuper: held, released, or requeued to come back under another ID."""
         message = self._find(origin, event.queue_id)
         if message.pending:
-            self._judge_pending(message)    # it is in the queue: what was decided before, was on it
+            self._judge_pending(message)    # it is in the queue: what was decided before concerns it
         if event.action == "hold":
             message.sweep(Sweep(HELD, self.time))
         elif event.action == "release":
@@ -4364,7 +4364,7 @@ class Correlator(Memory):
         return recipient
 
     def fold_delivery(self, origin: Origin, event: Delivery) -> None:
-        """A delivery attempt: the newest one is the recipient's outcome (trap 12)."""
+        """A delivery attempt: the newest one tells the recipient's outcome (trap 12)."""
         message = self._find(origin, event.queue_id)
         _, upstream_to, orig_to, relay, _, delay, delays, relay_tls, dsn, said, reason = event
         status = STATUSES[said]
@@ -4600,7 +4600,7 @@ class Correlator(Memory):
             take_screening(self.writable(known.refused), known)
 
     def _take_screened(self, origin: Origin, message: Message, recipient: Recipient, reply: str) -> Optional[str]:
-        """The ID under which a mail that the filter answered for goes on to a recipient; None when it is kept from him, or nobody told."""
+        """The ID under which a mail goes on to a recipient, if its filter told that; None when it is kept from the recipient, too."""
         known = self.scans.answered(origin.host, reply)
         if known is None:
             return None
@@ -4777,7 +4777,7 @@ def number_heirs(message: Message, parent: Message, tracked: DomainFilter) -> No
 
 
 def fill_in(message: Message) -> None:
-    """Put what comes nearest in the place of what was never logged."""
+    """Put what comes nearest where nothing was logged."""
     if is_guessed(message):
         message.spf_result = None
     if message.spf_result is None:
@@ -4802,7 +4802,7 @@ def is_in_maildrop(message: Message) -> bool:
 
 
 def is_given_up(message: Message) -> bool:
-    """Whether a filter began to hand on a mail of this host, and gave up before its end: what became of it, its first leg tells."""
+    """Whether a filter began to hand on a mail of this host, and gave up before its end: the first leg tells what became of it."""
     over = message.ended or message.session is not None and not message.session.live
     return over and message.orig_queue_id is not None and message.parent is not None and message.message_id is None and not message.queued
 
@@ -4810,7 +4810,7 @@ def is_given_up(message: Message) -> bool:
 def stand_in_for(message: Message) -> Optional[Recipient]:
     """The recipient of a message that named none, when there is enough to tell of it to make a row.
 
-    Postfix's own address probes (verify.c) name none until they are answered, and make no row then: only their sender tells.
+    Postfix's own address probes (verify.c), known by their sender alone, name none until they are answered, and make no row then.
     """
     if is_double_bounce(message) or message.fate is None and (is_in_maildrop(message) or is_given_up(message)):
         return None
@@ -4961,7 +4961,7 @@ def sweep_back(message: Message, known: List[Recipient]) -> None:
 
 
 def own_facts(message: Message, row: Row) -> Set[str]:
-    """The columns that a message knows better than its row."""
+    """The columns that a message itself knows better than its row."""
     own = {"envelope_from", "original_envelope_from"}
     if is_loopback(row.client_ip or "") and not is_loopback(message.client_ip or "127.0.0.1"):
         own |= {"client_hostname", "client_ip"}     # stored before the filter in front told whom it speaks for
@@ -5179,7 +5179,7 @@ OUTCOME = tuple(name for name in RECIPIENT_COLUMNS if name not in ("recipient_no
 
 
 def tells_less(known: Recipient, new: Recipient) -> bool:
-    """Whether a delivery is told again without the message that shows where it went on, or the line of the filter that kept it back."""
+    """Whether a delivery is told again without the message as which it went on, or the line of the filter that kept it back."""
     if known.relay_status == REQUEUED:
         return new.relay_status == SENT
     return known.relay_status in (DISCARDED, BOUNCED) and new.relay_status in (SENT, REQUEUED) and new.last_seen == known.last_seen \
@@ -5427,9 +5427,9 @@ def follow_links(links: List[Link], stored: Stored, recall: Recall) -> List[Mess
 class Tracker:
     """Lines in, finished messages out: the calendar, the parsers and the correlator, one after the other. No input stops it.
 
-    `origins` are the processes met, by prefix, also as lines have it; `piles` the lines of a batch, by parser; `tallies` the lines
-    counted, by program. `nobody` is the process of lines that have none. `previous` is the last line of the batch before, should the
-    next one say that it is repeated.
+    `origins` are the processes met, by prefix, and by what lines have in its place; `piles` the lines of a batch, by parser; `tallies`
+    the lines counted, by program. `nobody` is the process of lines that have none. `previous` is the last line of the batch before, should
+    the next one say that it is repeated.
     """
 
     def __init__(self, calendar: Calendar, correlator: Correlator, on_unsupported: Callable[[str], None],
@@ -5545,7 +5545,7 @@ class Tracker:
         return None if split is not None and CONTAINER_ID.fullmatch(split[0].program) else split
 
     def _pass(self, line_class: int) -> Tuple[Origin, str]:
-        """Count a line that is of no program; what stands for it on the pile of nobody is not counted again."""
+        """Count a line of no program; what stands for it on the pile of `nobody` is not counted again."""
         self._tally("")[line_class] += 1
         return self.nobody, ""
 
@@ -5568,7 +5568,7 @@ class Tracker:
             self.on_unsupported(line)
 
     def _repeat(self, origin: Origin, event: Event, times: int, time: int, position: int, length: int) -> None:
-        """Fold an event so many times, each as if it stood at another byte of the line; `turn` counts how often these are used up."""
+        """Fold an event so many times, each as if it stood at another byte of the line; `turn` counts how often all were used."""
         try:
             for copy in range(1, min(times, MAX_COPIES) + 1) if event is not IGNORED else ():
                 self.correlator.time, self.correlator.position = time, position + copy % length
