@@ -3428,11 +3428,8 @@ class SpfResults:
             return
         crowd, message.spf_key = self._crowd(key, message.low), None
         crowd.name(message)
-        if own is not None and (own.sender == bare(message.envelope_from or "") or own.event.queue_id is not None):
-            self._use_up(crowd, key, own)
-            return
         senders = self.rewritings.seen_as(message.envelope_from, message.original_envelope_from)
-        if own is not None and own.sender in senders:
+        if own is not None and (own.sender in senders or own.event.queue_id is not None):
             self._use_up(crowd, key, own)
             return
         found = crowd.about(senders, until=message.heard) or self._remembered_about(message.session, senders)
@@ -5113,8 +5110,8 @@ def unite(message: Message, known: List[Recipient]) -> None:
             recipient.became = same
             take_outcome(same, recipient, released)
         elif recipient.relay_status is not None or recipient.orig_to is not None:
-            recipient.recipient_no = message.next_no if recipient.recipient_no is not None else None
-            message.next_no += recipient.recipient_no is not None
+            if recipient.recipient_no is not None:
+                recipient.recipient_no, message.next_no = message.next_no, message.next_no + 1
             message.recipients.append(recipient)
     for recipient in free.left():
         for sweep in message.sweeps:
