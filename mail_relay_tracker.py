@@ -2549,7 +2549,7 @@ class Message:
         queued              qmgr had it in the active queue
         ended, removed      the log has told its end; its queue file is gone
         finished            given to a harvest
-        probe, generated    it only asks whether an address is good; Postfix itself wrote it, by its Message-ID
+        probe               it only asks whether an address is good
         stored              the rows that the store has of it, by recipient_no
     Its recipients:
         recipients          all of them; next_no: the number that the next tracked one gets
@@ -2567,7 +2567,7 @@ class Message:
         parent, past        the message it came from; what the store has of a continuation, for those that come from it
         requeued_as         the ID under which postsuper sent it on
     What filters said:
-        spf, spf_key        the result that it shows; of the crowd in which it waits for its sender to be known
+        spf, spf_key        the result that it shows; the key of the crowd in which it waits until its sender is known
         called_in           the SPF result that it showed, and that is another's
         milter_spf          opendmarc's result, which counts where there is no other
         dkim_weight         of the line that decided
@@ -2578,7 +2578,7 @@ class Message:
 
     __slots__ = MESSAGE_COLUMNS + (
         "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "fate", "sweeps", "continued", "queued", "ended",
-        "removed", "finished", "probe", "generated", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender",
+        "removed", "finished", "probe", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender",
         "peer_ip", "orig_queue_id", "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending",
         "front", "fronted", "scored", "scanned_until", "called_in", "past", "kept_back", "put_off")
 
@@ -2603,7 +2603,7 @@ class Message:
         self.next_no = 0
         self.fate: Optional[Sweep] = None
         self.sweeps: Tuple[Sweep, ...] = ()
-        self.queued = self.ended = self.removed = self.finished = self.probe = self.generated = False
+        self.queued = self.ended = self.removed = self.finished = self.probe = False
         self.session: Optional[Session] = None
         self.spf: Optional[Waiting] = None
         self.milter_spf = self.pickup_sender = self.peer_ip = self.orig_queue_id = None  # type: Optional[str]
@@ -3136,15 +3136,20 @@ def is_double_bounce(message: Message) -> bool:
     return message.client_ip is None and (message.envelope_from or "").startswith("double-bounce@")
 
 
+def is_generated(message: Message) -> bool:
+    """Whether Postfix itself gave a message its Message-ID: as for a bounce, or for mail that came without one."""
+    return message.queue_id + "@" in (message.message_id or "")
+
+
 def is_draft(message: Message) -> bool:
     """Whether a message is a bounce that has only begun; or one of this host itself that named no recipient and came from no other one:
     that may be a probe (verify.c, `sendmail -bv`).
     """
-    if message.generated and message.envelope_from is None:
+    if is_generated(message) and message.envelope_from is None:
         return True
     if message.recipients or message.fate is not None:
         return False
-    own = message.pickup_sender is not None or message.generated and message.peer_ip is None
+    own = message.pickup_sender is not None or is_generated(message) and message.peer_ip is None
     return is_double_bounce(message) or own and message.parent_queue_id is None
 
 
@@ -4125,7 +4130,7 @@ class Correlator(Memory):
         message.hear(self.time, self.now)
         content, mid_key = message_id_forms(message_id)
         if message.message_id is None:
-            message.message_id, message.generated = content, queue_id + "@" in content
+            message.message_id = content
         elif message.mid_key == mid_key:
             return
         self.scans.enter(message, mid_key)
@@ -4812,7 +4817,7 @@ def stand_in_for(message: Message) -> Optional[Recipient]:
     if is_double_bounce(message) or message.fate is None and (is_in_maildrop(message) or is_given_up(message)):
         return None
     told = message.client_ip or message.envelope_from is not None or message.fate or message.pickup_sender is not None
-    if not told and (message.message_id is None or message.generated):
+    if not told and (message.message_id is None or is_generated(message)):
         return None
     recipient = Recipient(None, None, message.first_seen)
     recipient.recipient_no = message.next_no
