@@ -1664,8 +1664,8 @@ OPENDMARC_NOISE = ("RFC5322 ", "multi-valued From ", "unable to parse From", "ig
 @trimmed
 def parse_opendkim(text: str) -> Event:
     """opendkim: results, domain and selector (opendkim.c). `not internal` and `not authenticated` are no results."""
-    queue_id, colon, rest = text.partition(": ")
-    if rest == "not authenticated" or rest.endswith("] not internal") and NOT_INTERNAL.match(rest):
+    queue_id, _, rest = text.partition(": ")
+    if NOT_INTERNAL.match(rest):
         return IGNORED
     if not is_queue_id(queue_id):
         return ignore_unless_repeated(text)
@@ -1676,7 +1676,7 @@ def parse_opendkim(text: str) -> Event:
         selector, domain, algorithm, error = found.groups()
         weight, result = (OVERALL, None) if error else (IMPLIED, "pass")
         return Dkim(queue_id, weight, result, domain, selector, algorithm)
-    result = DKIM_TEXTS.get(rest) or next((DKIM_TEXTS[opening] for opening in DKIM_TEXTS if rest.startswith(opening)), None)
+    result = next((word for opening, word in DKIM_TEXTS.items() if rest.startswith(opening)), None)
     if result is not None:
         return Dkim(queue_id, OVERALL, result, signatures=0 if result == "none" else None)
     return parse_dkim_detail(queue_id, rest)
