@@ -3368,7 +3368,7 @@ class SpfResults:
         return not crowd.results and not crowd.unnamed
 
     def tell_late(self, at_end: bool = False) -> None:
-        """Give results that came behind a refusal to it in time for its harvest: there may be no later one."""
+        """Give a refusal the result that came behind it in time for its harvest: there may be no later one."""
         for one in self.late:
             self._tell_refused(one, at_end)
         self.late = [one for one in self.late if one.refused is not None]
@@ -4103,7 +4103,7 @@ class Correlator(Memory):
         return message
 
     def _take_pending(self, message: Message, session: Session) -> None:
-        """What was decided before there was an ID: of the connection it concerns every message of the session."""
+        """What was decided before there was an ID. What was decided of the connection concerns every message of the session."""
         message.pending = tuple(verdict for verdict in session.pending if verdict.envelope_from is not None)
         session.pending = tuple(verdict for verdict in session.pending if verdict.envelope_from is None)
         for verdict in session.pending:
@@ -4557,7 +4557,7 @@ class Correlator(Memory):
         return self._again(origin, gone) or self.scans.just_over(origin.host, message_id, child) or message
 
     def _handed_in(self, origin: Origin, message_id: str, queue_id: str) -> Optional[Message]:
-        """The message with this ID, if a before-queue filter has handed it in, be it that it left memory a moment ago."""
+        """The message with this ID, if a before-queue filter has handed it in, even if it left memory a moment ago."""
         made = origin.open.get(queue_id)
         if made is not None and was_proxied(made):
             return made
@@ -5000,8 +5000,8 @@ def absorb_sender(message: Message, sender: Optional[str], original: Optional[st
 
 
 def latest(rows: Iterable[Row], moment: int) -> List[Row]:
-    """Of the rows with one queue ID those of the message that bore it at a moment: the newest one born by then. Not if it was last heard of
-    so long before that it cannot be in the queue any more; on hold it can.
+    """Of the rows with one queue ID those of the message that bore it at a moment: the newest one born by then, unless it was last heard
+    of so long before that it cannot be in the queue any more; on hold it can.
 
     When there is none, those of the first one born later: the clock may have been set back, or lines come in disorder.
     """
@@ -5311,7 +5311,7 @@ _birth = operator.attrgetter("server_hostname", "queue_id", "first_seen")
 
 
 def births_apart(messages: List[Message]) -> List[List[Message]]:
-    """Messages in groups, to be written one after the other: mostly one. If a birth was read once more while its message was open, the
+    """Messages in groups to be written one after the other, mostly in one. If a birth was read once more while its message was open, the
     second one comes in a later group, to find the rows of the first.
     """
     births = list(map(_birth, messages))
@@ -5363,7 +5363,7 @@ def is_heir(message: Message) -> bool:
 
 
 def tie_heirs(heirs: List[Message], harvest: Harvest, stored: Stored, recall: Recall) -> None:
-    """Give messages the parent that their rows name, open, at hand or stored, if it handed them on (and is no mail that they tell of)."""
+    """Give messages the parent that their rows name, be it open, at hand or stored, if it handed them on; a bounce inherits nothing."""
     at_hand = {(message.host, message.queue_id): message for message in harvest.messages} if heirs else {}
     missing = {parent_name(message) for message in heirs} - set(stored)
     if missing:
