@@ -1531,7 +1531,7 @@ def parse_delivery(text: str) -> Event:
     found = DELIVERY.match(rest)
     if found:
         upstream_to, orig_to, middle, status, reason = found.groups()
-        if reason and ">, " in reason and is_doubtful(reason, upstream_to, orig_to) or holds_chain(upstream_to) or holds_chain(orig_to):
+        if holds_chain(upstream_to) or holds_chain(orig_to):
             return None
     else:
         found = INTERNAL_TAIL.search(rest)
@@ -1539,8 +1539,9 @@ def parse_delivery(text: str) -> Event:
             return None                     # of a record cut within the address nothing is to be believed
         middle, status, reason = found.groups()
         upstream_to, _, orig_to = rest[4:found.start()].partition(">, orig_to=<")
-        if reason and is_doubtful(reason, upstream_to, orig_to or None):
-            return None
+        orig_to = orig_to or None
+    if is_doubtful(reason or "", upstream_to, orig_to):
+        return None
     if status not in STATUSES:
         return None                         # cut within, or damaged
     fields = dict(FIELD.findall(middle))
