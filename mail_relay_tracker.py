@@ -1173,29 +1173,10 @@ def parse_tls(text: str) -> Event:
 @trimmed
 def parse_smtpd(text: str) -> Event:
     """smtpd: sessions, births (`QID: client=`), decisions (`NOQUEUE: reject: …`)."""
-    without_id = SMTPD_OPENINGS.get(text[:7])
-    if without_id is not None:
-        return without_id(text)
     queue_id, _, rest = text.partition(": ")
+    if queue_id == "NOQUEUE":
+        return parse_transaction(None, rest)
     return parse_transaction(queue_id, rest) if is_queue_id(queue_id) else parse_session(text)
-
-
-def parse_connect(text: str) -> Event:
-    """`connect from name[address]`."""
-    found = CONNECT.match(text)
-    return Connect(*found.groups()) if found else parse_session(text)
-
-
-def parse_disconnect(text: str) -> Event:
-    """`disconnect from name[address] ehlo=1 …`."""
-    if not text.startswith("disconnect from "):
-        return parse_session(text)
-    return Disconnect(True) if TOOK_ALL.match(text) else DISCONNECT
-
-
-def parse_noqueue(text: str) -> Event:
-    """What smtpd says of a mail without a queue ID: mostly that it refuses it."""
-    return parse_transaction(None, text[9:]) if text.startswith("NOQUEUE: ") else None
 
 
 def parse_transaction(queue_id: Optional[str], text: str) -> Event:
@@ -1209,6 +1190,11 @@ def parse_transaction(queue_id: Optional[str], text: str) -> Event:
 
 def parse_session(text: str) -> Event:
     """What smtpd says of its session, without an ID in front."""
+    found = CONNECT.match(text)
+    if found:
+        return Connect(*found.groups())
+    if text.startswith("disconnect from "):
+        return Disconnect(True) if TOOK_ALL.match(text) else DISCONNECT
     if text.startswith(("proxy-accept: ", "proxy-reject: ")):
         return parse_proxy(text)
     if text.startswith("warning: "):
@@ -1253,12 +1239,6 @@ def parse_proxy_refusal(text: str) -> Event:
     command, recipient, said = found.groups()
     code, dsn = codes_of(said)
     return Verdict(None, "access", "reject", command[:4].upper(), said, code, dsn, recipient=recipient)
-
-
-SMTPD_OPENINGS = {                  # the first seven letters of a line; no queue ID can begin with them
-    "connect": parse_connect, "disconn": parse_disconnect, "NOQUEUE": parse_noqueue, "Anonymo": parse_session, "Untrust": parse_session,
-    "Trusted": parse_session, "Verifie": parse_session, "warning": parse_session, "lost co": parse_session,
-}
 
 
 def parse_broken(text: str) -> Event:
@@ -1629,7 +1609,7 @@ def parse_tlsproxy(text: str) -> Event:
 def parse_qmqpd(text: str) -> Event:
     """qmqpd: whose mail it takes in, as smtpd says it (qmqpd.c)."""
     if text.startswith(("connect from ", "disconnect from ")):
-        return parse_smtpd(text)
+        return parse_session(text)
     queue_id, _, rest = text.partition(": ")
     return parse_client(queue_id, rest[7:]) if is_queue_id(queue_id) and rest.startswith("client=") else IGNORED
 
