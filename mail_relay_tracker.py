@@ -163,7 +163,8 @@ MAX_GENERATIONS = 10                # messages of which one came from the other,
 MAX_COPIES = 10000                  # repetitions that are believed of "message repeated n times"
 MAX_LINE = 65536                    # bytes of one line that are looked at; the rest is dropped, counted
 MAX_DOMAIN = 255                    # characters of a domain name
-TRAILER_REACH = 4096                # Postfix cuts a record at 2000 bytes (msg_syslog.c): its last fields stand within
+RECORD = 1999                       # Postfix cuts a record at 2000 bytes (msg_syslog.c); a blank at the end may be gone, too
+TRAILER_REACH = 4096                # the last fields of a record stand within so many characters of its end
 
 TEXT_LIMIT = 16000                  # characters kept of a TEXT column
 SAMPLES = 100                       # failed lines, and refused rows, shown per run
@@ -969,8 +970,6 @@ _LONG_END = "[0-7]" + _DIGIT + "{3}z[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-y]{1,19}"
 LONG_ID = _DIGIT + "{6,40}" + _LONG_END
 SHORT_ID = "(?:[0-9A-E][0-9A-F]{4}|F[0-3][0-9A-F]{3}|F4[01][0-9A-F]{2}|F42[0-3][0-9A-F])[0-9A-F]{1,59}"
 QUEUE_ID = re.compile("%s|%s" % (SHORT_ID, LONG_ID))
-
-RECORD = 1999                       # Postfix cuts a record at 2000 bytes (msg_syslog.c); a blank at the end may be gone, too
 
 # An address as logged between angle brackets: the local part quoted (external form, 3.5 and later), or nothing that ends it. Before the
 # colon of a source route nothing is quoted (quote_822_local.c).
@@ -3545,7 +3544,7 @@ def show_for_good(message: Message, one: Waiting) -> None:
 # -- what is scanned
 
 class Scans:
-    """What is scanned: scanners tell of a mail by its Message-ID, of its score by their process, or in the filter's own ID.
+    """What is scanned. Scanners name a mail by its Message-ID, or by an ID of their own; its score they may tell by their process alone.
 
     `has_scanner`: one has spoken that knows no queue ID. `by_message_id`, by host and Message-ID: who has it now; `twins`, likewise:
     several, while they are scanned; `gone`: those that left memory unscanned a moment ago; `unclaimed`: verdicts of which memory knows no
@@ -3666,7 +3665,7 @@ class Scans:
         return min(over, key=lambda one: one.queue_id == child, default=None)
 
     def offer(self, host: str, verdict: Spam, low: int) -> None:
-        """Keep a verdict of which memory knows no mail: one that is tried again has its Message-ID in its rows only."""
+        """Keep a verdict on a mail that is not in memory: of one that is tried again only its rows tell the Message-ID."""
         key = mail_key(host, verdict.message_id or "")
         if key[1]:
             verdicts = self.unclaimed.get(key, [])
@@ -3702,7 +3701,7 @@ class Scans:
                     twins.move_score(message, None)
 
     def screening(self, host: str, filter_id: str) -> Screening:
-        """What a filter tells of a mail in its own name for it: a further line of it has come."""
+        """What a filter tells of a mail under its own name for it: a further line of that has come."""
         memory, known = self.memory, self.screenings.pop((host, filter_id), None)
         if known is None or memory.now - known.heard > DISORDER:
             known = Screening(memory.position)
@@ -3711,12 +3710,12 @@ class Scans:
         return known
 
     def answered(self, host: str, reply: str) -> Optional[Screening]:
-        """What a filter has told of the mail that this reply of it is about."""
+        """What a filter has told of the mail that its reply is about."""
         known = self.screenings.get((host, filter_id_in(reply)))
         return known if known is not None and self.memory.now - known.heard <= DISORDER else None
 
     def refuse(self, message: Message, reply: str) -> None:
-        """A filter refused a mail with this reply, or threw it away: it has told the score in its own name for it, or will in a moment."""
+        """A filter refused a mail with this reply, or threw it away: it tells the score under its own name for it, before or behind."""
         filter_id = filter_id_in(reply)
         if filter_id:
             known = self.screening(message.host, filter_id)
@@ -4445,7 +4444,7 @@ class Correlator(Memory):
             child.needs(link.parent.low)
 
     def _announce(self, origin: Origin, link: Link) -> None:
-        """A message that this host makes of another one: yet to be born, or no more in memory."""
+        """A message that this host makes of another one: yet to be born, or no longer in memory."""
         keep(self.announced, (origin.host, link.child), Context(link, self.now, self.position))
         self.links.append(link)
 
@@ -4932,7 +4931,7 @@ def names_nobody(recipient: Recipient) -> bool:
 def sweep_back(message: Message, known: List[Recipient]) -> None:
     """Let what a stored row of nobody tells reach those whom the lines before it name: it befell the message as a whole.
 
-    One whom it reached gets that row, if there is any. None for a status, not INCOMPLETE: the row has a time, which stays.
+    One whom it reached gets that row, if there is any. The row's own status becomes None, not INCOMPLETE, so that its time stays.
     """
     nobody = next((one for one in known if names_nobody(one) and one.relay_status != INCOMPLETE), None)
     if nobody is None:
@@ -5239,8 +5238,7 @@ def unite_all(messages: List[Message], stored: Stored) -> List[Link]:
     """Unite messages with what is stored of them, and let `stored` be what they make of that; returns links to those that they were handed
     on as.
 
-    For others of this harvest ask it, too: heirs, and the same message, should it have left memory, with no recipient to name, and come
-    back since.
+    For others of this harvest ask it, too: heirs; and the same message once more, if it left memory without a recipient and came back.
     """
     links: List[Link] = []
     for message in messages:
