@@ -5216,7 +5216,7 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracked: DomainFi
     """
     messages, links = harvest.messages, harvest.links       # the harvest's own list: what is added to it stays for a second try
     names = {name_of(message) for message in messages if message.continued or message.first_seen <= known_until + BIRTH_DISORDER}
-    names |= {parent_name(message) for message in messages if lost_parent(message)}
+    names |= {parent_name(message) for message in messages if has_lost_parent(message)}
     parents = [parent for message in messages if message.parent is not None for parent in lineage(message) if is_apart(parent)]
     parents += [link.parent for link in links if is_apart(link.parent)]
     names |= {name_of(parent) for parent in parents}
@@ -5224,7 +5224,7 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracked: DomainFi
     stored = recall(names) if names else {}
     if stored:
         links += unite_all(messages, stored)
-        for message in filter(lost_parent, messages):
+        for message in filter(has_lost_parent, messages):
             message.parent = message_from(latest(stored.get(parent_name(message), ()), message.first_seen))
     if harvest.unclaimed:
         claim_verdicts(messages, harvest.unclaimed)
@@ -5316,7 +5316,7 @@ def child_name(link: Link) -> Name:
     return stored_host(link.parent.server_hostname), link.child
 
 
-def lost_parent(message: Message) -> bool:
+def has_lost_parent(message: Message) -> bool:
     """Whether a message came from another one that is not in memory, and inherits from it."""
     return message.orig_queue_id is not None and message.parent is None
 
