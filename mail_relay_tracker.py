@@ -3269,12 +3269,11 @@ class SpfResults:
         """A policy server's result. What it tells for debugging comes again in its answer; two answers are two transactions."""
         if not self.has_policy:
             self._begin()
-        client_ip = new.event.client_ip
-        owner = self._awaited_by(new, host, client_ip) if self.awaiting else None
+        owner = self._awaited_by(new, host) if self.awaiting else None
         if owner is not None and owner.session is not None:
             show_on_trial(owner, new)
             return
-        crowd = self._crowd((host, client_ip), owner.low if owner is not None else new.low)
+        crowd = self._crowd((host, new.event.client_ip), owner.low if owner is not None else new.low)
         if owner is not None:
             new.refused = owner
             self.late.append(new)
@@ -3282,8 +3281,8 @@ class SpfResults:
             free = crowd.free()
             if self._takes_place(crowd, free, new):
                 return
-            for one in [*free, new] if free else []:
-                one.contended = True
+            for one in free:
+                one.contended = new.contended = True
         crowd.results.append(new)
         if len(crowd.results) > MAX_WAITING:
             del crowd.results[0]
@@ -3306,9 +3305,9 @@ class SpfResults:
                 return True
         return False
 
-    def _awaited_by(self, one: Waiting, host: str, client_ip: str) -> Optional[Message]:
+    def _awaited_by(self, one: Waiting, host: str) -> Optional[Message]:
         """The message that has waited for this result: its policy server's line came behind the line of Postfix that told the sender."""
-        known = self.awaiting.pop((host, client_ip, one.sender), None)
+        known = self.awaiting.pop((host, one.event.client_ip, one.sender), None)
         if known is None or self.memory.now - known.heard > SPF_LATE or known.value.spf is not None:
             return None
         message: Message = known.value
