@@ -46,7 +46,7 @@ GLOSSARY
     relay           the next hop
     dsn             enhanced status code, RFC 3463
     sweep           an event of a whole message, brought to its recipients
-    crowd           what one client has under way, its SPF results yet to be told apart
+    crowd           what one client has under way, its SPF results yet to be told apart; or twins
     twins           messages with one Message-ID, whose scores are yet to be told apart
     low water       the position of the first line still needed to rebuild what is in memory
     straddle        a stretch of the log that is read again as a whole or not at all: a crowd was under way in it
@@ -5502,15 +5502,17 @@ class Tracker:
         if repeated:
             return self._repeat_last(previous, one_host(repeated.group(1)), repeated.group(2))
         split = self._split(line, start)
-        suppressed = SUPPRESSED.match(split[1]) if split is not None else None
-        if split is not None and suppressed:        # the pid that stands there is syslog-ng's own
-            return self._repeat_last(previous, split[0].host, suppressed.group(2), split[0].program, suppressed.group(1))
-        if split is not None and (parser_of(split[0].program) or not OF_POSTFIX.match(line)):
-            origin = self._origin(split[0])
-            head, _, text = line[start:].partition(": ")
-            if text == split[1]:
-                self.origins[head] = origin     # as it stands, beside a level: the next one needs no closer look
-            return origin, split[1]
+        if split is not None:
+            header, text = split
+            suppressed = SUPPRESSED.match(text)
+            if suppressed:                  # the pid that stands there is syslog-ng's own
+                return self._repeat_last(previous, header.host, suppressed.group(2), header.program, suppressed.group(1))
+            if parser_of(header.program) or not OF_POSTFIX.match(line):
+                origin = self._origin(header)
+                head, _, rest = line[start:].partition(": ")
+                if rest == text:
+                    self.origins[head] = origin     # as it stands, beside a level: the next one needs no closer look
+                return origin, text
         if OF_POSTFIX.match(line):          # behind no stamp, or one that nobody knows; or of a daemon that nobody knows
             self.on_unsupported(line)
             return self._pass(UNSUPPORTED)
@@ -5566,10 +5568,10 @@ class Tracker:
         if inner:
             previous = inner
             _, start = self.calendar.read(previous)
-        split = self._split(previous, start)
-        if split is None or split[0].host != host or program not in ("", split[0].program) or not split[1].startswith(beginning):
+        header, text = self._split(previous, start) or (None, "")
+        if header is None or header.host != host or program not in ("", header.program) or not text.startswith(beginning):
             return self._pass(IGNORED_LINES)
-        origin, text = self._origin(split[0]), split[1]
+        origin = self._origin(header)
         event = origin.pile.parse(text)
         if event is None or event is IGNORED:
             origin.tally[origin.quiet] += 1
