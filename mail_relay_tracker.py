@@ -5542,17 +5542,19 @@ class Tracker:
         """rsyslog's `message repeated n times: [ …]` is n lines (ratelimit.c); any other unknown shape is counted, and shown."""
         found = REPEATED.match(origin.pile.last_text())
         event = origin.pile.parse(closed(found.group(2), "]")) if found else None
-        if found and event is not None:
-            self._repeat(origin, event, int(found.group(1)), time, position, len(line))
-            origin.tally[IGNORED_LINES if event is IGNORED else PARSED] += 1
-        else:
+        if found is None or event is None:
             origin.tally[UNSUPPORTED] += 1
             self.on_unsupported(line)
+        elif event is IGNORED:
+            origin.tally[IGNORED_LINES] += 1
+        else:
+            self._repeat(origin, event, int(found.group(1)), time, position, len(line))
+            origin.tally[PARSED] += 1
 
     def _repeat(self, origin: Origin, event: Event, times: int, time: int, position: int, length: int) -> None:
         """Fold an event so many times, each as if it stood at another byte of the line; `turn` counts how often all were used."""
         try:
-            for copy in range(1, min(times, MAX_COPIES) + 1) if event is not IGNORED else ():
+            for copy in range(1, min(times, MAX_COPIES) + 1):
                 self.correlator.time, self.correlator.position = time, position + copy % length
                 self.correlator.turn = copy // length
                 FOLDS[type(event)](self.correlator, origin, event)
