@@ -3695,8 +3695,8 @@ class Scans:
     def withhold(self) -> None:
         """A score that a twin may still claim is not written: the message is read again."""
         for key, twins in self.twins.items():
-            for message in list(twins.scored) if len(self.by_message_id.get(key, ())) > 1 else ():
-                if not message.by_address and not message.finished:
+            if len(self.by_message_id[key]) > 1:
+                for message in [one for one in twins.scored if not one.by_address and not one.finished]:
                     twins.move_score(message, None)
 
     def screening(self, host: str, filter_id: str) -> Screening:
