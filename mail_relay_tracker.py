@@ -1352,7 +1352,8 @@ def parse_cleanup_other(text: str) -> Event:
 def parse_not_taken(text: str) -> Event:
     """`warning: QID: queue file size limit exceeded`: a refusal that no other line tells; any other warning is noise."""
     _, queue_id, why = (text.split(": ", 2) + ["", ""])[:3]
-    return is_queue_id(queue_id) and not_taken(queue_id, why) or IGNORED
+    refusal = not_taken(queue_id, why) if is_queue_id(queue_id) else None
+    return refusal or IGNORED
 
 
 def not_taken(queue_id: str, why: str) -> Event:
@@ -4834,7 +4835,8 @@ def rows_of(message: Message, tracked: DomainFilter) -> List[Row]:
             and all(one.refused for one in message.recipients):
         refused = message.fate is not None and message.fate.status == REJECTED
         stand_in = stand_in_for(message) if not tracked.domains or refused and not message.recipients else None
-        message.recipients += [stand_in] if stand_in else []
+        if stand_in is not None:
+            message.recipients.append(stand_in)
     if message.parent is not None:
         inherit(message)
         number_heirs(message, message.parent, tracked)
@@ -4851,9 +4853,9 @@ def fit(value: Any, limit: int) -> Any:
     """
     if isinstance(value, str):
         return value if len(value) <= limit and is_ascii(value) and "\0" not in value else text_of(value)[:limit]
-    if value is None or not limit:
+    if value is None or not limit or -limit <= value <= limit:
         return value
-    return value if -limit <= value <= limit else limit if value > 0 else -limit
+    return limit if value > 0 else -limit
 
 
 BY_NAME = {column.name: column for column in COLUMNS}
@@ -5394,8 +5396,10 @@ def follow_links(links: List[Link], stored: Stored, recall: Recall) -> List[Mess
             before = child.parent_queue_id, child.parent
             adopt(child, link)
             if (child.parent_queue_id, child.parent) != before:
-                found += [child] if child not in found else []
-                further += heirs_of(child) if child.parent is not None else []
+                if child not in found:
+                    found.append(child)
+                if child.parent is not None:
+                    further += heirs_of(child)
         links = further
         if not links:
             break
