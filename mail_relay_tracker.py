@@ -986,7 +986,7 @@ PORT = "(?::(?:[0-9]+|unknown))?"            # smtpd_client_port_logging; unknow
 CLIENT = r"([^ \[\]]*)\[([^ \[\]]*)\]" + PORT
 REPLY = re.compile(r"(?:([2-5][0-9]{2})(?=[ -]|$)(?:[ -]([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))?|([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))")
 NUMBER = re.compile(r"-?(?=\.?[0-9])[0-9]{0,12}(?:\.[0-9]{0,12})?$")
-# With what lines begin that tell nothing of a mail: those of any daemon; those of its connections.
+# How lines begin that tell nothing of a mail: those of any daemon, and those of one that has connections.
 DAEMON_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "database ")
 PEER_NOISE = DAEMON_NOISE + (
     "connect to ", "process ", "send attr", "using ", "discarding EHLO keywords: ", "Host offered ", "TLS ", "subject_CN=", "SSL3 alert ",
@@ -3715,7 +3715,7 @@ class Scans:
         return known if known is not None and self.memory.now - known.heard <= DISORDER else None
 
     def refuse(self, message: Message, reply: str) -> None:
-        """A filter refused a mail with this reply, or threw it away: it tells the score under its own name for it, before or behind."""
+        """A filter refused a mail with this reply, or threw it away: it has told the score under its own name for it, or will soon."""
         filter_id = filter_id_in(reply)
         if filter_id:
             known = self.screening(message.host, filter_id)
