@@ -3008,11 +3008,6 @@ def mail_key(host: str, message_id: str) -> HostKey:
     return host, message_id_forms(message_id)[1]
 
 
-def original_sender(address: str, rewritten: Callable[[str], Optional[str]]) -> str:
-    """The sender behind an SRS address: by its syntax, else as postsrsd told, else the address itself."""
-    return unwrap_srs(address) or rewritten(address) or address
-
-
 @functools.lru_cache(maxsize=512)
 def split_relay(relay: str) -> Tuple[str, Optional[str], Optional[int]]:
     """Host, address and port of `relay=`; a socket, `none` or a service name stays as logged (trap 9).
@@ -3234,6 +3229,10 @@ class Rewritings:
         """Who is behind an address, if that was told."""
         known = self.told.get(address.lower())
         return known.value if known else None
+
+    def original(self, address: str) -> str:
+        """The sender behind an SRS address: by its syntax, else as postsrsd told, else the address itself."""
+        return unwrap_srs(address) or self.sender(address) or address
 
     def low(self, address: str) -> Optional[int]:
         """The position of the line that told who is behind an address."""
@@ -4146,7 +4145,7 @@ class Correlator(Memory):
         message.envelope_from = sender
         message.original_envelope_from = sender
         if is_srs(sender):
-            message.original_envelope_from = original_sender(sender, self.rewritings.sender)
+            message.original_envelope_from = self.rewritings.original(sender)
             message.needs(self.rewritings.low(sender))
         if message.spf_key is not None:
             self.spf.confirm(message, message.spf_key)
