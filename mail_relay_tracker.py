@@ -1927,7 +1927,7 @@ AMAVIS_MAIL = re.compile(AMAVIS_ADDRESS + " -> (" + AMAVIS_ADDRESS + "(?:," + AM
                          r"(?:, Queue-ID: ([0-9A-Za-z]+))?(?:, Message-ID: <([^>]*|(?:(?!, ).)*)>)?"
                          r"(?:, Resent-Message-ID: <(?:[^>]*|(?:(?!, ).)*)>)?(?:, mail_id: [^ ,]+)?"
                          r"(?:, b: [^ ,]+)?, Hits: (?:-?[0-9]+(?:\.[0-9]+)?\.\.)?(-?[0-9.]+|-)(?:, size: [0-9]+)?(?:, pt: [^ ,]*)?"
-                         r"(?:, queued_as: (?:[^,]* )?([0-9A-Za-z]+)(?![^,]))?")
+                         r"(?:, queued_as: (?:[^,]* )?([0-9A-Za-z]+)(?:/[0-9A-Za-z]+)*(?![^,]))?")     # several: the reply names the first
 AMAVIS_MORE = re.compile(r"\.\.\.$|, Hits: (?:-,|[^ ,]*, tag=)")      # the rest is lost; not scanned; a report
 AMAVIS_SIGNATURE = r"=([^ ,:=]+):([^ ,:=]+)(?:,[^ ,:=]+:[^ ,:=]+)*"       # selector and domain of the first
 AMAVIS_SIGNATURES = "(?:, dkim_sd" + AMAVIS_SIGNATURE + ")?(?:, dkim_new" + AMAVIS_SIGNATURE + ")?, [0-9]+ ms"
@@ -2037,13 +2037,13 @@ def parse_amavis_verdict(text: str) -> Event:
     signed = amavis_dkim(text, chain.end(), hits != "-")
     in_part = action == "Blocked" and "Relayed" in text[text.rfind("{", 0, chain.start()):chain.start()]
     kept_back = recipients if in_part else None
-    if hits == "-":
+    is_spam = category.startswith("SPAM")
+    if hits == "-" and not is_spam:
         told = queue_id and (signed[0] or kept_back)
         return Spam(queue_id, mid, None, None, None, None, child, *signed, kept_back) if told else IGNORED
     tests = AMAVIS_TESTS.findall(text, chain.end())[-1:] if not cut else ()     # the last: a subject, which stands before, may imitate it
     names = ",".join(one.partition("=")[0].strip(" ") for one in tests[0].split(",")) if tests else None
-    status = "Yes" if category.startswith("SPAM") else "No"
-    return Spam(queue_id, mid, status, number(hits), None, names, child, *signed, kept_back, filter_id)
+    return Spam(queue_id, mid, "Yes" if is_spam else "No", number(hits), None, names, child, *signed, kept_back, filter_id)
 
 
 def amavis_names(text: str, place: int) -> List[int]:
