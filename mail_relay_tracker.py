@@ -1759,6 +1759,7 @@ SMF_SPF = re.compile(SMF_OPENING + r"([^ ,]+), fqdn=[^ ,]*, helo=(?:(?!, from=).
 SMF_RESULT = re.compile(SMF_OPENING)
 SPF_CODES = frozenset(("5.7.23", "5.7.24", "4.7.23", "4.7.24"))
 MESSAGE_REJECTED = ": Recipient address rejected: Message "
+NO_SPF_RESULT = ": Recipient address rejected: SPF-Result="         # postfix-policyd-spf-perl, of a name server that failed
 QUOTES = str.maketrans("", "", '"\\')                # what an address bears in its external form alone
 
 
@@ -1859,10 +1860,13 @@ def spf_of_verdict(verdict: Verdict) -> Optional[str]:
     said = verdict.text or ""
     if verdict.dsn in SPF_CODES:
         return spf_of_refusal(verdict.dsn, said)
-    if MESSAGE_REJECTED not in said:        # so most are, and need no closer look
+    if MESSAGE_REJECTED not in said and NO_SPF_RESULT not in said:      # so most are, and need no closer look
         return None
-    opening = "%s %s <%s>%s" % (verdict.code, verdict.dsn, verdict.recipient, MESSAGE_REJECTED)
+    opening = "%s %s <%s>" % (verdict.code, verdict.dsn, verdict.recipient)
     opening, said = opening.translate(QUOTES), said.translate(QUOTES)
+    if said.startswith(opening + NO_SPF_RESULT):
+        return "Temperror"
+    opening += MESSAGE_REJECTED
     return spf_of_words(said[len(opening):].partition(" due to: ")[2]) if said.startswith(opening) else None
 
 
