@@ -2548,6 +2548,7 @@ class Message:
         pickup_sender       the sender as pickup told it
         pending             decisions that fell before it had an ID; they count once its sender is known to be theirs
         front, fronted      the client of the session in front of a before-queue filter; whether that is shown
+        given_up            such a filter refused it, it seems, when it had begun to hand it in
         orig_queue_id       its ID before a content filter, as XFORWARD told it
         parent, past        the message it came from; what the store has of a continuation, for those that come from it
         requeued_as         the ID under which postsuper sent it on
@@ -2565,7 +2566,7 @@ class Message:
         "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "fate", "sweeps", "continued", "queued", "ended",
         "removed", "finished", "probe", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender",
         "peer_ip", "orig_queue_id", "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending",
-        "front", "fronted", "scored", "scanned_until", "called_in", "past", "kept_back", "put_off")
+        "front", "fronted", "scored", "scanned_until", "called_in", "past", "kept_back", "put_off", "given_up")
 
     def __init__(self, host: str, server_hostname: str, queue_id: str, time: int, low: int, continued: bool, now: int = 0) -> None:
         self.host, self.server_hostname, self.queue_id = host, server_hostname, queue_id
@@ -2593,7 +2594,7 @@ class Message:
         self.spf: Optional[Waiting] = None
         self.milter_spf = self.pickup_sender = self.peer_ip = self.orig_queue_id = None  # type: Optional[str]
         self.dkim_weight, self.scanned_until = -1, 0
-        self.exact_score = self.scored = self.fronted = self.put_off = False
+        self.exact_score = self.scored = self.fronted = self.put_off = self.given_up = False
         self.requeued_as = self.mid_key = None      # type: Optional[str]
         self.spf_key: Optional[HostKey] = None
         self.parent: Optional[Message] = None
@@ -4223,8 +4224,16 @@ class Correlator(Memory):
         self._refuse(message, event)
         if event.client_ip is None:         # told by a filter before the queue
             self.scans.refuse(message, event.text or "")
+            if event.stage != "RCPT":       # else the mail may go on to other recipients
+                self._give_up(origin.host, message)
         message.ended = True
         self._finish(message)
+
+    def _give_up(self, host: str, refused: Message) -> None:
+        """What the filter had begun to hand in for that client may be the mail that it refused: it leaves no row of its own, if so."""
+        for begun in [session.message for session in self.sessions.values() if session.message is not None]:
+            if begun.host == host and begun.client_ip == refused.client_ip and was_proxied(begun):
+                begun.given_up = True
 
     def _learn(self, message: Message, event: Union[Verdict, Checked]) -> None:
         """What a decision says of the message by the way."""
@@ -4313,6 +4322,8 @@ class Correlator(Memory):
             message.sweep(Sweep(DELETED, self.time))
         elif event.by == "cleanup":         # what was to be held is not
             message.sweep(Sweep(None, self.time))
+            if was_proxied(message) and message.message_id is None:
+                return                      # its filter's answer, which tells more, may be a moment behind
         self._end(message, removed=True)
 
     # -- deliveries
@@ -4787,9 +4798,11 @@ def is_in_maildrop(message: Message) -> bool:
 
 
 def is_given_up(message: Message) -> bool:
-    """Whether a filter began to hand on a mail of this host, and gave up before its end: the first leg tells what became of it."""
+    """Whether a filter began to hand on a mail, and gave up before its end: the first leg, or the refusal, tells what became of it."""
+    if message.message_id is not None or message.queued:
+        return False
     over = message.ended or message.session is not None and not message.session.live
-    return over and message.orig_queue_id is not None and message.parent is not None and message.message_id is None and not message.queued
+    return message.given_up or over and message.orig_queue_id is not None and message.parent is not None
 
 
 def stand_in_for(message: Message) -> Optional[Recipient]:
