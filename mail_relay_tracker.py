@@ -3901,7 +3901,7 @@ class Correlator(Memory):
             return True
         if age < SPF_WAIT and is_guessed(message) and not message.pending and message.message_id is not None:
             return True                     # which of the waiting results is its own, the sender will tell
-        return is_coming_in(message) or self._may_be_tracked(message)
+        return is_coming_in(message) or self._may_be_tracked(message) and not is_given_up(message)
 
     def _may_be_tracked(self, message: Message) -> bool:
         """Whether a domain filter is set, and a message that began here has not named all its recipients yet, and no tracked one."""
