@@ -568,7 +568,7 @@ class Spam(NamedTuple):
 
     `child`: the ID under which the filter gave the message on. `status` is None where it did not scan, but checked or made signatures.
     `kept_back`: the recipients, as they stand in the line, to whom the filter did not give it on, though to others it did. `filter_id` is
-    its name for one that it refused and of which it knows no queue ID: its answer to Postfix bears that, too.
+    its name for one that it refused, maybe for some only, and of which it knows no queue ID: its answer to Postfix bears that, too.
     """
 
     queue_id: Optional[str]
@@ -1932,6 +1932,7 @@ AMAVIS_MAIL = re.compile(AMAVIS_ADDRESS + " -> (" + AMAVIS_ADDRESS + "(?:," + AM
                          r"(?:, Resent-Message-ID: <(?:[^>]*|(?:(?!, ).)*)>)?(?:, mail_id: [^ ,]+)?"
                          r"(?:, b: [^ ,]+)?, Hits: (?:-?[0-9]+(?:\.[0-9]+)?\.\.)?(-?[0-9.]+|-)(?:, size: [0-9]+)?(?:, pt: [^ ,]*)?"
                          r"(?:, queued_as: (?:[^,]* )?([0-9A-Za-z]+)(?:/[0-9A-Za-z]+)*(?![^,]))?")     # several: the reply names the first
+AMAVIS_KEPT_BACK = ("Discarded", "Bounce", "Rejected", "TempFailed")
 AMAVIS_MORE = re.compile(r"\.\.\.$|, Hits: (?:-,|[^ ,]*, tag=)")      # the rest is lost; not scanned; a report
 AMAVIS_SIGNATURE = r"=([^ ,:=]+):([^ ,:=]+)(?:,[^ ,:=]+:[^ ,:=]+)*"       # selector and domain of the first
 AMAVIS_SIGNATURES = "(?:, dkim_sd" + AMAVIS_SIGNATURE + ")?(?:, dkim_new" + AMAVIS_SIGNATURE + ")?, [0-9]+ ms"
@@ -2034,17 +2035,18 @@ def parse_amavis_verdict(text: str) -> Event:
     recipients, queue_id, mid, hits, child = chain.groups()
     cut = text.endswith("...")              # the next piece is lost: only fields behind which another begins are sure to be whole
     am_id, action, category = found.groups()
-    filter_id = am_id if action == "Blocked" and not (queue_id or child) else None
+    actions = text[text.rfind("{", 0, chain.start()):chain.start()]
+    in_part = "Relayed" in actions and any(word in actions for word in AMAVIS_KEPT_BACK)
+    filter_id = am_id if not queue_id and (in_part or action == "Blocked" and not child) else None
     if not (queue_id or mid or child or filter_id) or cut and not text.startswith(",", chain.end()):
         return IGNORED
     mid = mid and mid.partition(">")[0]     # of several the first, as Postfix has it
     signed = amavis_dkim(text, chain.end(), hits != "-")
-    in_part = action == "Blocked" and "Relayed" in text[text.rfind("{", 0, chain.start()):chain.start()]
-    kept_back = recipients if in_part else None
+    kept_back = recipients if action == "Blocked" and "Relayed" in actions else None
     is_spam = category.startswith("SPAM")
     if hits == "-" and not is_spam:
-        told = queue_id and (signed[0] or kept_back)
-        return Spam(queue_id, mid, None, None, None, None, child, *signed, kept_back) if told else IGNORED
+        told = queue_id and (signed[0] or kept_back) or filter_id and in_part
+        return Spam(queue_id, mid, None, None, None, None, child, *signed, kept_back, filter_id) if told else IGNORED
     tests = AMAVIS_TESTS.findall(text, chain.end())[-1:] if not cut else ()     # the last: a subject, which stands before, may imitate it
     names = ",".join(one.partition("=")[0].strip(" ") for one in tests[0].split(",")) if tests else None
     return Spam(queue_id, mid, "Yes" if is_spam else "No", number(hits), None, names, child, *signed, kept_back, filter_id)
@@ -2814,15 +2816,15 @@ class Screening:
     in quarantine.
 
     `heard`: when the last of it was told, by the log's clock. `low`: the position of the first line. `refused`: the mail itself, once
-    Postfix has told that the filter refused it, or threw it away.
+    Postfix has told that the filter refused it, or threw it away. `given_on`: the same, when it is given on to some of its recipients.
     """
 
-    __slots__ = ("heard", "low", "score", "outcomes", "refused")
+    __slots__ = ("heard", "low", "score", "outcomes", "refused", "given_on")
 
     def __init__(self, low: int) -> None:
         self.heard, self.low = 0, low
         self.score: Optional[ScreenScore] = None
-        self.refused: Optional[Message] = None
+        self.refused = self.given_on = None     # type: Optional[Message]
         self.outcomes: Dict[str, Optional[str]] = {}
 
 
@@ -3102,9 +3104,14 @@ def was_proxied(message: Message) -> bool:
     return message.fronted or message.peer_ip not in (None, message.client_ip) and message.orig_queue_id is None
 
 
+def is_refusal(verdict: Spam) -> bool:
+    """Whether a filter tells of a mail without a queue ID that it refused it, maybe for some of its recipients."""
+    return verdict.filter_id is not None and verdict.child is None
+
+
 def is_of_another(verdict: Spam, message: Message) -> bool:
     """Whether a verdict with a message's Message-ID is about another mail: a filter refused that one, and handed the message in."""
-    return bool(verdict.filter_id) and was_proxied(message)
+    return is_refusal(verdict) and was_proxied(message)
 
 
 def is_guessed(message: Message) -> bool:
@@ -3763,6 +3770,12 @@ def take_verdict(message: Message, verdict: Spam) -> None:
         message.dkim_result = verdict.dkim_result or message.dkim_result
         message.dkim_domain = verdict.dkim_domain or message.dkim_domain
         message.dkim_selector = verdict.dkim_selector or message.dkim_selector
+
+
+def keep_back(message: Message, verdict: Spam) -> None:
+    """Remember to whom a filter does not give a message on, though to others it does."""
+    if verdict.kept_back is not None:
+        message.kept_back += tuple(bare(one[1:-1]) for one in AMAVIS_RECIPIENT.findall(verdict.kept_back))
 
 
 def take_screening(message: Message, known: Screening) -> None:
@@ -4567,22 +4580,30 @@ class Correlator(Memory):
 
     def fold_spam(self, origin: Origin, event: Spam) -> None:
         """A spam verdict with its message's queue ID, or with its Message-ID, or with nothing but the queue ID of what the filter made."""
-        if event.filter_id:
-            told = ScreenScore(event.filter_id, event.status or "No", event.score, event.required, event.tests or "")
-            self.fold_screen_score(origin, told)
-            if not event.message_id:        # its answer to Postfix tells of which mail, and nothing else does
-                return
+        if event.filter_id and self._is_told(origin, event.filter_id, event):
+            return
         queue_id = event.queue_id or (event.child if not event.message_id else None)
         message = self._find(origin, queue_id) if queue_id else \
-            self._scanned(origin, event.message_id or "", event.child, blocked=event.filter_id is not None)
+            self._scanned(origin, event.message_id or "", event.child, blocked=is_refusal(event))
         if message is None or is_of_another(event, message):
             self.scans.offer(origin.host, event, self.position)
             return
         if event.queue_id is None and message.queue_id == event.child:
             self.scans.offer(origin.host, event, self.position)     # of the mail that became this one, perhaps
         take_verdict(message, event)
-        if event.kept_back is not None:
-            message.kept_back += tuple(bare(one[1:-1]) for one in AMAVIS_RECIPIENT.findall(event.kept_back))
+        keep_back(message, event)
+        if event.filter_id and event.child is not None:
+            self.scans.screening(origin.host, event.filter_id).given_on = message
+
+    def _is_told(self, origin: Origin, filter_id: str, event: Spam) -> bool:
+        """Take what a filter tells in its own name for a mail; whether that is all there is to a line."""
+        known = self.scans.screening(origin.host, filter_id)
+        if known.given_on is not None:      # to others, as the line before told
+            keep_back(self.writable(known.given_on), event)
+            return True
+        if is_refusal(event) and event.status is not None:
+            self.fold_screen_score(origin, ScreenScore(filter_id, event.status, event.score, event.required, event.tests or ""))
+        return not (event.message_id or event.child)        # its answer to Postfix tells of which mail, and nothing else does
 
     def fold_screened(self, origin: Origin, event: Screened) -> None:
         """What Proxmox' filter makes of a mail for a recipient: its answer to Postfix, which follows, tells of which mail."""
