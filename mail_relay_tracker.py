@@ -568,7 +568,8 @@ class Spam(NamedTuple):
 
     `child`: the ID under which the filter gave the message on. `status` is None where it did not scan, but checked or made signatures.
     `kept_back`: the recipients, as they stand in the line, to whom the filter did not give it on, though to others it did. `filter_id` is
-    its name for one that it refused, maybe for some only, and of which it knows no queue ID: its answer to Postfix bears that, too.
+    its name for one that it refused, maybe for some only, and of which it knows no queue ID: its answer to Postfix bears that, too;
+    `outcome` is then what became of the mail for these.
     """
 
     queue_id: Optional[str]
@@ -583,6 +584,7 @@ class Spam(NamedTuple):
     dkim_selector: Optional[str] = None
     kept_back: Optional[str] = None
     filter_id: Optional[str] = None
+    outcome: Optional[str] = None
 
 
 class Screened(NamedTuple):
@@ -2035,7 +2037,7 @@ def parse_amavis_verdict(text: str) -> Event:
     recipients, queue_id, mid, hits, child = chain.groups()
     cut = text.endswith("...")              # the next piece is lost: only fields behind which another begins are sure to be whole
     am_id, action, category = found.groups()
-    actions = text[text.rfind("{", 0, chain.start()):chain.start()]
+    actions = text[text.rfind("{", 0, chain.start()):chain.start()].partition("}")[0] + "}"
     in_part = "Relayed" in actions and any(word in actions for word in AMAVIS_KEPT_BACK)
     filter_id = am_id if not queue_id and (in_part or action == "Blocked" and not child) else None
     if not (queue_id or mid or child or filter_id) or cut and not text.startswith(",", chain.end()):
@@ -2043,13 +2045,14 @@ def parse_amavis_verdict(text: str) -> Event:
     mid = mid and mid.partition(">")[0]     # of several the first, as Postfix has it
     signed = amavis_dkim(text, chain.end(), hits != "-")
     kept_back = recipients if action == "Blocked" and "Relayed" in actions else None
+    outcome = "%s %s %s" % (action, category, actions) if kept_back and filter_id else None
     is_spam = category.startswith("SPAM")
     if hits == "-" and not is_spam:
         told = queue_id and (signed[0] or kept_back) or filter_id and in_part
-        return Spam(queue_id, mid, None, None, None, None, child, *signed, kept_back, filter_id) if told else IGNORED
+        return Spam(queue_id, mid, None, None, None, None, child, *signed, kept_back, filter_id, outcome) if told else IGNORED
     tests = AMAVIS_TESTS.findall(text, chain.end())[-1:] if not cut else ()     # the last: a subject, which stands before, may imitate it
     names = ",".join(one.partition("=")[0].strip(" ") for one in tests[0].split(",")) if tests else None
-    return Spam(queue_id, mid, "Yes" if is_spam else "No", number(hits), None, names, child, *signed, kept_back, filter_id)
+    return Spam(queue_id, mid, "Yes" if is_spam else "No", number(hits), None, names, child, *signed, kept_back, filter_id, outcome)
 
 
 def amavis_names(text: str, place: int) -> List[int]:
@@ -3772,12 +3775,6 @@ def take_verdict(message: Message, verdict: Spam) -> None:
         message.dkim_selector = verdict.dkim_selector or message.dkim_selector
 
 
-def keep_back(message: Message, verdict: Spam) -> None:
-    """Remember to whom a filter does not give a message on, though to others it does."""
-    if verdict.kept_back is not None:
-        message.kept_back += tuple(bare(one[1:-1]) for one in AMAVIS_RECIPIENT.findall(verdict.kept_back))
-
-
 def take_screening(message: Message, known: Screening) -> None:
     """Let a message show the score that a filter told."""
     told = known.score
@@ -4591,7 +4588,7 @@ class Correlator(Memory):
         if event.queue_id is None and message.queue_id == event.child:
             self.scans.offer(origin.host, event, self.position)     # of the mail that became this one, perhaps
         take_verdict(message, event)
-        keep_back(message, event)
+        self._keep_back(message, event)
         if event.filter_id and event.child is not None:
             self.scans.screening(origin.host, event.filter_id).given_on = message
 
@@ -4599,11 +4596,22 @@ class Correlator(Memory):
         """Take what a filter tells in its own name for a mail; whether that is all there is to a line."""
         known = self.scans.screening(origin.host, filter_id)
         if known.given_on is not None:      # to others, as the line before told
-            keep_back(self.writable(known.given_on), event)
+            self._keep_back(self.writable(known.given_on), event)
             return True
         if is_refusal(event) and event.status is not None:
             self.fold_screen_score(origin, ScreenScore(filter_id, event.status, event.score, event.required, event.tests or ""))
         return not (event.message_id or event.child)        # its answer to Postfix tells of which mail, and nothing else does
+
+    def _keep_back(self, message: Message, verdict: Spam) -> None:
+        """To some recipients a filter does not give a message on, as the deliveries to it will tell; or, before the queue, nothing else."""
+        kept_back = [one[1:-1] for one in AMAVIS_RECIPIENT.findall(verdict.kept_back or "")]
+        if not was_proxied(message):
+            message.kept_back += tuple(map(bare, kept_back))
+            return
+        for address in kept_back:
+            recipient = self._add(message, address, None, self.time)
+            recipient.relay_status = BOUNCED if "Bounced" in (verdict.outcome or "") else DISCARDED
+            recipient.relay_message = verdict.outcome
 
     def fold_screened(self, origin: Origin, event: Screened) -> None:
         """What Proxmox' filter makes of a mail for a recipient: its answer to Postfix, which follows, tells of which mail."""
