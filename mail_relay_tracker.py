@@ -2787,7 +2787,8 @@ class Connection:
 
 class Context(NamedTuple):
     """Something that later lines refer to. Its `value`: a scan's score, the sender behind an SRS address, the link to a message yet to be
-    born, a message that awaits its SPF result, one that left memory unscanned, or a verdict that no mail in memory claimed.
+    born, a message that awaits its SPF result, one that left memory unscanned, a refusal that a filter may pass on, or a verdict that no
+    mail in memory claimed.
 
     `heard`: when, by the log's clock. `low`: the position of its first line.
     """
@@ -3794,7 +3795,7 @@ class Correlator(Memory):
 
     __slots__ = (
         "queue_timeout", "server_hostname", "filter", "sessions", "spf", "scans", "rewritings", "relays", "pieces", "announced", "due",
-        "serial", "links", "dropped")
+        "serial", "links", "dropped", "turned_away")
 
     def __init__(self, queue_timeout: int, server_hostname: str = "", tracked: Optional[DomainFilter] = None) -> None:
         super().__init__()
@@ -3808,6 +3809,7 @@ class Correlator(Memory):
         self.relays: Dict[str, Connection] = {}             # by process of a delivery agent, or next hop of tlsproxy
         self.pieces: Dict[str, Begun] = {}                  # by process of amavis: the line that it has begun
         self.announced: Dict[HostKey, Context] = {}         # by host and queue ID: the link to a child yet to be born
+        self.turned_away: Dict[Tuple[str, Optional[str], Optional[str]], Context] = {}  # by host, client and sender: what Postfix refused
         self.due: List[Tuple[int, int, Message]] = []       # a heap: when to look whether a message is idle
         self.serial = 0
         self.links: List[Link] = []                         # for the next harvest
@@ -3937,6 +3939,7 @@ class Correlator(Memory):
     def _forget_outdated(self) -> None:
         """Drop what no later line can refer to any more."""
         self.announced = {key: one for key, one in self.announced.items() if self.now - one.heard <= ANNOUNCED_LIFE}
+        self.turned_away = {key: one for key, one in self.turned_away.items() if self.now - one.heard <= DISORDER}
         self.scans.forget_outdated()
         self.spf.forget_outdated()
         if len(self.straddles) > MAX_STRADDLES:
@@ -4201,6 +4204,8 @@ class Correlator(Memory):
             message.put_off = message.put_off or event.stage == "RCPT" and event.judge == "milter" and event.action == "reject"
             if event.action == "reject" or (event.action == "discard" and origin.daemon == "cleanup"):
                 self._end(message)
+            if event.action == "reject" and message.client_ip != message.peer_ip:       # a filter named the client: it will hear of that
+                keep(self.turned_away, (origin.host, message.client_ip, event.envelope_from), Context(event, self.now, self.position))
 
     def _fold_noqueue(self, origin: Origin, event: Verdict) -> None:
         """NOQUEUE: a refusal is a row at once; hold, discard and the like wait for the `client=` of the same process (trap 19)."""
@@ -4212,10 +4217,21 @@ class Correlator(Memory):
         elif event.action == "screen":
             self._fold_proxy_screened(origin, session, event)
         elif event.action == "reject" or event.judge == "proxy":
-            self._fold_refusal(origin, session, event)
+            if not self._fold_passed_on(origin, session, event):
+                self._fold_refusal(origin, session, event)
         else:
             session.pending += (event,)
             session.needs(self.position)
+
+    def _fold_passed_on(self, origin: Origin, session: Session, event: Verdict) -> bool:
+        """Whether a before-queue filter but passes on what Postfix behind it answered, which has an ID there: one mail is refused once."""
+        key = origin.host, session.client_ip, event.envelope_from
+        known = self.turned_away.get(key) if event.client_ip is None else None
+        if known is None or self.now - known.heard > DISORDER or known.value.text not in (event.text or ""):
+            return False
+        del self.turned_away[key]
+        self.fold_proxied(origin, Proxied(known.value.queue_id, event.envelope_from, event.protocol, event.helo))
+        return True
 
     def _fold_refusal(self, origin: Origin, session: Session, event: Verdict) -> None:
         """A mail that was turned away before it had a queue ID: a message of its own, over at once."""
