@@ -4227,7 +4227,9 @@ class Correlator(Memory):
         """Whether a before-queue filter but passes on what Postfix behind it answered, which has an ID there: one mail is refused once."""
         key = origin.host, session.client_ip, event.envelope_from
         known = self.turned_away.get(key) if event.client_ip is None else None
-        if known is None or self.now - known.heard > DISORDER or known.value.text not in (event.text or ""):
+        if known is None or self.now - known.heard > DISORDER:
+            return False
+        if not known.value.text or known.value.text not in (event.text or ""):
             return False
         del self.turned_away[key]
         self.fold_proxied(origin, Proxied(known.value.queue_id, event.envelope_from, event.protocol, event.helo))
