@@ -3809,7 +3809,7 @@ class Correlator(Memory):
         self.relays: Dict[str, Connection] = {}             # by process of a delivery agent, or next hop of tlsproxy
         self.pieces: Dict[str, Begun] = {}                  # by process of amavis: the line that it has begun
         self.announced: Dict[HostKey, Context] = {}         # by host and queue ID: the link to a child yet to be born
-        self.turned_away: Dict[Tuple[str, Optional[str], Optional[str]], Context] = {}  # by host, client and sender: what Postfix refused
+        self.turned_away: Dict[Tuple[str, Optional[str], Optional[str]], List[Context]] = {}    # by host, client and sender: refusals
         self.due: List[Tuple[int, int, Message]] = []       # a heap: when to look whether a message is idle
         self.serial = 0
         self.links: List[Link] = []                         # for the next harvest
@@ -3939,7 +3939,7 @@ class Correlator(Memory):
     def _forget_outdated(self) -> None:
         """Drop what no later line can refer to any more."""
         self.announced = {key: one for key, one in self.announced.items() if self.now - one.heard <= ANNOUNCED_LIFE}
-        self.turned_away = {key: one for key, one in self.turned_away.items() if self.now - one.heard <= DISORDER}
+        self.turned_away = {key: ones for key, ones in self.turned_away.items() if ones and self.now - ones[-1].heard <= DISORDER}
         self.scans.forget_outdated()
         self.spf.forget_outdated()
         if len(self.straddles) > MAX_STRADDLES:
@@ -4204,8 +4204,8 @@ class Correlator(Memory):
             message.put_off = message.put_off or event.stage == "RCPT" and event.judge == "milter" and event.action == "reject"
             if event.action == "reject" or (event.action == "discard" and origin.daemon == "cleanup"):
                 self._end(message)
-            if event.action == "reject" and message.client_ip != message.peer_ip:       # a filter named the client: it will hear of that
-                keep(self.turned_away, (origin.host, message.client_ip, event.envelope_from), Context(event, self.now, self.position))
+            if event.action == "reject" and was_proxied(message):
+                self._turn_away(message, event)
 
     def _fold_noqueue(self, origin: Origin, event: Verdict) -> None:
         """NOQUEUE: a refusal is a row at once; hold, discard and the like wait for the `client=` of the same process (trap 19)."""
@@ -4223,15 +4223,24 @@ class Correlator(Memory):
             session.pending += (event,)
             session.needs(self.position)
 
+    def _turn_away(self, message: Message, event: Verdict) -> None:
+        """Keep a refusal of what a before-queue filter handed in: it may pass that on. Of one sender it may have several mails at once."""
+        key = message.host, message.client_ip, event.envelope_from
+        refusals = self.turned_away.pop(key, [])
+        refusals.append(Context(event, self.now, self.position))
+        del refusals[:-MAX_WAITING]
+        keep(self.turned_away, key, refusals)
+
     def _fold_passed_on(self, origin: Origin, session: Session, event: Verdict) -> bool:
         """Whether a before-queue filter but passes on what Postfix behind it answered, which has an ID there: one mail is refused once."""
-        key = origin.host, session.client_ip, event.envelope_from
-        known = self.turned_away.get(key) if event.client_ip is None else None
-        if known is None or self.now - known.heard > DISORDER:
+        refusals = self.turned_away.get((origin.host, session.client_ip, event.envelope_from)) if event.client_ip is None else None
+        if not refusals:
             return False
-        if not known.value.text or known.value.text not in (event.text or ""):
+        meant = [one for one in refusals if self.now - one.heard <= DISORDER and one.value.text and one.value.text in (event.text or "")]
+        known = min(meant, key=lambda one: one.value.recipient != event.recipient, default=None)
+        if known is None:
             return False
-        del self.turned_away[key]
+        refusals.remove(known)
         self.fold_proxied(origin, Proxied(known.value.queue_id, event.envelope_from, event.protocol, event.helo))
         return True
 
@@ -4351,7 +4360,8 @@ class Correlator(Memory):
         elif event.by == "cleanup":         # what was to be held is not
             message.sweep(Sweep(None, self.time))
             if was_proxied(message) and message.message_id is None:
-                return                      # its filter's answer, which tells more, may be a moment behind
+                message.removed = True      # but not over: its filter's answer, which tells more, may be a moment behind
+                return
         self._end(message, removed=True)
 
     # -- deliveries
