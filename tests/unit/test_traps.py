@@ -533,6 +533,12 @@ class Lines(Case):
         discarded = [checked("discard"), canceled.replace("canceled", "discarded")]
         self.assertEqual(self.row(client(), message_id(), *discarded).relay_status, "discarded")
 
+    def test_trap_37_what_a_before_queue_filter_began_to_hand_in_gives_its_id_back_too(self):
+        begun = client(peer="localhost[127.0.0.1]", more=", orig_client=" + SESSION)
+        bounce = [message_id(value="<20261120100000.%s@mx>" % ID), active(sender=""), delivery(), removed()]
+        gone, sent = Replay(log(begun, "postfix/cleanup[12]: %s: removed (canceled)" % ID, *bounce)).whole()
+        self.assertEqual((gone.relay_status, sent.relay_status, sent.client_ip), ("incomplete", "sent", None))
+
     def test_trap_37_the_tail_is_matched_exactly(self):
         for program, text in (("qmgr", "removed (canceled)"), ("qmgr", "removed by hand"), ("postsuper", "removed (canceled)")):
             self.assertNotIsInstance(event_of("postfix/%s: %s: %s" % (program, ID, text)), tracker.Removed)
