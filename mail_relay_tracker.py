@@ -49,7 +49,8 @@ GLOSSARY
     crowd           what one client has under way, its SPF results yet to be told apart; or twins
     twins           messages with one Message-ID, whose scores are yet to be told apart
     low water       the position of the first line still needed to rebuild what is in memory
-    straddle        a stretch of the log that is read again as a whole or not at all: a crowd was under way in it
+    straddle        a stretch of the log that is read again as a whole or not at all: a crowd was under way in it, or a mail that
+                    Postfix behind a before-queue filter had begun to take in when the client heard that it is refused
     harvest         messages that are ready for the store
     settle          to make rows of a harvest, with what the store has of it
     witness         a digest of some bytes of a file, by which it is known again whatever its name
@@ -2758,7 +2759,7 @@ class ClientCrowd(Crowd):
 
 
 class Straddle(NamedTuple):
-    """From `low` to `high`, positions, a crowd was under way that began at `since`. Straddles are kept in order of `high`."""
+    """From `low` to `high`, positions, something was under way that began at `since`. Straddles are kept in order of `high`."""
 
     high: int
     low: int
@@ -3167,7 +3168,7 @@ class Memory:
     `time` is the stamp of the line at hand, for the rows; `now` is the newest stamp of all, and never steps back: whatever waits is
     measured by it, so a host whose clock is behind loses nothing. `position` and `file_start` are where the line and its file begin;
     `turn` tells the repetitions of a line apart when they are more than it has bytes. `open_by_host`: the open messages of each host, by
-    queue ID. `finished`: those for the next harvest. `straddles`: crowds that are over, but still to be read as a whole.
+    queue ID. `finished`: those for the next harvest. `straddles`: what is over, but still to be read as a whole.
     """
 
     __slots__ = ("now", "time", "position", "file_start", "turn", "open_by_host", "open_count", "finished", "straddles")
@@ -3210,8 +3211,12 @@ class Memory:
     def disperse(self, crowd: Crowd) -> None:
         """A crowd is over; its lines are still to be read together."""
         if crowd.size > PAIR:
-            bisect.insort(self.straddles, Straddle(crowd.high, crowd.low, crowd.since))
-            del self.straddles[:-MAX_CONTEXTS]
+            self.keep_together(Straddle(crowd.high, crowd.low, crowd.since))
+
+    def keep_together(self, lines: Straddle) -> None:
+        """Some lines are to be read again as a whole, if at all."""
+        bisect.insort(self.straddles, lines)
+        del self.straddles[:-MAX_CONTEXTS]
 
     def whole_from(self, low: int) -> int:
         """The position from which to read when the line at `low` is needed, for reading must not begin in the midst of a crowd.
@@ -4227,7 +4232,7 @@ class Correlator(Memory):
         """Keep a refusal of what a before-queue filter handed in: it may pass that on. Of one sender it may have several mails at once."""
         key = message.host, message.client_ip, event.envelope_from
         refusals = self.turned_away.pop(key, [])
-        refusals.append(Context(event, self.now, self.position))
+        refusals.append(Context(event, self.now, message.low))
         del refusals[:-MAX_WAITING]
         keep(self.turned_away, key, refusals)
 
@@ -4242,6 +4247,7 @@ class Correlator(Memory):
             return False
         refusals.remove(known)
         self.fold_proxied(origin, Proxied(known.value.queue_id, event.envelope_from, event.protocol, event.helo))
+        self.keep_together(Straddle(self.position, known.low if session.low is None else min(known.low, session.low), session.started))
         return True
 
     def _fold_refusal(self, origin: Origin, session: Session, event: Verdict) -> None:
@@ -4262,15 +4268,16 @@ class Correlator(Memory):
         if event.client_ip is None:         # told by a filter before the queue
             self.scans.refuse(message, event.text or "")
             if event.stage != "RCPT":       # else the mail may go on to other recipients
-                self._give_up(origin.host, message)
+                self._give_up(session, message)
         message.ended = True
         self._finish(message)
 
-    def _give_up(self, host: str, refused: Message) -> None:
+    def _give_up(self, session: Session, refused: Message) -> None:
         """What the filter had begun to hand in for that client may be the mail that it refused: it leaves no row of its own, if so."""
-        for begun in [session.message for session in self.sessions.values() if session.message is not None]:
-            if begun.host == host and begun.client_ip == refused.client_ip and was_proxied(begun):
+        for begun in [one.message for one in self.sessions.values() if one.message is not None]:
+            if begun.host == refused.host and begun.client_ip == refused.client_ip and was_proxied(begun):
                 begun.given_up = True
+                self.keep_together(Straddle(self.position, min(begun.low, refused.low), session.started))
 
     def _learn(self, message: Message, event: Union[Verdict, Checked]) -> None:
         """What a decision says of the message by the way."""
