@@ -3109,6 +3109,11 @@ def was_proxied(message: Message) -> bool:
     return message.fronted or message.peer_ip not in (None, message.client_ip) and message.orig_queue_id is None
 
 
+def is_begun(message: Message) -> bool:
+    """Whether a before-queue filter has begun to hand a message in, and nobody has told yet what became of it."""
+    return message.message_id is None and not message.queued and not message.finished and was_proxied(message)
+
+
 def is_refusal(verdict: Spam) -> bool:
     """Whether a filter tells of a mail without a queue ID that it refused it, maybe for some of its recipients."""
     return verdict.filter_id is not None and verdict.child is None
@@ -3918,6 +3923,8 @@ class Correlator(Memory):
             return True
         if age < SPF_WAIT and is_guessed(message) and not message.pending and message.message_id is not None:
             return True                     # which of the waiting results is its own, the sender will tell
+        if self.now - message.heard <= DISORDER and is_begun(message):
+            return True                     # the answer of its filter, which tells more, may be a moment behind
         return is_coming_in(message) or self._may_be_tracked(message) and not is_given_up(message)
 
     def _may_be_tracked(self, message: Message) -> bool:
@@ -4274,8 +4281,8 @@ class Correlator(Memory):
 
     def _give_up(self, session: Session, refused: Message) -> None:
         """What the filter had begun to hand in for that client may be the mail that it refused: it leaves no row of its own, if so."""
-        for begun in [one.message for one in self.sessions.values() if one.message is not None]:
-            if begun.host == refused.host and begun.client_ip == refused.client_ip and was_proxied(begun):
+        for begun in self.open_by_host.get(refused.host, {}).values():
+            if begun.client_ip == refused.client_ip and is_begun(begun):
                 begun.given_up = True
                 self.keep_together(Straddle(self.position, min(begun.low, refused.low), session.started))
 
