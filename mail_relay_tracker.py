@@ -3805,7 +3805,7 @@ class Correlator(Memory):
 
     __slots__ = (
         "queue_timeout", "server_hostname", "filter", "sessions", "spf", "scans", "rewritings", "relays", "pieces", "announced", "due",
-        "serial", "links", "dropped", "turned_away")
+        "serial", "links", "dropped", "handed_in", "turned_away")
 
     def __init__(self, queue_timeout: int, server_hostname: str = "", tracked: Optional[DomainFilter] = None) -> None:
         super().__init__()
@@ -3819,6 +3819,7 @@ class Correlator(Memory):
         self.relays: Dict[str, Connection] = {}             # by process of a delivery agent, or next hop of tlsproxy
         self.pieces: Dict[str, Begun] = {}                  # by process of amavis: the line that it has begun
         self.announced: Dict[HostKey, Context] = {}         # by host and queue ID: the link to a child yet to be born
+        self.handed_in: Dict[HostKey, List[Message]] = {}   # by host and client: what a before-queue filter has begun to hand in
         self.turned_away: Dict[Tuple[str, Optional[str], Optional[str]], List[Context]] = {}    # by host, client and sender: refusals
         self.due: List[Tuple[int, int, Message]] = []       # a heap: when to look whether a message is idle
         self.serial = 0
@@ -3923,9 +3924,13 @@ class Correlator(Memory):
             return True
         if age < SPF_WAIT and is_guessed(message) and not message.pending and message.message_id is not None:
             return True                     # which of the waiting results is its own, the sender will tell
-        if self.now - message.heard <= DISORDER and is_begun(message):
-            return True                     # the answer of its filter, which tells more, may be a moment behind
-        return is_coming_in(message) or self._may_be_tracked(message) and not is_given_up(message)
+        if is_coming_in(message) or self._awaits_answer(message):
+            return True
+        return self._may_be_tracked(message) and not is_given_up(message)
+
+    def _awaits_answer(self, message: Message) -> bool:
+        """Whether a before-queue filter, which tells more, may still refuse what it has begun to hand in: its answer may be late."""
+        return is_begun(message) and (is_coming_in(message) or self.now - message.heard <= DISORDER)
 
     def _may_be_tracked(self, message: Message) -> bool:
         """Whether a domain filter is set, and a message that began here has not named all its recipients yet, and no tracked one."""
@@ -3951,6 +3956,8 @@ class Correlator(Memory):
     def _forget_outdated(self) -> None:
         """Drop what no later line can refer to any more."""
         self.announced = {key: one for key, one in self.announced.items() if self.now - one.heard <= ANNOUNCED_LIFE}
+        awaited = {key: [one for one in ones if self._awaits_answer(one)] for key, ones in self.handed_in.items()}
+        self.handed_in = {key: ones for key, ones in awaited.items() if ones}
         self.turned_away = {key: ones for key, ones in self.turned_away.items() if ones and self.now - ones[-1].heard <= DISORDER}
         self.scans.forget_outdated()
         self.spf.forget_outdated()
@@ -4048,6 +4055,8 @@ class Correlator(Memory):
         message = session.message
         if message is None or message.queued or message.ended:
             return
+        if is_begun(message):
+            message.heard = self.now        # from now on the answer of its filter is awaited
         if message.message_id is None:      # cleanup saw no header of it: it is not on hold, there is nothing of it
             self._judge_pending(message)
             message.sweep(Sweep(None, self.time))
@@ -4119,13 +4128,15 @@ class Correlator(Memory):
             self._judge(message, verdict, self.time)
 
     def _take_xforward(self, origin: Origin, message: Message, event: Client) -> None:
-        """What a content filter told by XFORWARD: the client and the queue ID that the message had before."""
+        """What a content filter told by XFORWARD: the client and the queue ID that the message had before, if it had one."""
         if event.orig_hostname and event.orig_ip and event.orig_ip != "unknown":
             message.client_hostname, message.client_ip = event.orig_hostname, event.orig_ip
             message.client_tls = None       # that was the filter's
         if event.orig_queue_id:
             message.orig_queue_id = message.parent_queue_id = event.orig_queue_id
             message.parent = origin.open.get(event.orig_queue_id)
+        if was_proxied(message):
+            self.handed_in.setdefault(client_key(message.host, message.client_ip), []).append(message)
 
     def fold_message_id(self, origin: Origin, event: MessageId) -> None:
         """`message-id=`: a birth when its ID is over or unknown (bounces, local forwards).
@@ -4281,8 +4292,8 @@ class Correlator(Memory):
 
     def _give_up(self, session: Session, refused: Message) -> None:
         """What the filter had begun to hand in for that client may be the mail that it refused: it leaves no row of its own, if so."""
-        for begun in self.open_by_host.get(refused.host, {}).values():
-            if begun.client_ip == refused.client_ip and is_begun(begun):
+        for begun in self.handed_in.pop(client_key(refused.host, refused.client_ip), ()):
+            if self._awaits_answer(begun):
                 begun.given_up = True
                 self.keep_together(Straddle(self.position, min(begun.low, refused.low), session.started))
 
