@@ -4265,6 +4265,7 @@ class Correlator(Memory):
             return False
         refusals.remove(known)
         self.fold_proxied(origin, Proxied(known.value.queue_id, event.envelope_from, event.protocol, event.helo))
+        self.scans.refuse(self._find(origin, known.value.queue_id), event.text or "")
         self.keep_together(Straddle(self.position, known.low if session.low is None else min(known.low, session.low), session.started))
         return True
 
