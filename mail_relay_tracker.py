@@ -157,7 +157,7 @@ BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, wh
 MAX_OPEN = 30000                    # open messages; the oldest are written and forgotten beyond that
 MAX_CONTEXTS = 20000                # sessions, TLS connections, waiting results, SRS pairs: each table
 MAX_STRADDLES = 500                 # beyond that, those that nobody needs any more are dropped
-MAX_WAITING = 1000                  # SPF results of one client, verdicts on one Message-ID
+MAX_WAITING = 1000                  # SPF results of one client, verdicts on one Message-ID, refusals of one sender
 MAX_ORIGINS = 6000                  # cached line prefixes ("host program[pid]")
 MAX_PROGRAMS = 500                  # programs with counters of their own
 MAX_GENERATIONS = 10                # messages of which one came from the other, found in the store
@@ -3167,6 +3167,14 @@ def keep(contexts: Dict[Any, Any], key: Any, value: Any) -> None:
             del contexts[old]
 
 
+def keep_beside(contexts: Dict[Any, List[Any]], key: Any, value: Any) -> None:
+    """Put something beside what is kept under its key, of which the newest stay."""
+    values = contexts.get(key, [])
+    values.append(value)
+    del values[:-MAX_WAITING]
+    keep(contexts, key, values)
+
+
 class Memory:
     """The messages in memory, and where the log stands: what the parts of the correlator share.
 
@@ -3693,10 +3701,7 @@ class Scans:
         """Keep a verdict on a mail that is not in memory: of one that is tried again only its rows tell the Message-ID."""
         key = mail_key(host, verdict.message_id or "")
         if key[1]:
-            verdicts = self.unclaimed.get(key, [])
-            verdicts.append(Context(verdict, self.memory.now, low))
-            del verdicts[:-MAX_WAITING]
-            keep(self.unclaimed, key, verdicts)
+            keep_beside(self.unclaimed, key, Context(verdict, self.memory.now, low))
 
     def _twins_of(self, message: Message) -> Optional[Twins]:
         return self.twins.get((message.host, message.mid_key or ""))
@@ -4248,11 +4253,7 @@ class Correlator(Memory):
 
     def _turn_away(self, message: Message, event: Verdict) -> None:
         """Keep a refusal of what a before-queue filter handed in: it may pass that on. Of one sender it may have several mails at once."""
-        key = message.host, message.client_ip, event.envelope_from
-        refusals = self.turned_away.pop(key, [])
-        refusals.append(Context(event, self.now, message.low))
-        del refusals[:-MAX_WAITING]
-        keep(self.turned_away, key, refusals)
+        keep_beside(self.turned_away, (message.host, message.client_ip, event.envelope_from), Context(event, self.now, message.low))
 
     def _fold_passed_on(self, origin: Origin, session: Session, event: Verdict) -> bool:
         """Whether a before-queue filter but passes on what Postfix behind it answered, which has an ID there: one mail is refused once."""
@@ -4265,8 +4266,9 @@ class Correlator(Memory):
             return False
         refusals.remove(known)
         self.fold_proxied(origin, Proxied(known.value.queue_id, event.envelope_from, event.protocol, event.helo))
-        self.scans.refuse(self._find(origin, known.value.queue_id), event.text or "")
-        self.keep_together(Straddle(self.position, known.low if session.low is None else min(known.low, session.low), session.started))
+        message = self._find(origin, known.value.queue_id)
+        self.scans.refuse(message, event.text or "")
+        self.keep_together(Straddle(self.position, min(known.low, message.low), session.started))
         return True
 
     def _fold_refusal(self, origin: Origin, session: Session, event: Verdict) -> None:
@@ -6044,6 +6046,7 @@ class SqliteStore(Store):
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.folder = os.path.dirname(path) or "."
         self.name = "SQLite file %s" % path
         self.connection: Any = None
         self.identity: List[Optional[Tuple[int, int]]] = []
@@ -6154,7 +6157,7 @@ class SqliteStore(Store):
             return RowRefused(text)
         if "readonly" in text or "unable to open" in text and self._is_denied():
             rights = "make it and its directory writable for user %s" % user_name()
-            remedy = READ_ONLY_REMEDY if is_mounted_read_only(self._folder()) else rights
+            remedy = READ_ONLY_REMEDY if is_mounted_read_only(self.folder) else rights
             return StoreRefused("%s: %s: %s, or set [database] database" % (self.name, text, remedy))
         kind, remedy = next(((kind, remedy) for words, kind, remedy in SQLITE_WORDED if words in text), (StoreGone, ""))
         return kind("%s: %s: %s" % (self.name, text, remedy) if remedy else "%s: %s" % (self.name, text))
@@ -6166,12 +6169,9 @@ class SqliteStore(Store):
         path = self.path and os.path.realpath(self.path)        # SQLite follows links before it puts the second beside the first
         return [identity_of(path + ending) for ending in ("", "-wal")] if path else []
 
-    def _folder(self) -> str:
-        return os.path.dirname(self.path) or "."
-
     def _is_denied(self) -> bool:
         """Whether there is a file, or a folder for one, that this user may not open."""
-        denied = [path for path, needed in ((self.path, os.R_OK | os.W_OK), (self._folder(), os.W_OK | os.X_OK))
+        denied = [path for path, needed in ((self.path, os.R_OK | os.W_OK), (self.folder, os.W_OK | os.X_OK))
                   if os.path.exists(path) and not os.access(path, needed)]
         return bool(denied) and not os.path.isdir(self.path)
 
@@ -8945,9 +8945,8 @@ def check_database(config: Config) -> str:
     """The database answers, the table has all columns and takes rows."""
     store = make_store(config)
     if isinstance(store, SqliteStore) and not os.path.exists(store.path):
-        folder = os.path.dirname(store.path) or "."
-        if not os.access(folder, os.W_OK):
-            raise ConfigError("%s: cannot write to %s: create it, writable for user %s" % (store.name, folder, user_name()))
+        if not os.access(store.folder, os.W_OK):
+            raise ConfigError("%s: cannot write to %s: create it, writable for user %s" % (store.name, store.folder, user_name()))
         return "%s, to be made" % store.name
     store.connect()
     store.rehearse()
@@ -9004,11 +9003,11 @@ def is_journal(stream: Optional[TextIO]) -> bool:
     return status is not None and os.environ.get("JOURNAL_STREAM") == "%d:%d" % (status.st_dev, status.st_ino)
 
 
-def addressed(text: str, level: int, stream: Optional[TextIO]) -> str:
+def addressed(text: str, level: int, to_journal: bool) -> str:
     """A message as its reader takes it: the journal names the program itself, and is told how severe each line is (sd-daemon(3)), so that
     `journalctl -p warning` shows what is to be mended.
     """
-    opening = "<%d>" % PRIORITIES[level] if is_journal(stream) else "mail_relay_tracker: "
+    opening = "<%d>" % PRIORITIES[level] if to_journal else "mail_relay_tracker: "
     return opening + text.replace("\n", "\n" + opening)
 
 
@@ -9017,11 +9016,11 @@ class Addressed(logging.Formatter):
 
     def __init__(self, stream: Optional[TextIO]) -> None:
         super().__init__("%(levelname)s: %(message)s")
-        self.stream = stream
+        self.to_journal = is_journal(stream)
 
     def format(self, record: logging.LogRecord) -> str:
         """The message behind its level."""
-        return addressed(super().format(record), record.levelno, self.stream)
+        return addressed(super().format(record), record.levelno, self.to_journal)
 
 
 def log_to(stream: Optional[TextIO], level: int) -> None:
@@ -9056,7 +9055,7 @@ def complain(text: str, code: int) -> int:
     """Tell what is wrong in one line, if anybody still listens; returns the exit code."""
     try:
         if sys.stderr is not None:
-            print(addressed(text, logging.ERROR, sys.stderr), file=sys.stderr)
+            print(addressed(text, logging.ERROR, is_journal(sys.stderr)), file=sys.stderr)
     except OSError:                         # its reader is gone, or its disk is full: the exit code tells all the same
         silence(2)
     return code
