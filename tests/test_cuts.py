@@ -24,7 +24,7 @@ from conftest import ROOT, Command
 from test_follow import Live, stamp
 
 import mail_relay_tracker as tracker
-from tests.unit.replay import Replay, traditional
+from tests.unit.replay import Replay, read_story, traditional
 
 STRETCH = 3000                      # of the corpus, its first lines
 KILLS = int(os.environ.get("KILLS", "110"))
@@ -101,8 +101,7 @@ def logs(recorded):
 def every_story():
     """(name, lines, settings) of every story."""
     for path in sorted((ROOT / "tests" / "stories").glob("*/expected.json")):
-        lines = (path.parent / "input.log").read_bytes().decode("latin-1").splitlines()
-        yield path.parent.name, lines, json.loads(path.read_text(encoding="utf-8")).get("settings", {})
+        yield (path.parent.name, *read_story(path))
 
 
 STORIES = list(every_story())

@@ -7,7 +7,6 @@ the attack. AMBIGUOUS lists the places whose format cannot be read with certaint
 """
 import functools
 import itertools
-import json
 import re
 import urllib.parse
 from typing import Callable, NamedTuple, Optional, Pattern
@@ -16,7 +15,7 @@ from unittest import mock
 import pytest
 from conftest import ROOT
 
-from tests.unit.replay import PRESENT, Replay, event_of, tracker
+from tests.unit.replay import PRESENT, Replay, event_of, read_story, tracker
 from tests.unit.test_samples import ALL, outcome_of_text
 
 DOMAIN = "@stranger.example"
@@ -803,8 +802,8 @@ def odd_columns(found, expected, kind, attack):
 
 @pytest.mark.parametrize("path", STORIES, ids=[path.parent.name for path in STORIES])
 def test_stories_told_by_strangers_have_the_same_rows(path):
-    settings = {**json.loads(path.read_text(encoding="utf-8")).get("settings", {}), "track_domains": ()}
-    lines = (path.parent / "input.log").read_bytes().decode("latin-1").splitlines()
+    lines, settings = read_story(path)
+    settings = {**settings, "track_domains": ()}
     for number, (kind, value) in enumerate(names_in(lines)):
         plain = nameless(Replay([retold(line, kind, value, HARMLESS) for line in lines], **settings).whole())
         for attack in suitable(ATTACKS[number % 311::311], kind, value, lines):

@@ -8,7 +8,6 @@ import calendar
 import errno
 import gzip
 import io
-import json
 import os
 import pathlib
 import tempfile
@@ -19,7 +18,7 @@ import pytest
 from conftest import ROOT, Command
 from test_corpus import comparable, rows_of
 from test_follow import message
-from tests.unit.replay import PRESENT, Replay, rough, told, tracker
+from tests.unit.replay import PRESENT, Replay, read_story, rough, told, tracker
 from tests.unit.test_stories import STORIES
 
 SECOND = tracker.SECOND
@@ -157,8 +156,7 @@ def test_every_story_tells_the_same_when_its_lines_change_between_two_forms(zone
     """Also however it is read, but where two decisions on one recipient fall into one second and one stamp has no fraction."""
     zone(name)
     for path in STORIES:
-        lines = (path.parent / "input.log").read_bytes().decode("latin-1").splitlines()
-        settings = json.loads(path.read_text(encoding="utf-8")).get("settings", {})
+        lines, settings = read_story(path)
         mixed = alternately(lines, first)
         assert mixed != lines
         replay = Replay(mixed, **settings)

@@ -1,5 +1,7 @@
 """Run log lines through the tracker as the daemon would: in one go, or cut anywhere and restarted from the saved position."""
 import bisect
+import functools
+import json
 import os
 import pathlib
 import re
@@ -20,6 +22,13 @@ ISO_STAMP = re.compile(r"2026-11-(\d\d)T(\d\d:\d\d:\d\d)\.\d+\+00:00 ")
 def traditional(lines):
     """The same lines with RFC 3164 stamps."""
     return [ISO_STAMP.sub(lambda found: "Nov %2d %s " % (int(found.group(1)), found.group(2)), line) for line in lines]
+
+
+@functools.lru_cache(None)
+def read_story(path):
+    """(lines, settings) of the story that this expected.json is of; they are not to be changed."""
+    lines = (path.parent / "input.log").read_bytes().decode("latin-1").splitlines()
+    return lines, json.loads(path.read_text(encoding="utf-8")).get("settings", {})
 
 
 def event_of(line):

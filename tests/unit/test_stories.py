@@ -10,7 +10,7 @@ import json
 import re
 import unittest
 
-from tests.unit.replay import ROOT, Replay, rough, told, tracker, traditional
+from tests.unit.replay import ROOT, Replay, read_story, rough, told, tracker, traditional
 
 STORIES = sorted((ROOT / "tests" / "stories").glob("*/expected.json"))
 NAMED_OR_EMPTY = (
@@ -26,13 +26,13 @@ class Stories(unittest.TestCase):
 
     def tell(self, path):
         """Run a story in every way."""
-        expected = json.loads(path.read_text(encoding="utf-8"))
-        lines = (path.parent / "input.log").read_bytes().decode("latin-1").splitlines()
+        expected = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        lines, settings = read_story(path)
         for form in (lines, traditional(lines)):
-            replay = Replay(form, **expected.get("settings", {}))
+            replay = Replay(form, **settings)
             rows = replay.whole()
-            self.assertEqual(len(rows), len(expected["rows"]), "\n".join(map(tracker.row_json, rows)))
-            for row, columns in zip(self.ordered(rows), expected["rows"]):
+            self.assertEqual(len(rows), len(expected), "\n".join(map(tracker.row_json, rows)))
+            for row, columns in zip(self.ordered(rows), expected):
                 found = json.loads(tracker.row_json(row))
                 found.update((name, found[name][:19]) for name in tracker.TIMES)
                 self.assertEqual({column: found[column] for column in columns}, columns)
@@ -43,7 +43,7 @@ class Stories(unittest.TestCase):
                 self.assertEqual(replay.cut(place), rows, "cut before line %d" % (place + 1))
             self.assertEqual(replay.cut(*range(1, len(lines))), rows, "cut before every line")
             self.assertEqual(replay.cut(len(lines), rhythm=1), rows, "written after every line")
-        self.assertEqual(rough(Replay(lines, **expected.get("settings", {})).whole()), rough(rows), "the two forms")
+        self.assertEqual(rough(Replay(lines, **settings).whole()), rough(rows), "the two forms")
 
     @staticmethod
     def ordered(rows):
@@ -196,16 +196,9 @@ WRITERS = {
 
 
 @functools.lru_cache(None)
-def settings_and_lines(path):
-    """A story's settings, and its lines as they stand in its folder."""
-    settings = json.loads(path.read_text(encoding="utf-8")).get("settings", {})
-    return settings, (path.parent / "input.log").read_bytes().decode("latin-1").splitlines()
-
-
-@functools.lru_cache(None)
 def wanted_rows(path):
     """What every writer's form of a story is to make."""
-    settings, lines = settings_and_lines(path)
+    lines, settings = read_story(path)
     return rough(Replay(with_stamps("%Y-%m-%dT%H:%M:%S.%f+00:00")(lines), **settings).whole())
 
 
@@ -215,7 +208,7 @@ class Writers(unittest.TestCase):
     def check_of_one_host(self, write, suits):
         """A story of one host, the lines of which suit, makes the same rows, but for that host's name."""
         for path in STORIES:
-            settings, lines = settings_and_lines(path)
+            lines, settings = read_story(path)
             settings = dict(settings, server_hostname="mx")
             if len({line.split(" ")[1] for line in lines}) == 1 and all(map(suits, lines)):
                 found, wanted = (rough(Replay(form, **settings).whole()) for form in ([write(line) for line in lines], lines))
@@ -231,7 +224,7 @@ class Writers(unittest.TestCase):
         """Every story as this writer has it makes the same rows, but for fractions of a second and NOQUEUE digits."""
         other = {}
         for path in STORIES:
-            settings, lines = settings_and_lines(path)
+            lines, settings = read_story(path)
             if writer.__qualname__.startswith(("rfc5424", "behind")) and any(LINE.match(line).group(4) is None for line in lines):
                 continue                    # a classic syslogd's line without a tag; these forms have nothing like it
             replay = Replay(writer(lines), **settings)
