@@ -2766,24 +2766,9 @@ class Straddle(NamedTuple):
     since: int
 
 
-def tlsproxy_key(origin: Origin, relay: str) -> str:
-    """The key of what tlsproxy tells of a next hop; the prefix of no process looks like it."""
-    return "%s [tlsproxy] %s" % (origin.host, relay)
-
-
 def client_key(host: str, client_ip: Optional[str]) -> HostKey:
     """The key of a client's crowd: programs differ in the case of the letters of an IPv6 address."""
     return host, (client_ip or "").lower()
-
-
-class Connection:
-    """An outbound TLS connection of a process, and the queue ID of the message that used it last."""
-
-    __slots__ = ("relay", "relay_tls", "heard", "time", "low", "user")
-
-    def __init__(self, relay: str, relay_tls: str, heard: int, time: int, low: int) -> None:
-        self.relay, self.relay_tls, self.heard, self.time, self.low = relay, relay_tls, heard, time, low
-        self.user: Optional[str] = None
 
 
 class Context(NamedTuple):
@@ -3799,17 +3784,86 @@ def take_screening(message: Message, known: Screening) -> None:
         message.needs(known.low)
 
 
+# -- TLS towards the next hop
+
+def tlsproxy_key(origin: Origin, relay: str) -> str:
+    """The key of what tlsproxy tells of a next hop; the prefix of no process looks like it."""
+    return "%s [tlsproxy] %s" % (origin.host, relay)
+
+
+class Connection:
+    """An outbound TLS connection of a process, and the queue ID of the message that used it last."""
+
+    __slots__ = ("relay", "relay_tls", "heard", "time", "low", "user")
+
+    def __init__(self, relay: str, relay_tls: str, heard: int, time: int, low: int) -> None:
+        self.relay, self.relay_tls, self.heard, self.time, self.low = relay, relay_tls, heard, time, low
+        self.user: Optional[str] = None
+
+
+class Connections:
+    """The outbound connections with TLS, by process of a delivery agent, or by next hop where tlsproxy told of them: it does not name the
+    process that they are for.
+    """
+
+    __slots__ = ("memory", "known")
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.known: Dict[str, Connection] = {}
+
+    def tell(self, origin: Origin, event: RelayTls) -> None:
+        """A connection has TLS: for the deliveries over it."""
+        memory = self.memory
+        key = tlsproxy_key(origin, event.relay) if origin.daemon == "tlsproxy" else origin.prefix
+        self.known.pop(key, None)
+        keep(self.known, key, Connection(event.relay, event.relay_tls, memory.now, memory.time, memory.position))
+
+    def relay_tls(self, origin: Origin, event: Delivery) -> Optional[str]:
+        """TLS of the connection used: Postfix 3.11 says it in the line, before that the same process said it when connecting."""
+        if event.relay_tls is not None:
+            level = event.relay_tls.partition("/")[0]       # behind it stands what became of REQUIRETLS
+            plain = level == "none" or level.endswith(":none")
+            return None if plain else event.relay_tls
+        if not self.known:
+            return None
+        connection = self.known.get(origin.prefix)
+        if connection is None or not self._served(connection, event):
+            return self._told_by_tlsproxy(origin, event)
+        connection.user = event.queue_id
+        return connection.relay_tls
+
+    def _served(self, connection: Connection, event: Delivery) -> bool:
+        """Whether a delivery went over this connection of its process: not when another message used it last and no reuse is told."""
+        age = max(self.memory.now - connection.heard, self.memory.time - connection.time)
+        if connection.relay != event.relay or age > CONNECTION_REUSE:
+            return False
+        return connection.user in (None, event.queue_id) or event.conn_use is not None
+
+    def _told_by_tlsproxy(self, origin: Origin, event: Delivery) -> Optional[str]:
+        """TLS of a new connection, of which tlsproxy told while it was set up or used; None when nobody did: in the clear."""
+        told = self.known.get(tlsproxy_key(origin, event.relay))
+        if told is None or event.conn_use is not None:
+            return None
+        since = self.memory.time - sum(int((number(part) or 0) * SECOND) for part in (event.delays or "").split("/")[2:])
+        return told.relay_tls if told.time >= since - BIRTH_SLACK else None
+
+    def lows(self) -> List[int]:
+        """The positions of the lines that later deliveries refer to."""
+        return [one.low for one in self.known.values() if self.memory.now - one.heard <= CONNECTION_REUSE]
+
+
 # -- events make messages
 
 class Correlator(Memory):
     """Folds events into messages, messages into rows. Knows no clock but the log's, no file, no database.
 
-    Beside the messages it keeps what later lines refer to: sessions, connections and lines begun by process, links by queue ID; SPF
-    results and scans have classes of their own.
+    Beside the messages it keeps what later lines refer to: sessions and lines begun by process, links by queue ID; SPF results, scans and
+    outbound connections have classes of their own.
     """
 
     __slots__ = (
-        "queue_timeout", "server_hostname", "filter", "sessions", "spf", "scans", "rewritings", "relays", "pieces", "announced", "due",
+        "queue_timeout", "server_hostname", "filter", "sessions", "spf", "scans", "rewritings", "connections", "pieces", "announced", "due",
         "serial", "links", "dropped", "handed_in", "turned_away")
 
     def __init__(self, queue_timeout: int, server_hostname: str = "", tracked: Optional[DomainFilter] = None) -> None:
@@ -3821,7 +3875,7 @@ class Correlator(Memory):
         self.rewritings = Rewritings()
         self.spf = SpfResults(self, self.rewritings)
         self.scans = Scans(self)
-        self.relays: Dict[str, Connection] = {}             # by process of a delivery agent, or next hop of tlsproxy
+        self.connections = Connections(self)
         self.pieces: Dict[str, Begun] = {}                  # by process of amavis: the line that it has begun
         self.announced: Dict[HostKey, Context] = {}         # by host and queue ID: the link to a child yet to be born
         self.handed_in: Dict[HostKey, List[Message]] = {}   # by host and client: what a before-queue filter has begun to hand in
@@ -3992,11 +4046,10 @@ class Correlator(Memory):
         lows += [message.low for message in self.all_open()]
         lows += [message.low for message in self.finished]
         lows += [session.low for session in self.sessions.values() if session.low is not None and self.now - session.started < PATIENCE]
-        lows += self.spf.lows() + self.scans.lows()
+        lows += self.spf.lows() + self.scans.lows() + self.connections.lows()
         lows += [one.low for known in (self.announced, self.rewritings.told) for one in known.values()
                  if self.now - one.heard <= ANNOUNCED_LIFE]
         lows += [line.low for line in self.pieces.values()]
-        lows += [relay.low for relay in self.relays.values() if self.now - relay.heard <= CONNECTION_REUSE]
         return min(lows)
 
     # -- smtpd: sessions
@@ -4428,7 +4481,7 @@ class Correlator(Memory):
     def fold_delivery(self, origin: Origin, event: Delivery) -> None:
         """A delivery attempt: the newest one tells the recipient's outcome (trap 12)."""
         message = self._find(origin, event.queue_id)
-        _, upstream_to, orig_to, relay, _, delay, delays, relay_tls, dsn, said, reason = event
+        _, upstream_to, orig_to, relay, _, delay, delays, _, dsn, said, reason = event
         status = STATUSES[said]
         if status is None:
             message.probe = True
@@ -4441,7 +4494,7 @@ class Correlator(Memory):
         if self.time > recipient.last_seen:
             recipient.last_seen = self.time
         recipient.relay_host, recipient.relay_ip, recipient.relay_port = split_relay(relay)
-        recipient.relay_tls = self._relay_tls(origin, event) if self.relays or relay_tls is not None else None
+        recipient.relay_tls = self.connections.relay_tls(origin, event)
         if stays_held(recipient, status):
             status, recipient.before_hold = HELD, DEFERRED
         recipient.relay_status, recipient.dsn, recipient.relay_message = status, dsn, reason
@@ -4453,38 +4506,6 @@ class Correlator(Memory):
             self._fold_sent(origin, message, recipient, reason)
         elif awaits_alias(recipient) and recipient not in message.named:
             message.named += (recipient,)
-
-    def _relay_tls(self, origin: Origin, event: Delivery) -> Optional[str]:
-        """TLS of the connection used: Postfix 3.11 says it in the line, before that the same process said it when connecting."""
-        if event.relay_tls is not None:
-            level = event.relay_tls.partition("/")[0]       # behind it stands what became of REQUIRETLS
-            plain = level == "none" or level.endswith(":none")
-            return None if plain else event.relay_tls
-        known = self.relays.get(origin.prefix)
-        if known is None or not self._went_over(known, event):
-            return self._tlsproxy_tls(origin, event)
-        known.user = event.queue_id
-        return known.relay_tls
-
-    def _went_over(self, known: Connection, event: Delivery) -> bool:
-        """Whether a delivery went over this connection of its process: not when another message used it last and no reuse is told."""
-        if known.relay != event.relay or max(self.now - known.heard, self.time - known.time) > CONNECTION_REUSE:
-            return False
-        return known.user in (None, event.queue_id) or event.conn_use is not None
-
-    def _tlsproxy_tls(self, origin: Origin, event: Delivery) -> Optional[str]:
-        """TLS of a new connection, of which tlsproxy told while it was set up or used; None when nobody did: in the clear."""
-        known = self.relays.get(tlsproxy_key(origin, event.relay))
-        if known is None or event.conn_use is not None:
-            return None
-        since = self.time - sum(int((number(part) or 0) * SECOND) for part in (event.delays or "").split("/")[2:])
-        return known.relay_tls if known.time >= since - BIRTH_SLACK else None
-
-    def fold_relay_tls(self, origin: Origin, event: RelayTls) -> None:
-        """TLS of an outbound connection, for the deliveries of the same process over it; tlsproxy does not name the process it is for."""
-        key = tlsproxy_key(origin, event.relay) if origin.daemon == "tlsproxy" else origin.prefix
-        self.relays.pop(key, None)
-        keep(self.relays, key, Connection(event.relay, event.relay_tls, self.now, self.time, self.position))
 
     def _fold_sent(self, origin: Origin, message: Message, recipient: Recipient, reason: str) -> None:
         """`sent` is not always delivered: it may go on under another ID on this host, or a filter may have dropped it (trap 10)."""
@@ -4527,6 +4548,10 @@ class Correlator(Memory):
         """A message that this host makes of another one: yet to be born, or no longer in memory."""
         keep(self.announced, (origin.host, link.child), Context(link, self.now, self.position))
         self.links.append(link)
+
+    def fold_relay_tls(self, origin: Origin, event: RelayTls) -> None:
+        """A connection to a next hop has TLS."""
+        self.connections.tell(origin, event)
 
     def fold_notification(self, origin: Origin, event: Notification) -> None:
         """A bounce or delay notification: which message it tells of. Before 3.11 it is born already, from 3.11 on not yet (trap 31)."""
