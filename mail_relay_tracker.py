@@ -36,6 +36,7 @@ MAP
     daemon loop             read, fold, write, save; signals; waiting for the database
     commands and main
     Each section uses only those above it. Those from line header to correlator are pure: no clock, file, socket or driver.
+    `grep -n '^# [-=]' mail_relay_tracker.py` prints this map with the parts of each section.
 
 GLOSSARY
     queue ID        Postfix's name of a message; a short one is given out anew after a while
@@ -2443,6 +2444,8 @@ SWEPT = {"hold": HELD, "discard": DISCARDED, "reject": REJECTED, "bounce": BOUNC
 HostKey = Tuple[str, str]           # a host, and what is its own there: a client's address, a Message-ID, a queue ID
 
 
+# -- the processes that write the log
+
 class Pile:
     """The lines of a batch that one parser reads: `add` each text, `read` all, and take what each tells with `next_event`, in order.
 
@@ -2497,6 +2500,8 @@ class Origin:
         self.pile, self.add, self.next_event = pile, pile.add, pile.next_event
         self.tally, self.quiet = tally, quiet
 
+
+# -- what is kept while a mail is under way
 
 class Recipient:
     """One recipient of a message and what became of it: a row's own columns, and three notes for the correlator.
@@ -2864,6 +2869,8 @@ class Harvest(NamedTuple):
     unclaimed: Dict[HostKey, List[Context]]
 
 
+# -- rules on what one line, or one message, tells
+
 def is_older(time: int, other: int) -> bool:
     """Whether a stamp is older than another; one without a fraction stands for any moment of its second.
 
@@ -3143,6 +3150,8 @@ def is_coming_in(message: Message) -> bool:
         return False
     return session.message is message or message.message_id is None and message.peer_ip == "127.0.0.1"
 
+
+# -- what the parts of the correlator share
 
 def keep(contexts: Dict[Any, Any], key: Any, value: Any) -> None:
     """Put something where later lines find it. When that has grown too large, its oldest tenth goes: a dictionary keeps the order."""
@@ -4803,7 +4812,7 @@ FOLDS = {
 }   # type: Dict[Any, Callable[[Correlator, Origin, Any], None]]
 
 
-# -- messages and rows
+# -- rows of a message
 
 make_row = maker(Row)
 _message_values = operator.attrgetter(*MESSAGE_COLUMNS)
@@ -5017,6 +5026,8 @@ def recipient_from(row: Row) -> Recipient:
     recipient.refused = recipient.relay_status == REJECTED and recipient.upstream_to is None
     return recipient
 
+
+# -- what the store has of a message
 
 def absorb(message: Message, stored: Iterable[Row]) -> List[Link]:
     """Unite a message with the rows that the store has of it.
@@ -5734,73 +5745,11 @@ class Tracker:
 
 # ============================================================================ stores
 
-INDEXES = (                          # (name, columns): one for every way that the README's questions look for rows
-    ("first_seen", "first_seen, relay_status"),
-    ("outcome", "relay_status, first_seen"),
-    ("orig_to", "orig_to, relay_status"),
-    ("upstream_to", "upstream_to"),
-    ("sender", "original_envelope_from, first_seen"),
-    ("client", "client_ip, first_seen"),
-    ("message_id", "message_id"),
-    ("queue_id", "queue_id"),
-    ("parent", "parent_queue_id"),
-    ("dmarc", "dmarc_result, client_ip, dmarc_domain"),
-    ("spf", "spf_result, first_seen"),
-    ("spam", "spam_status, first_seen"),
-)
-SPARSE = frozenset(("upstream_to", "message_id", "parent_queue_id", "dmarc_result", "spf_result", "spam_status"))     # NULL in many rows
-MADE_ANEW = "move the file away, and --import the logs that are left into a new one"
-SQLITE_WORDED = (
-    ("not a database", ConfigError, "check [database] database, it is somebody else's file"),
-    ("malformed", ConfigError, MADE_ANEW),
-    ("unable to open", ConfigError, "check [database] database, the file and the rights on its directory"),
-    ("is locked", StoreGone, "end the program that holds it open for writing"),
-    ("disk is full", StoreGone, "make room on its disk, or set [database] database"),
-    ("disk I/O error", StoreGone, "check its disk, and whether there is room on it"),      # for the -shm file, when it is opened
-)   # type: Tuple[Tuple[str, Type[TrackerError], str], ...]
-READ_ONLY_REMEDY = "remount it read-write, or let the service write there (ReadWritePaths=)"
-SQLITE_TYPES = {"VARCHAR": "TEXT", "TEXT": "TEXT", "TIMESTAMP": "TEXT", "DECIMAL": "REAL"}
+# -- values, as a table holds them
+
 TIMES = frozenset(column.name for column in COLUMNS if column.type.startswith("TIMESTAMP"))
 DECIMALS = frozenset(column.name for column in COLUMNS if column.type.startswith("DECIMAL"))
 TEXTS = frozenset(column.name for column in COLUMNS if column.type.startswith(("VARCHAR", "TEXT")))
-
-MIN_PACKET = 1 << 16                # the least max_allowed_packet: room for a row of lines that Postfix cuts at 2000 bytes, in hexadecimal
-WRITABLE = frozenset(("0", "OFF"))              # values of @@read_only; any other, of several from MariaDB 12 on, refuses writes
-TLS_REMEDY = "check [database] ssl_ca, ssl_cert and ssl_key, and whether the server offers TLS"
-HOST_REMEDY = "check [database] host"
-PLUGIN_REMEDY = "give this account one that server and driver have: ALTER USER ... IDENTIFIED BY 'its password'"
-# What the server's error numbers ask for, and of whom (measured: class and SQLSTATE tell too little).
-MEANINGS = {number: (kind, remedy) for kind, remedy, numbers in (
-    (ConfigError, "create the database and the table with schema.sql", (1049, 1054, 1064, 1136, 1146, 1273)),
-    (ConfigError, "check [database] database", (1102, 1109)),
-    (ConfigError, "give this column a default", (1364,)),
-    (StoreRefused, "check user, password and grants (INSERT, SELECT, UPDATE) of section [database]",
-     (1044, 1130, 1142, 1143, 1227, 1698, 1820, 1862, 3118, 4151)),
-    (StoreRefused, "check user and password of section [database], and TLS if the account has REQUIRE SSL", (1045,)),
-    (StoreRefused, PLUGIN_REMEDY, (1251, 1524, 2059)),
-    (StoreGone, "check [database] host, port and unix_socket, and whether the server runs", (2002, 2003, 2005)),
-    (StoreGone, TLS_REMEDY, (2026,)),
-    (StoreGone, "let the server take writes, or name another one in [database] host", (1290, 1792, 1836)),
-    (StoreGone, "raise the server's max_connections, or end some", (1040,)),
-    (StoreGone, "raise the limits of this account, or max_user_connections", (1203, 1226)),
-    (StoreGone, "make room on the server's disk", (1021, 1114)),
-    (StoreGone, "end the transaction that holds the rows: SHOW PROCESSLIST", (1205,)),
-    (StoreGone, "raise the server's max_statement_time or max_execution_time", (1969, 3024)),
-) for number in numbers}   # type: Dict[Optional[int], Tuple[Type[TrackerError], str]]
-DRIVER_ERRORS = range(2000, 3000)
-SILENCE = "the server does not answer: check [database] host and port, its load and the network between"
-WORDED = (                          # the driver's own errors, with numbers that differ by its version, or none
-    ("Invalid Certificate/Key", ConfigError, TLS_REMEDY), ("Invalid CA Certificate", ConfigError, TLS_REMEDY),
-    ("CERTIFICATE", StoreGone, TLS_REMEDY), ("Unable to verify server identity", StoreGone, TLS_REMEDY),
-    ("requires SSL", StoreRefused, TLS_REMEDY), ("Authentication plugin", StoreRefused, PLUGIN_REMEDY),
-    ("'idna' codec", ConfigError, HOST_REMEDY),         # what stands there cannot be a name; the other words are those of Python 3.12
-    ("label empty", ConfigError, HOST_REMEDY), ("label too long", ConfigError, HOST_REMEDY),
-)   # type: Tuple[Tuple[str, Type[TrackerError], str], ...]
-CONFLICTS = frozenset((1205, 1213))             # of two transactions: the host is sound
-CUT = frozenset((-1, 2006, 2013, 2055, 4031))   # the connection is gone, by the numbers of several versions of driver and server
-ROW_ERRORS = frozenset((1048, 1264, 1265, 1292, 1300, 1366, 1367, 1406, 1411, 1644, 3140, 3819, 3988, 4025))
-ROW_STATES = frozenset(("22", "23", "45"))      # classes of SQLSTATE: wrong data, violated constraint, a trigger's SIGNAL
-
 
 def time_text(time: int) -> str:
     """A time as every store keeps it: UTC, `YYYY-MM-DD hh:mm:ss.ffffff`.
@@ -5897,6 +5846,8 @@ def by_host(names: Names) -> Iterator[Tuple[str, List[str]]]:
             yield text_of(host), queue_ids[start:start + BATCH_NAMES]
 
 
+# -- what every store does
+
 class Store:
     """Where rows go. When `write` returns they are committed; when it raises, some may be: to write them again changes nothing.
 
@@ -5979,45 +5930,6 @@ class Store:
                               "CREATE UNIQUE INDEX message_recipient ON mail_relay_log (%s)" % (self.name, ", ".join(KEY)))
 
 
-def sqlite_definition(column: Column) -> str:
-    """A column as SQLite has it."""
-    kind = SQLITE_TYPES.get(re.split("[^A-Z]", column.type)[0], "INTEGER")
-    return "%s %s%s" % (column.name, kind, " NOT NULL" if column.name in KEY or column.name in TIMES else "")
-
-
-def sqlite_table() -> str:
-    """The statement that makes the table in an SQLite file."""
-    lines = ["id INTEGER PRIMARY KEY AUTOINCREMENT"]
-    lines += map(sqlite_definition, COLUMNS)
-    lines.append("UNIQUE (%s)" % ", ".join(KEY))
-    return "CREATE TABLE IF NOT EXISTS mail_relay_log (\n  %s\n)" % ",\n  ".join(lines)
-
-
-def user_name() -> str:
-    """The user that this process runs as, for a remedy; in a container often only a number."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())
-
-
-def is_mounted_read_only(folder: str) -> bool:
-    """Whether its rights do not count, for nothing on its file system can be written: systemd does that to a service (ProtectSystem=)."""
-    try:
-        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
-    except OSError:
-        return False
-
-
-def identity_of(path: str) -> Optional[Tuple[int, int]]:
-    """Which file a path leads to, (device, inode); None when there is none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
 RECALL = ("SELECT " + ", ".join(ROW_COLUMNS) + " FROM mail_relay_log WHERE server_hostname = %s AND queue_id IN (%s) "
           "ORDER BY first_seen, recipient_no")
 OUTCOMES = ("SELECT relay_status, COUNT(*), SUM(recipient_no = 0) FROM mail_relay_log WHERE first_seen BETWEEN %s AND %s "
@@ -6049,18 +5961,82 @@ def upsert(form: str, conflict: str, new: str) -> str:
         ", ".join(ROW_COLUMNS), form, conflict, re.sub(r"NEW\.(\w+)", new, assignments))
 
 
+# -- this machine and its files
+
+READ_ONLY_REMEDY = "remount it read-write, or let the service write there (ReadWritePaths=)"
+
+
+def user_name() -> str:
+    """The user that this process runs as, for a remedy; in a container often only a number."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def is_mounted_read_only(folder: str) -> bool:
+    """Whether its rights do not count, for nothing on its file system can be written: systemd does that to a service (ProtectSystem=)."""
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
+def identity_of(path: str) -> Optional[Tuple[int, int]]:
+    """Which file a path leads to, (device, inode); None when there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+# -- SQLite
+
+INDEXES = (                          # (name, columns): one for every way that the README's questions look for rows
+    ("first_seen", "first_seen, relay_status"),
+    ("outcome", "relay_status, first_seen"),
+    ("orig_to", "orig_to, relay_status"),
+    ("upstream_to", "upstream_to"),
+    ("sender", "original_envelope_from, first_seen"),
+    ("client", "client_ip, first_seen"),
+    ("message_id", "message_id"),
+    ("queue_id", "queue_id"),
+    ("parent", "parent_queue_id"),
+    ("dmarc", "dmarc_result, client_ip, dmarc_domain"),
+    ("spf", "spf_result, first_seen"),
+    ("spam", "spam_status, first_seen"),
+)
+SPARSE = frozenset(("upstream_to", "message_id", "parent_queue_id", "dmarc_result", "spf_result", "spam_status"))     # NULL in many rows
+MADE_ANEW = "move the file away, and --import the logs that are left into a new one"
+SQLITE_WORDED = (
+    ("not a database", ConfigError, "check [database] database, it is somebody else's file"),
+    ("malformed", ConfigError, MADE_ANEW),
+    ("unable to open", ConfigError, "check [database] database, the file and the rights on its directory"),
+    ("is locked", StoreGone, "end the program that holds it open for writing"),
+    ("disk is full", StoreGone, "make room on its disk, or set [database] database"),
+    ("disk I/O error", StoreGone, "check its disk, and whether there is room on it"),      # for the -shm file, when it is opened
+)   # type: Tuple[Tuple[str, Type[TrackerError], str], ...]
+SQLITE_TYPES = {"VARCHAR": "TEXT", "TEXT": "TEXT", "TIMESTAMP": "TEXT", "DECIMAL": "REAL"}
 SQLITE_UPSERT = upsert("(%s)" % ", ".join("?" * len(ROW_COLUMNS)), "ON CONFLICT (%s) DO UPDATE SET" % ", ".join(KEY), r"excluded.\1")
-# VALUES(column) is the one form that MySQL 8, MySQL 9 and MariaDB share.
-MYSQL_UPSERT = upsert("(%s)", "ON DUPLICATE KEY UPDATE", r"VALUES(\1)")
-
-
-LOCK_PATIENCE = 10                  # seconds that a server may wait for a lock: it is to say so before it seems not to answer
-FORGETTABLE = 3                     # seconds: what a server took within these it may lose in a crash, and a replica may lack
-COPIES = 8                          # of a statement, in memory at one time: ours and the driver's
 LOCK_WAIT = 0.5                     # seconds for which SQLite itself waits for a lock: no signal is heard meanwhile
 PULSE = 100000                      # steps of SQLite's after which it lets Python hear a signal: an index may take minutes to make
 NULLS: Dict[None, None] = {}
 sqlite3.register_adapter(type(None), NULLS.get)      # NULL as it is: the driver would look for an adapter anew for each, in vain
+
+
+def sqlite_definition(column: Column) -> str:
+    """A column as SQLite has it."""
+    kind = SQLITE_TYPES.get(re.split("[^A-Z]", column.type)[0], "INTEGER")
+    return "%s %s%s" % (column.name, kind, " NOT NULL" if column.name in KEY or column.name in TIMES else "")
+
+
+def sqlite_table() -> str:
+    """The statement that makes the table in an SQLite file."""
+    lines = ["id INTEGER PRIMARY KEY AUTOINCREMENT"]
+    lines += map(sqlite_definition, COLUMNS)
+    lines.append("UNIQUE (%s)" % ", ".join(KEY))
+    return "CREATE TABLE IF NOT EXISTS mail_relay_log (\n  %s\n)" % ",\n  ".join(lines)
 
 
 class SqliteStore(Store):
@@ -6199,6 +6175,51 @@ class SqliteStore(Store):
         denied = [path for path, needed in ((self.path, os.R_OK | os.W_OK), (self.folder, os.W_OK | os.X_OK))
                   if os.path.exists(path) and not os.access(path, needed)]
         return bool(denied) and not os.path.isdir(self.path)
+
+
+# -- MySQL and MariaDB
+
+MIN_PACKET = 1 << 16                # the least max_allowed_packet: room for a row of lines that Postfix cuts at 2000 bytes, in hexadecimal
+WRITABLE = frozenset(("0", "OFF"))              # values of @@read_only; any other, of several from MariaDB 12 on, refuses writes
+TLS_REMEDY = "check [database] ssl_ca, ssl_cert and ssl_key, and whether the server offers TLS"
+HOST_REMEDY = "check [database] host"
+PLUGIN_REMEDY = "give this account one that server and driver have: ALTER USER ... IDENTIFIED BY 'its password'"
+# What the server's error numbers ask for, and of whom (measured: class and SQLSTATE tell too little).
+MEANINGS = {number: (kind, remedy) for kind, remedy, numbers in (
+    (ConfigError, "create the database and the table with schema.sql", (1049, 1054, 1064, 1136, 1146, 1273)),
+    (ConfigError, "check [database] database", (1102, 1109)),
+    (ConfigError, "give this column a default", (1364,)),
+    (StoreRefused, "check user, password and grants (INSERT, SELECT, UPDATE) of section [database]",
+     (1044, 1130, 1142, 1143, 1227, 1698, 1820, 1862, 3118, 4151)),
+    (StoreRefused, "check user and password of section [database], and TLS if the account has REQUIRE SSL", (1045,)),
+    (StoreRefused, PLUGIN_REMEDY, (1251, 1524, 2059)),
+    (StoreGone, "check [database] host, port and unix_socket, and whether the server runs", (2002, 2003, 2005)),
+    (StoreGone, TLS_REMEDY, (2026,)),
+    (StoreGone, "let the server take writes, or name another one in [database] host", (1290, 1792, 1836)),
+    (StoreGone, "raise the server's max_connections, or end some", (1040,)),
+    (StoreGone, "raise the limits of this account, or max_user_connections", (1203, 1226)),
+    (StoreGone, "make room on the server's disk", (1021, 1114)),
+    (StoreGone, "end the transaction that holds the rows: SHOW PROCESSLIST", (1205,)),
+    (StoreGone, "raise the server's max_statement_time or max_execution_time", (1969, 3024)),
+) for number in numbers}   # type: Dict[Optional[int], Tuple[Type[TrackerError], str]]
+DRIVER_ERRORS = range(2000, 3000)
+SILENCE = "the server does not answer: check [database] host and port, its load and the network between"
+WORDED = (                          # the driver's own errors, with numbers that differ by its version, or none
+    ("Invalid Certificate/Key", ConfigError, TLS_REMEDY), ("Invalid CA Certificate", ConfigError, TLS_REMEDY),
+    ("CERTIFICATE", StoreGone, TLS_REMEDY), ("Unable to verify server identity", StoreGone, TLS_REMEDY),
+    ("requires SSL", StoreRefused, TLS_REMEDY), ("Authentication plugin", StoreRefused, PLUGIN_REMEDY),
+    ("'idna' codec", ConfigError, HOST_REMEDY),         # what stands there cannot be a name; the other words are those of Python 3.12
+    ("label empty", ConfigError, HOST_REMEDY), ("label too long", ConfigError, HOST_REMEDY),
+)   # type: Tuple[Tuple[str, Type[TrackerError], str], ...]
+CONFLICTS = frozenset((1205, 1213))             # of two transactions: the host is sound
+CUT = frozenset((-1, 2006, 2013, 2055, 4031))   # the connection is gone, by the numbers of several versions of driver and server
+ROW_ERRORS = frozenset((1048, 1264, 1265, 1292, 1300, 1366, 1367, 1406, 1411, 1644, 3140, 3819, 3988, 4025))
+ROW_STATES = frozenset(("22", "23", "45"))      # classes of SQLSTATE: wrong data, violated constraint, a trigger's SIGNAL
+LOCK_PATIENCE = 10                  # seconds that a server may wait for a lock: it is to say so before it seems not to answer
+FORGETTABLE = 3                     # seconds: what a server took within these it may lose in a crash, and a replica may lack
+COPIES = 8                          # of a statement, in memory at one time: ours and the driver's
+# VALUES(column) is the one form that MySQL 8, MySQL 9 and MariaDB share.
+MYSQL_UPSERT = upsert("(%s)", "ON DUPLICATE KEY UPDATE", r"VALUES(\1)")
 
 
 def literals(ones: List[Any]) -> List[str]:
@@ -6561,6 +6582,8 @@ class MysqlStore(Store):
         return kind("%s: %s" % (text, remedy) if remedy else text)
 
 
+# -- refused rows set aside
+
 def write_rows(store: Store, rows: List[Row], reject: Callable[[Row, str], None], size: int = BATCH_ROWS) -> None:
     """Write rows in batches. When the store refuses one, halve until the culprit stands alone, and give that one to `reject`."""
     for start in range(0, len(rows), size):
@@ -6614,6 +6637,8 @@ MENDABLE = frozenset((errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, err
 LOOKS = 3                           # at the rotated files, should they be renamed while they are looked at
 MAX_QUEUE = 100                     # rotated files that are held open, to be read in turn; the rest is looked for when they are read
 
+
+# -- one file
 
 class Batch(NamedTuple):
     """Complete lines of one file, one character per byte, and where they stand: `position` counts all bytes of all files read."""
@@ -6939,6 +6964,8 @@ class LogFile:
             self.handle.close()
 
 
+# -- the files beside the log
+
 def reason_of(error: Exception) -> str:
     """Why a file cannot be read, for a message that names it."""
     return getattr(error, "strerror", None) or str(error)
@@ -7253,6 +7280,8 @@ class Logs:
             raise LogError("rotated log %s: %s: %s" % (file.path, reason_of(error), machine_remedy(error, "trying again"))) from error
         return opened
 
+
+# -- the log, whatever file it is in
 
 class Follower:
     """Reads a log and whatever it is rotated into, every line once and in order.
@@ -7837,6 +7866,8 @@ def _witness_from(value: Any) -> Optional[Tuple[int, str]]:
     return length, digest
 
 
+# -- refused rows
+
 class RejectFile:
     """Rows that the database will never take, kept with their values and the reason, one JSON object per line.
 
@@ -8198,6 +8229,8 @@ LAST_WORDS = 0.25                   # seconds for what is logged then, before th
 STATISTICS = logging.CRITICAL + 1   # the level of what was asked for: logged whatever the log's level is
 
 
+# -- waiting, and what is told of trouble
+
 class Stopped(Exception):
     """Told to stop while waiting for the database."""
 
@@ -8312,6 +8345,8 @@ class Trouble:
                 LOG.warning("%s after %.0f seconds", what, now - self.since)
             self.since, self.ended, self.said = 0.0, now, False
 
+
+# -- rows into the store, however long it takes
 
 ANY_TROUBLE = (StoreGone, StoreRefused, ConfigError, OutputError)      # what a recorder at work waits out
 
@@ -8439,6 +8474,8 @@ class Recorder:
                     raise Stopped() from error
                 wait = min(wait * 2, 60.0)
 
+
+# -- the loop
 
 class Daemon:
     """Follows the log: read a batch, fold it, write what is finished, save the position; wait when there is nothing to read.
@@ -8594,6 +8631,8 @@ DATE = re.compile(r"(?<![0-9])((?:19|20)[0-9]{2})([-._]?)(0[1-9]|1[0-2])\2([0-3]
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, STATISTICS: 5, logging.INFO: 6, logging.DEBUG: 7}  # syslog(3)
 
 
+# -- following, once or for good
+
 class Progress:
     """A line on a terminal that tells how far a one-shot command is; nothing where standard error is no terminal."""
 
@@ -8678,6 +8717,8 @@ def pause(seconds: float) -> bool:
     clock.sleep(seconds)
     return True
 
+
+# -- --import
 
 def run_import(config: Config, paths: List[str], dry_run: bool) -> int:
     """Read historical logs, oldest first, as one stream."""
@@ -8850,6 +8891,8 @@ def import_file(file: LogFile, recorder: Recorder, progress: Progress) -> bool:
     return whole
 
 
+# -- what is shown
+
 def silence(descriptor: int) -> None:
     """Let a descriptor that cannot be written to lead nowhere: at its end the interpreter flushes what is left, and would fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
@@ -8893,6 +8936,8 @@ def summary(recorder: Recorder, dry_run: bool) -> List[str]:
     refused = recorder.rejects.count
     return lines + ["refused   %9d by the database, kept in %s" % (refused, recorder.rejects.path)] if refused else lines
 
+
+# -- --check
 
 def run_check(config: Config) -> int:
     """Check configuration, log, state, database and schema: a line each."""
@@ -8980,6 +9025,8 @@ def check_database(config: Config) -> str:
     told = "%s, table mail_relay_log, newest row %s" % (store.name, time_text(newest) if newest else "none yet")
     return "%s; %s" % (told, weakness) if weakness else told
 
+
+# -- the command line
 
 class ArgumentParser(argparse.ArgumentParser):
     """Usage errors with their own exit code."""
