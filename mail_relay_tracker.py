@@ -2437,7 +2437,7 @@ DMARC_REJECT = re.compile(r"[45]\.7\.1 rejected by DMARC policy for ([^ ;]+)")  
 SPAM_REJECT = re.compile(r"[45]\.7\.1 (?:Blocked by SpamAssassin|Spam message rejected)")     # spamass-milter, rspamd
 NEAR = re.compile(r"127\.|::1$|10\.|192\.168\.|172\.(?:1[6-9]|2[0-9]|3[01])\.|169\.254\.|f[cd][0-9a-f]{2}:|fe80:", re.I)
 CLIENT_FACTS = frozenset(("client_hostname", "client_ip", "client_tls", "sasl_username"))
-SCORE = ("spam_status", "spam_score", "exact_score", "spam_required", "spam_tests")
+SCORE = ("spam_status", "spam_score", "spam_required", "spam_tests")
 MID_PLAIN = re.compile(r"[!-+\--;=@-\[\]^`-~]*$")
 MID_NOISE = re.compile(r"(?:\\x\{[0-9A-Fa-f]+\}|\\\\|[^!-+\--;=@-\[\]^`-~])+")
 SWEPT = {"hold": HELD, "discard": DISCARDED, "reject": REJECTED, "bounce": BOUNCED}
@@ -2570,14 +2570,14 @@ class Message:
         dkim_weight         of the line that decided
         mid_key             its Message-ID, as far as all programs agree on it
         scanned_until       so long, by the log's clock, a scan keeps it from being idle
-        scored, exact_score its score is spamd's, found by Message-ID, so a twin may claim it; it has decimals
+        scored              its score is spamd's, found by Message-ID, so a twin may claim it
     """
 
     __slots__ = MESSAGE_COLUMNS + (
         "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "fate", "sweeps", "continued", "queued", "ended",
-        "removed", "finished", "probe", "session", "spf", "milter_spf", "dkim_weight", "exact_score", "pickup_sender",
-        "peer_ip", "orig_queue_id", "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending",
-        "front", "fronted", "scored", "scanned_until", "called_in", "past", "kept_back", "put_off", "given_up")
+        "removed", "finished", "probe", "session", "spf", "milter_spf", "dkim_weight", "pickup_sender", "peer_ip", "orig_queue_id",
+        "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending", "front", "fronted", "scored",
+        "scanned_until", "called_in", "past", "kept_back", "put_off", "given_up")
 
     def __init__(self, host: str, server_hostname: str, queue_id: str, time: int, low: int, continued: bool, now: int = 0) -> None:
         self.host, self.server_hostname, self.queue_id = host, server_hostname, queue_id
@@ -2605,7 +2605,7 @@ class Message:
         self.spf: Optional[Waiting] = None
         self.milter_spf = self.pickup_sender = self.peer_ip = self.orig_queue_id = None  # type: Optional[str]
         self.dkim_weight, self.scanned_until = -1, 0
-        self.exact_score = self.scored = self.fronted = self.put_off = self.given_up = False
+        self.scored = self.fronted = self.put_off = self.given_up = False
         self.requeued_as = self.mid_key = None      # type: Optional[str]
         self.spf_key: Optional[HostKey] = None
         self.parent: Optional[Message] = None
@@ -2721,7 +2721,7 @@ class Twins(Crowd):
             if twin is not None:
                 setattr(twin, name, getattr(message, name))
             setattr(message, name, None)
-        message.scored = message.exact_score = False
+        message.scored = False
         self.scored.discard(message)
         if twin is not None:
             twin.scored = True
@@ -3764,12 +3764,9 @@ class Scans:
         return lows
 
 
-def set_spam(message: Message, status: Optional[str], score: Optional[float], required: Optional[float], tests: Optional[str],
-             exact: bool) -> None:
+def set_spam(message: Message, status: Optional[str], score: Optional[float], required: Optional[float], tests: Optional[str]) -> None:
     """Let a message show what a scanner said."""
-    message.spam_status = status
-    if exact or not message.exact_score:
-        message.spam_score, message.exact_score = score, exact
+    message.spam_status, message.spam_score = status, score
     message.spam_required = message.spam_required if required is None else required
     if tests and len(tests) > len(message.spam_tests or ""):
         message.spam_tests = tests
@@ -3778,7 +3775,7 @@ def set_spam(message: Message, status: Optional[str], score: Optional[float], re
 def take_verdict(message: Message, verdict: Spam) -> None:
     """Let a message show a filter's verdict on it."""
     if verdict.status is not None:
-        set_spam(message, verdict.status, verdict.score, verdict.required, verdict.tests, True)
+        set_spam(message, verdict.status, verdict.score, verdict.required, verdict.tests)
     if message.dkim_result is None or message.dkim_result == "signed" and verdict.dkim_result == "pass":
         message.dkim_result = verdict.dkim_result or message.dkim_result
         message.dkim_domain = verdict.dkim_domain or message.dkim_domain
@@ -3789,7 +3786,7 @@ def take_screening(message: Message, known: Screening) -> None:
     """Let a message show the score that a filter told."""
     told = known.score
     if told is not None and message.spam_status is None:
-        set_spam(message, told.status, told.score, told.required, told.tests, True)
+        set_spam(message, told.status, told.score, told.required, told.tests)
         message.needs(known.low)
 
 
@@ -4625,15 +4622,15 @@ class Correlator(Memory):
         """The result of spamd or spampd, for the message of this Message-ID."""
         message_id, status, score, required, tests = event
         scan = self.scans.at_hand.pop(origin.prefix, None)
-        is_exact = scan is not None and int(scan.value.score) == int(score)     # else it is of another scan
-        score = scan.value.score if scan is not None and is_exact else score
+        if scan is not None and int(scan.value.score) == int(score):    # else it is of another scan
+            score = scan.value.score
         message = self._scanned(origin, message_id)
         if message is None:
             told = Spam(None, message_id, status, score, required, tests)
             self.scans.offer(origin.host, told, scan.low if scan is not None else self.position)
             return
         self.scans.over(message)
-        set_spam(message, status, score, required, tests, is_exact)
+        set_spam(message, status, score, required, tests)
 
     def _scanned(self, origin: Origin, message_id: str, child: Optional[str] = None, blocked: bool = False) -> Optional[Message]:
         """The message that a result with this Message-ID is about: one that waits for it, else the first of those that went without.
