@@ -4172,7 +4172,7 @@ class Correlator(Memory):
         if self.spf.has_policy and not orig_queue_id:
             self.spf.put_on_trial(message, session)
         if session.pending:
-            self._take_pending(message, session)
+            message.pending, session.pending = session.pending, ()
 
     def _bear(self, origin: Origin, queue_id: str) -> Message:
         """A message is born, of which another process may have spoken a moment before."""
@@ -4183,13 +4183,6 @@ class Correlator(Memory):
         message.continued = False
         message.hear(self.time, self.now)
         return message
-
-    def _take_pending(self, message: Message, session: Session) -> None:
-        """What was decided before there was an ID. What was decided of the connection concerns every message of the session."""
-        message.pending = tuple(verdict for verdict in session.pending if verdict.envelope_from is not None)
-        session.pending = tuple(verdict for verdict in session.pending if verdict.envelope_from is None)
-        for verdict in session.pending:
-            self._judge(message, verdict, self.time)
 
     def _take_xforward(self, origin: Origin, message: Message, event: Client) -> None:
         """What a content filter told by XFORWARD: the client and the queue ID that the message had before, if it had one."""
@@ -4306,7 +4299,7 @@ class Correlator(Memory):
         elif event.action == "reject" or event.judge == "proxy":
             if not self._fold_passed_on(origin, session, event):
                 self._fold_refusal(origin, session, event)
-        else:
+        elif event.envelope_from is not None:       # what was decided before MAIL, the client's HELO undoes (smtpd.c:mail_reset)
             session.pending += (event,)
             session.needs(self.position)
 
