@@ -2842,9 +2842,18 @@ def comes_from(message: Message, queue_id: Optional[str]) -> bool:
     return queue_id is not None and message.parent_queue_id == queue_id
 
 
-def birth_during(delay: Optional[float], time: int) -> Tuple[int, int]:
-    """Between which moments a delivery told at `time`, `delay` seconds after the mail arrived, may have made another message."""
-    return time - int((delay or 0) * SECOND) - BIRTH_SLACK, time + BIRTH_SLACK
+def began(delays: Optional[str], time: int) -> int:
+    """When a delivery attempt told at `time` began, at the earliest: the last two `delays` are its own (log_adhoc.c).
+
+    >>> began("90/0.1/1.5/3", 60 * SECOND) == 60 * SECOND - 4500000 - BIRTH_SLACK
+    True
+    """
+    return time - sum(int((number(part) or 0) * SECOND) for part in (delays or "").split("/")[2:]) - BIRTH_SLACK
+
+
+def birth_during(delays: Optional[str], time: int) -> Tuple[int, int]:
+    """Between which moments a delivery attempt told at `time` may have made another message."""
+    return began(delays, time), time + BIRTH_SLACK
 
 
 def is_born(child: Message, link: Link) -> bool:
@@ -3851,8 +3860,7 @@ class Connections:
         told = self.known.get(tlsproxy_key(origin, event.relay))
         if told is None or event.conn_use is not None:
             return None
-        since = self.memory.time - sum(int((number(part) or 0) * SECOND) for part in (event.delays or "").split("/")[2:])
-        return told.relay_tls if told.time >= since - BIRTH_SLACK else None
+        return told.relay_tls if told.time >= began(event.delays, self.memory.time) else None
 
     def lows(self) -> List[int]:
         """The positions of the lines that later deliveries refer to."""
@@ -4488,7 +4496,7 @@ class Correlator(Memory):
         recipient = self._recipient(message, orig_to or upstream_to, upstream_to)
         if recipient.relay_status is not None and not outranks(status, self.time, recipient):
             if bounce_stands(recipient, status):
-                self._fold_sent(origin, message, recipient, reason)
+                self._fold_sent(origin, message, recipient, event)
             return                          # a late, older line
         if self.time > recipient.last_seen:
             recipient.last_seen = self.time
@@ -4502,12 +4510,13 @@ class Correlator(Memory):
         if self.scans.has_scanner and message.spam_status is None and message.mid_key is not None and may_be_scanned(recipient):
             self.scans.claim(message, lambda twin: not twin.by_address)
         if status == SENT:
-            self._fold_sent(origin, message, recipient, reason)
+            self._fold_sent(origin, message, recipient, event)
         elif awaits_alias(recipient) and recipient not in message.named:
             message.named += (recipient,)
 
-    def _fold_sent(self, origin: Origin, message: Message, recipient: Recipient, reason: str) -> None:
+    def _fold_sent(self, origin: Origin, message: Message, recipient: Recipient, event: Delivery) -> None:
         """`sent` is not always delivered: it may go on under another ID on this host, or a filter may have dropped it (trap 10)."""
+        reason = event.reason
         forwarded = FORWARDED_AS.match(reason) if origin.daemon == "local" else None
         child = forwarded.group(1) if forwarded else queued_as(reason)
         near = is_near(handed_to(recipient))
@@ -4527,7 +4536,7 @@ class Correlator(Memory):
         known = origin.open.get(child)
         if known is None and not near and not forwarded:
             return                          # another server's word for it
-        link = Link(child, message, birth_during(recipient.delay, self.time), recipient, forwarded is not None)
+        link = Link(child, message, birth_during(event.delays, self.time), recipient, forwarded is not None)
         if forwarded and known is not None and is_former(known, link):
             known = None
         if known is not None and (known.peer_ip is not None or not known.continued or forwarded):
@@ -4774,6 +4783,8 @@ def adopt(child: Message, link: Link) -> None:
     parent, or be born during that delivery, from this host's own address.
     """
     recipient, parent = link.recipient, link.parent
+    if link.child == parent.queue_id:       # a filter calls the message as it was told to: nothing came of it here
+        return
     born = is_born(child, link)
     if recipient is None:
         if born:
@@ -4784,8 +4795,7 @@ def adopt(child: Message, link: Link) -> None:
     forwarded = link.forwarded or goes_on(recipient)
     if named or born and (forwarded or is_own(handed_to(recipient), child.peer_ip)):
         hand_on(recipient)
-        if child is not parent:
-            child.parent, child.parent_queue_id = parent, parent.queue_id
+        child.parent, child.parent_queue_id = parent, parent.queue_id
 
 
 FOLDS = {
@@ -5093,7 +5103,7 @@ def heirs_of(message: Message) -> List[Link]:
     for one in message.recipients:
         child = one.next_queue_id or (message.requeued_as if one.relay_status == REQUEUED else None)
         if child is not None and (goes_on(one) or is_near(handed_to(one))):
-            found.append(Link(child, message, birth_during(one.delay, one.last_seen), one))
+            found.append(Link(child, message, birth_during(one.delays, one.last_seen), one))
     return found
 
 
