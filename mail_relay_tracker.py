@@ -4861,7 +4861,8 @@ def inherit_names(message: Message, parent: Message, leg: str) -> None:
     One keeps its own name if the parent handed it on under the very same two addresses. If its lines tell a name, as of an alias, that is
     the parent's `to`. If they do not, and the mail went on directly, the `to` of both is the same; likewise if it was requeued, which
     changes no recipient, and the parent itself shows an inherited name by now. Rows do not tell that pickup had it: then the parent does,
-    whose last reply names no `leg`, as one of a filter or of local(8) would.
+    whose last reply names no `leg`, as one of a filter or of local(8) would. One that is but named, as by a header check that holds the mail,
+    keeps its name, by which its row is found again, until a delivery tells its `to`.
     """
     gone_on = [one for one in parent.recipients if goes_on(one) and one.upstream_to]
     into = [one for one in gone_on if leg in (one.next_queue_id, parent.requeued_as)]
@@ -4872,7 +4873,7 @@ def inherit_names(message: Message, parent: Message, leg: str) -> None:
     is_requeued = message.pickup_sender is not None or any(leg not in (one.relay_message or "") for one in into)
     for recipient in message.recipients:
         own, to = recipient.orig_to or "", recipient.upstream_to
-        if (own, to) not in kept:
+        if to is not None and (own, to) not in kept:
             is_same = own in ("", to) or is_requeued and own not in named and sharing[to] == 1
             recipient.orig_to = is_same and same.get(to) or named.get(own, recipient.orig_to)
 
@@ -4887,7 +4888,7 @@ def number_heirs(message: Message, parent: Message, tracked: DomainFilter) -> No
     same = {one.upstream_to for one in known if one.upstream_to and message.queue_id in (one.next_queue_id, parent.requeued_as)}
     for recipient in message.recipients:
         if recipient.recipient_no is None and (
-                made or recipient.upstream_to in same or tracked.tracks(recipient.orig_to, recipient.upstream_to)):
+                made or (recipient.upstream_to or recipient.orig_to) in same or tracked.tracks(recipient.orig_to, recipient.upstream_to)):
             recipient.recipient_no, message.next_no = message.next_no, message.next_no + 1
 
 
