@@ -4407,9 +4407,9 @@ class Correlator(Memory):
         message.sweep(Sweep(status, time, event.text, event.code, event.dsn))
 
     @staticmethod
-    def _named(message: Message, orig_to: str) -> Optional[Recipient]:
-        return next((one for one in message.named if (one.orig_to or "").lower() == orig_to.lower()
-                     and (one.upstream_to is None or awaits_alias(one))), None)
+    def _named(message: Message, orig_to: str, upstream_to: str = "") -> Optional[Recipient]:
+        new = Recipient(orig_to, upstream_to, 0)
+        return next((one for fits in (was_named, was_named_anew) for one in message.named if fits(new, one)), None)
 
     def fold_checked(self, origin: Origin, event: Checked) -> None:
         """A header check that changed nothing, but told HELO and protocol."""
@@ -4471,10 +4471,10 @@ class Correlator(Memory):
             message.next_no += 1
 
     def _recipient(self, message: Message, orig_to: str, upstream_to: str) -> Recipient:
-        """The recipient of a delivery line: by both addresses; else one that was named, by `orig_to` alone, before any hop; or an alias."""
+        """The recipient of a delivery line: by both addresses; else one that was but named before any hop, or an alias."""
         recipient = message.by_address.get((orig_to, upstream_to))
         if recipient is None:
-            recipient = self._named(message, orig_to) if message.named else None
+            recipient = self._named(message, orig_to, upstream_to) if message.named else None
             if recipient is None:
                 recipient = self._add(message, orig_to, upstream_to, self.time)
             else:
@@ -4861,8 +4861,8 @@ def inherit_names(message: Message, parent: Message, leg: str) -> None:
     One keeps its own name if the parent handed it on under the very same two addresses. If its lines tell a name, as of an alias, that is
     the parent's `to`. If they do not, and the mail went on directly, the `to` of both is the same; likewise if it was requeued, which
     changes no recipient, and the parent itself shows an inherited name by now. Rows do not tell that pickup had it: then the parent does,
-    whose last reply names no `leg`, as one of a filter or of local(8) would. One that is but named, as by a header check that holds the mail,
-    keeps its name, by which its row is found again, until a delivery tells its `to`.
+    whose last reply names no `leg`, as one of a filter or of local(8) would. One that is but named, as by a header check that holds the
+    mail, keeps its name, by which its row is found again, until a delivery tells its `to`.
     """
     gone_on = [one for one in parent.recipients if goes_on(one) and one.upstream_to]
     into = [one for one in gone_on if leg in (one.next_queue_id, parent.requeued_as)]
@@ -5258,7 +5258,7 @@ class Unmatched:
         """The stored recipient that is the same as this one; None when there is none that is not taken yet.
 
         A row whose orig_to was inherited from the message before matches by `to`. One that was only named is matched by
-        orig_to, one that named nobody by the first comer.
+        that name, one that named nobody by the first comer.
         """
         same = self._delivered(new)
         if same is None or id(same) not in self.known:
@@ -5285,12 +5285,26 @@ class Unmatched:
         return list(self.known.values())
 
 
+def is_called(recipient: Recipient, name: Optional[str]) -> bool:
+    """Whether somebody to whom the mail may yet go was named so."""
+    return not recipient.refused and recipient.orig_to is not None and recipient.orig_to.lower() == (name or "").lower()
+
+
+def was_named(new: Recipient, old: Recipient) -> bool:
+    """Whether one was named before a delivery to the other was told; or awaits the alias that is known by now."""
+    return not new.refused and is_called(old, new.orig_to) and (old.upstream_to is None or awaits_alias(old))
+
+
+def was_named_anew(new: Recipient, old: Recipient) -> bool:
+    """The same, when cleanup named it by what it made of the name (canonical_maps), or by what that was already when it was requeued."""
+    return not new.refused and is_called(old, new.upstream_to) and old.upstream_to is None
+
+
 LOOSE_MATCHES: Tuple[Callable[[Recipient, Recipient], bool], ...] = (      # of old ones without a delivery, the best match first
     # The same refusal, read again.
     lambda new, old: new.relay_status == old.relay_status == REJECTED and new.upstream_to is None
     and new.orig_to == old.orig_to and new.last_seen == old.last_seen,
-    # One that was only named: now its delivery is told.
-    lambda new, old: not new.refused and not old.refused and old.orig_to is not None and old.orig_to.lower() == (new.orig_to or "").lower(),
+    was_named, was_named_anew,
     # A row that stands for all recipients, when none was named yet.
     lambda new, old: old.orig_to is None,
     # One that a milter refused: cleanup itself tells its bounce.
