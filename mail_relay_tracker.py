@@ -4338,9 +4338,10 @@ class Correlator(Memory):
         message.next_no = self.turn         # so repetitions of a line that have the same ID are rows of their own
         message.client_hostname = event.client_hostname or session.client_hostname
         message.client_ip = event.client_ip or session.client_ip
-        if session.pending:
+        if session.pending:                 # they hold for the other recipients of that mail, too (smtpd_check.c: saved_flags)
             refused = (event.envelope_from, event.recipient)
-            session.pending = tuple(one for one in session.pending if (one.envelope_from, one.recipient) != refused)
+            session.pending = tuple(one._replace(recipient=None) if (one.envelope_from, one.recipient) == refused else one
+                                    for one in session.pending)
         message.client_tls = session.client_tls
         message.needs(session.low)
         self._learn(message, event)
