@@ -3417,12 +3417,15 @@ class SpfResults:
         crowd.size += 1
 
     def forgo_sender(self, message: Message) -> None:
-        """No line will tell the sender of a message any more: the result that it has on trial is its own."""
+        """No line will tell the sender of a message any more: the result on trial is its own, or lent when others contend for it."""
         key, message.spf_key = message.spf_key, None
         if key in self.crowds:
-            crowd = self.crowds[key]
+            crowd, own = self.crowds[key], message.spf
             crowd.name(message)
-            self._use_up(crowd, key, message.spf)
+            if own is not None and own.contended and own in crowd.results:
+                own.lent = True
+                return
+            self._use_up(crowd, key, own)
 
     def _use_up(self, crowd: ClientCrowd, key: HostKey, one: Optional[Waiting]) -> None:
         """A result is a message's own from here on; the message's memory is free as soon as it is written."""
