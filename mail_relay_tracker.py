@@ -3619,7 +3619,7 @@ class Scans:
 
         A before-queue filter may be the first scanner to speak: that it handed the mail in is all that is known of it before.
         """
-        if message.spam_status is None and (self.has_scanner or message.fronted or is_near(message.peer_ip)):
+        if message.spam_score is None and (self.has_scanner or message.fronted or is_near(message.peer_ip)):
             key = message.host, message.mid_key or ""
             gone = self.gone.get(key, [])
             gone.append(Context(Left(message.queue_id, was_proxied(message)), message.heard, message.low))
@@ -3679,8 +3679,8 @@ class Scans:
         found = self.by_message_id.get(mail_key(host, message_id), ())
         if len(found) == 1 and child is None:
             only, = found
-            return only if only.spam_status is None and not only.finished else None
-        unscanned = [one for one in found if one.spam_status is None and not one.finished and not comes_from(one, child)]
+            return only if only.spam_score is None and not only.finished else None
+        unscanned = [one for one in found if one.spam_score is None and not one.finished and not comes_from(one, child)]
         return min(unscanned, key=lambda one: (one.queue_id == child, one.queued), default=None)
 
     def take_gone(self, host: str, message_id: str, is_meant: Callable[[Left], bool]) -> Optional[Context]:
@@ -3700,7 +3700,7 @@ class Scans:
     def just_over(self, host: str, message_id: str, child: Optional[str]) -> Optional[Message]:
         """A message that is over, but in memory, and unscanned. The one that the filter made comes last: it stands before the queue."""
         over = [one for one in self.by_message_id.get(mail_key(host, message_id), ())
-                if one.finished and self.memory.now - one.heard <= DISORDER and one.spam_status is None and not comes_from(one, child)]
+                if one.finished and self.memory.now - one.heard <= DISORDER and one.spam_score is None and not comes_from(one, child)]
         return min(over, key=lambda one: one.queue_id == child, default=None)
 
     def offer(self, host: str, verdict: Spam, low: int) -> None:
@@ -3777,11 +3777,17 @@ class Scans:
 
 
 def set_spam(message: Message, status: Optional[str], score: Optional[float], required: Optional[float], tests: Optional[str]) -> None:
-    """Let a message show what a scanner said."""
-    message.spam_status, message.spam_score = status, score
-    message.spam_required = message.spam_required if required is None else required
-    if tests and len(tests) > len(message.spam_tests or ""):
-        message.spam_tests = tests
+    """Let a message show what a scanner said. Of several the first counts, as it does for its rows; another may know the decimals."""
+    message.spam_status = message.spam_status or status
+    if message.spam_score is None or is_truncated(message.spam_score, score):
+        message.spam_score = score
+    message.spam_required = required if message.spam_required is None else message.spam_required
+    message.spam_tests = message.spam_tests or tests or None
+
+
+def is_truncated(known: float, exact: Optional[float]) -> bool:
+    """Whether the known score is the exact one without its decimals."""
+    return exact is not None and known.is_integer() and int(exact) == int(known)
 
 
 def take_verdict(message: Message, verdict: Spam) -> None:
@@ -3797,7 +3803,7 @@ def take_verdict(message: Message, verdict: Spam) -> None:
 def take_screening(message: Message, known: Screening) -> None:
     """Let a message show the score that a filter told."""
     told = known.score
-    if told is not None and message.spam_status is None:
+    if told is not None and message.spam_score is None:
         set_spam(message, told.status, told.score, told.required, told.tests)
         message.needs(known.low)
 
@@ -4245,7 +4251,7 @@ class Correlator(Memory):
         if message.queued:
             return
         message.queued = True
-        if self.scans.has_scanner and message.spam_status is None:
+        if self.scans.has_scanner and message.spam_score is None:
             self.scans.claim(message, lambda twin: not twin.queued)
         message.size, message.nrcpt = size, nrcpt
         self._set_sender(message, sender)
@@ -4511,7 +4517,7 @@ class Correlator(Memory):
         recipient.relay_status, recipient.dsn, recipient.relay_message = status, dsn, reason
         recipient.smtp_code = reply_code(reason) if origin.daemon in REMOTE_AGENTS else None
         recipient.delay, recipient.delays, recipient.next_queue_id = number(delay), delays, None
-        if self.scans.has_scanner and message.spam_status is None and message.mid_key is not None and may_be_scanned(recipient):
+        if self.scans.has_scanner and message.spam_score is None and message.mid_key is not None and may_be_scanned(recipient):
             self.scans.claim(message, lambda twin: not twin.by_address)
         if status == SENT:
             self._fold_sent(origin, message, recipient, event)
@@ -5219,9 +5225,7 @@ def is_told_again(message: Message, rows: List[Row]) -> bool:
 
 def better(name: str, known: Any, new: Any) -> Any:
     """Of two values of a fact the stored one; but a score that has its decimals is better than a truncated one."""
-    if name == "spam_score" and new is not None and float(known).is_integer() and int(new) == int(known):
-        return new
-    return known
+    return new if name == "spam_score" and is_truncated(float(known), new) else known
 
 
 def unite(message: Message, known: List[Recipient]) -> None:
@@ -5426,7 +5430,7 @@ def claim_verdict(message: Message, verdicts: List[Context]) -> None:
     for one in verdicts:
         is_shown = (message.spam_status, message.spam_score) == (one.value.status, one.value.score)
         is_near_it = begun <= one.heard <= message.heard + DISORDER and not is_of_another(one.value, message)
-        if is_near_it and (is_shown or message.spam_status is None):
+        if is_near_it and (is_shown or message.spam_score is None):
             take_verdict(message, one.value)
             verdicts.remove(one)
             return
