@@ -665,7 +665,7 @@ SYSLOG_5424 = re.compile(r"([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ (?:-|(?:\[(?:[^\"\]]|\"
 SEVERITIES = frozenset("DEBUG INFO NOTICE WARNING ERR CRIT ALERT EMERG".split())    # in an image's lines instead of the host
 REPEATED = re.compile(r" *message repeated ([0-9]{1,9}) times: \[ ?(.*)$")
 REPEATED_LAST = re.compile(_HOST + r"last message repeated ([0-9]{1,9}) times? *$")
-SUPPRESSED = re.compile(r"Last message '(.{0,20})' repeated ([0-9]{1,9}) times?, suppressed by syslog-ng on [^ ]+ *$", re.S)
+SUPPRESSED = re.compile(r"Last message '(.{0,20})' repeated ([0-9]{1,9}) times?, suppressed by syslog-ng on [^ ]+ *$")
 WHOLE_HEAD = re.compile("(?:%s|%s)%s" % (YEARLESS.pattern, ISO.pattern, TAGGED.pattern))      # a line as far as its first `: `
 STAMP_PART = re.compile(r"(?:[A-Z][a-z]?|(?:%s)(?: [ 0-9:.,]*)?|[0-9][0-9T:.,+-]*)$" % "|".join(MONTHS))
 # Before the line of a container: its name (docker compose logs), the runtime's stamp (kubectl logs --timestamps, CRI's files).
@@ -793,7 +793,7 @@ class Calendar:
         """Most lines are of the same minute as the one before: unless that is repeated, only the seconds of their stamps differ."""
         second = int(found.group(5))
         begun = time - second * SECOND
-        if found.span() == (0, 16) and second < 60 and not self._is_twice and 0 < begun < LATEST:
+        if found.span() == (0, 16) and not self._is_twice and 0 < begun < LATEST:
             self._minute, self._begun = found.string[:13], begun
 
     def _read_year_first(self, found: Match[str]) -> int:
@@ -1004,7 +1004,7 @@ def is_queue_id(word: str) -> bool:
     >>> is_queue_id("3854F172385"), is_queue_id("4jXSnX0bKLz1Tq"), is_queue_id("NOQUEUE"), is_queue_id("warning")
     (True, True, False, False)
     """
-    return len(word) <= 64 and QUEUE_ID.fullmatch(word) is not None
+    return QUEUE_ID.fullmatch(word) is not None
 
 
 def was_cut(*parts: str) -> bool:
@@ -1060,7 +1060,7 @@ def ignore_unless_repeated(text: str) -> Event:
 
 CLIENT_LINE = re.compile(CLIENT + r"(?:, sasl_method=([^,]*))?(?:, sasl_username=(.*?))?(?:, sasl_sender=.*)?"
                          r"(?:, orig_queue_id=([0-9A-Za-z]+))?(?:, orig_client=([^ ,\[\]]*)(?:\[([^ \]]*)\])?" + PORT + ")?$")
-DECISION = re.compile(r"((?:milter-)?[a-z_]+): ([A-Za-z-]+(?: content)?) from " + CLIENT + r": (.*)$", re.S)
+DECISION = re.compile(r"((?:milter-)?[a-z_]+): ([A-Za-z-]+(?: content)?) from " + CLIENT + r": (.*)$")
 SMTPD_TRAILERS = [re.compile(                       # sasl_… stand only behind helo=: nobody logs in without EHLO
     r"; (?:from=" + address + r" ?)?(?:to=" + address + r" ?)?(?:proto=([A-Z]+) ?)?(?:helo=<([^<>]*)>(?: sasl_method=[^ ]*)?"
     r"(?: sasl_username=((?:(?! helo=<|; from=<).)*?))?(?: sasl_sender=(?:(?! helo=<|; from=<).)*)?)?$")
@@ -1086,7 +1086,7 @@ BROKEN = re.compile(r"(?:lost connection|timeout|too many errors|bare <LF> recei
 AMAVIS_REST = re.compile(r", but (?:[0-9]+ )?(DISCARD|BOUNCE|REJECT)\b")
 WORD = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,63}")
 DISCONNECT = Disconnect()
-ACCESS_ACTIONS = frozenset("reject reject_warning hold discard filter redirect bcc prepend delay".split())
+ACCESS_ACTIONS = frozenset("reject reject_warning hold discard filter redirect bcc delay".split())
 MILTER_ACTIONS = frozenset("milter-reject milter-hold milter-discard".split())
 QUIET_ACTIONS = frozenset("reject_warning warn info permit hangup warning pass replace strip".split())
 QUEUED_AS = "queued as "
@@ -1224,11 +1224,11 @@ def parse_proxy(text: str) -> Event:
     if child:
         return Proxied(child, sender, protocol, helo)
     judge, action = ("access", "reject") if verb == "proxy-reject" else ("proxy", dropped_as(reply, True))
-    if judge == "proxy" and action is None and PMG_REPLY.match(reply):
+    if action is None and PMG_REPLY.match(reply):
         action = "screen"
     if action is None:
         return IGNORED
-    code, dsn = codes_of(said) if judge == "proxy" or not reply.startswith("3") else (None, None)       # 354: the answer before
+    code, dsn = codes_of(said) if not reply.startswith("3") else (None, None)       # 354: the answer before
     return Verdict(None, judge, action, stage, said, code, dsn, None, None, sender, recipient, protocol, helo, username)
 
 
@@ -1355,7 +1355,7 @@ def parse_cleanup_other(text: str) -> Event:
 
 def parse_not_taken(text: str) -> Event:
     """`warning: QID: queue file size limit exceeded`: a refusal that no other line tells; any other warning is noise."""
-    _, queue_id, why = (text.split(": ", 2) + ["", ""])[:3]
+    queue_id, _, why = text[len("warning: "):].partition(": ")
     refusal = not_taken(queue_id, why) if is_queue_id(queue_id) else None
     return refusal or IGNORED
 
@@ -1377,7 +1377,7 @@ def parse_check(queue_id: str, what: str, content: str, cut: bool) -> Event:
     spam = parse_spam_header(queue_id, content[:trailer.start()]) if action != what else None
     if action in QUIET_ACTIONS:
         return Checked(queue_id, sender, protocol, helo, spam)
-    text = content[trailer.end() + 2:].strip(" ") or content[:trailer.start()]
+    text = content[trailer.end() + 2:] or content[:trailer.start()]
     dsn = codes_of(text)[1] if action == "reject" else None
     return Verdict(queue_id, "check", action, "END-OF-MESSAGE", text, None, dsn, hostname, address, sender, recipient, protocol, helo,
                    None, spam)
@@ -1388,13 +1388,10 @@ def find_trailer(content: str) -> Optional[Match[str]]:
 
     The content may imitate them, and so may a quoted address within them. So a pattern finds them one after the other, none within
     another, and the last counts that begins where the content can still end. Each pattern takes another view of what an address may
-    hold: of their findings the one that reaches furthest is the true one, of equals the first.
+    hold: of all their findings the one that reaches furthest is the true one, of equals the first.
     """
-    readings = []
-    for pattern in CHECK_TRAILERS:
-        found = [one for one in pattern.finditer(content, 0, CHECK_CONTENT + TRAILER_REACH) if one.start() <= CHECK_CONTENT]
-        readings += found[-1:]
-    return max(readings, key=lambda one: one.end(), default=None)
+    found = (one for pattern in CHECK_TRAILERS for one in pattern.finditer(content, 0, CHECK_CONTENT + TRAILER_REACH))
+    return max((one for one in found if one.start() <= CHECK_CONTENT), key=lambda one: one.end(), default=None)
 
 
 def parse_spam_header(queue_id: str, content: str) -> Optional[Spam]:
@@ -1476,14 +1473,14 @@ def parse_postsuper(text: str) -> Event:
 # -- delivery agents
 
 DELIVERY = re.compile(r"to=" + ADDRESS + r"(?:, orig_to=" + ADDRESS + r")?, (relay=[^,<>]*(?:, [a-z_]+=[^,<>]*)*?), "
-                      r"status=([A-Za-z-]+)(?: \((.*))?$", re.S)
+                      r"status=([A-Za-z-]+)(?: \((.*))?$")
 INTERNAL_TAIL = re.compile(
     r">, (relay=[^,]*, (?:conn_use=[0-9]+, )?delay=[0-9.]+, delays=[0-9./]+, (?:(?!relay=)[a-z]+=[^,<>]*, ){0,5}?dsn=[0-9.]+), "
-    r"status=([A-Za-z-]+)(?: \((.*))?$", re.S)
+    r"status=([A-Za-z-]+)(?: \((.*))?$")
 SECOND_CHAIN = re.compile(">, [a-z_]+=")
 ORDINARY = re.compile(r'(?:(?:@[^:]*:)?"(?:[^"\\]|\\.)*"|[^][\s<>(),;:\\"@]+)(?:@[^\s<>(),;\\"@]+)?$')    # quoted, or in no need of it
 STATUSES = {                         # what status= says, as relay_status has it; None: the answer to a probe
-    "sent": SENT, "bounced": BOUNCED, "deferred": DEFERRED, "expired": EXPIRED, "SOFTBOUNCE": DEFERRED, DISCARDED: DISCARDED,
+    "sent": SENT, "bounced": BOUNCED, "deferred": DEFERRED, "SOFTBOUNCE": DEFERRED, DISCARDED: DISCARDED,
     "deliverable": None, "undeliverable": None, "undeliverable-but-not-cached": None,
 }
 FIELD = re.compile(r"([a-z_]+)=([^,]*)")
@@ -1627,7 +1624,7 @@ DKIM_ADDED = re.compile(r"DKIM-Signature field added \(s=([^,]*), d=([^)]*)\)")
 DKIM_KEY = re.compile(r"key (?:retrieval failed|revoked) \(s=([^ ]*), d=([^ ]*?)(?:, a=([^,)]*))?\)(?::|$)")
 DKIMPY = re.compile(r"([a-z0-9-]+) DKIM signature (verified|added) \(s=([^ ]*) d=([^ ]*)\)$")
 DKIM_WORDS = {"no signature error": "pass", "key not found in DNS": "permerror", "key DNS query failed": "temperror",
-              "key DNS reply corrupt": "permerror", "key revoked": "permerror", "signature verification failed": "fail"}
+              "key DNS reply corrupt": "permerror", "key revoked": "permerror"}      # with all others it fails
 DKIM_TEXTS = {                       # what a line begins with, and the result it tells
     "DKIM verification successful": "pass", "bad signature data": "fail", "no signature data": "none",
     "signature processing failed": "permerror", "syntax error": "permerror",
@@ -1731,7 +1728,6 @@ def parse_opendmarc(text: str) -> Event:
 
 # -- policy servers: SPF
 
-SPF_WORDS = {"Tempfail": "Temperror", "Error": "Temperror", "Unknown": "Permerror"}
 SPF_RESULTS = frozenset("Pass Fail Softfail Neutral None Temperror Permerror".split())
 SPF_SENDER = r'("(?:(?! identity=)[^"\\]|\\.)*"(?:@[^;"]*)?|[^;]*)'      # what was begun in the explanation does not hold the true fields
 SPF_ANSWER = "(?:prepend |Header field not prepended: )"
@@ -1739,14 +1735,14 @@ RECEIVED_SPF = re.compile(SPF_ANSWER + r"?(?:Received-SPF: )?([A-Za-z]+)(?: \((?
                           r"identity=(mailfrom|helo); client-ip=([^;]+); helo=[^;]*; envelope-from=(.*); receiver=[^;]*;? *$")
 EXPLAINED_SPF = re.compile(SPF_ANSWER + r"Received-SPF: ([A-Za-z]+) \(")
 # Strangers choose the explanation of a HELO, before the fields, and the sender, behind them: so the fields are found as one chain.
-SPF_CHAIN = re.compile(r"(?:identity=|smtp\.)(mailfrom|helo)(?:; |=[^ ]* \()client-ip=\"?([^;\" ]+)\"?; helo=[^;]*; "
+SPF_CHAIN = re.compile(r"(?:identity=|smtp\.)(?:mailfrom|helo)(?:; |=[^ ]* \()client-ip=\"?([^;\" ]+)\"?; helo=[^;]*; "
                        r"envelope-from=" + SPF_SENDER + r"; receiver=[^;]*;?$")
 AUTH_RESULTS = re.compile(SPF_ANSWER + r"Authentication-Results: [^ ;]+; spf=([a-z]+) ")
 PERL_SPF = re.compile("Policy action=PREPEND Received-SPF: ([A-Za-z]+) ")
 PERL_VALUE = r'("(?:[^"\\]|\\.)*"|[^"\\;\s]*)'         # quoted when it is no dot-atom (Mail::SPF::Result, received_spf_header)
-PERL_CHAIN = re.compile("identity=(mailfrom|mfrom|helo); (?:envelope-from={0}; )?helo={0}; client-ip={0}$".format(PERL_VALUE))
-PERL_REFUSED = re.compile(r"Policy action=550 (.*)$", re.S)
-SPF_REFUSED = re.compile(r"(?:550|defer_if_permit|451)(?: ([45]\.7\.2[34]))? (.*)$", re.S)
+PERL_CHAIN = re.compile("identity=(?:mailfrom|mfrom|helo); (?:envelope-from={0}; )?helo={0}; client-ip={0}$".format(PERL_VALUE))
+PERL_REFUSED = re.compile(r"Policy action=550 (.*)$")
+SPF_REFUSED = re.compile(r"(?:550|defer_if_permit|451)(?: ([45]\.7\.2[34]))? (.*)$")
 WHY = re.compile(r"[?;&]s=(mfrom|mailfrom|helo);id=((?:\"(?:[^\"\\]|\\.)*\"@)?[^ \";]*);ip=([0-9A-Fa-f.:%]+);r=")
 WHY_IP = re.compile(r";ip=[0-9A-Fa-f.:%]+;r=")
 SPF_TEXTS = (("SPF fail", "Fail"), ("domain owner discourages", "Softfail"), ("access neither permitted", "Neutral"),
@@ -1767,15 +1763,13 @@ NO_SPF_RESULT = ": Recipient address rejected: SPF-Result="         # postfix-po
 QUOTES = str.maketrans("", "", '"\\')                # what an address bears in its external form alone
 
 
-@functools.lru_cache(maxsize=256)
 def spf_word(result: str) -> str:
     """An SPF result in the words of the column.
 
     >>> spf_word("softfail"), spf_word("tempfail")
     ('Softfail', 'Temperror')
     """
-    word = result.capitalize()
-    return SPF_WORDS.get(word, word)
+    return "Temperror" if result == "tempfail" else result.capitalize()         # opendmarc's word
 
 
 @trimmed
@@ -1786,8 +1780,8 @@ def parse_policyd_spf(text: str) -> Event:
 
 def parse_behind_id(text: str, parse: Callable[[str], Event]) -> Event:
     """What a policy server answers, behind the queue ID that it was asked about, which may be empty; or without one."""
-    queue_id, colon, rest = text.partition(": ")
-    if not colon or queue_id and not is_queue_id(queue_id):
+    queue_id, _, rest = text.partition(": ")
+    if queue_id and not is_queue_id(queue_id):
         return parse(text)
     event = parse(rest)
     return event._replace(queue_id=queue_id) if queue_id and isinstance(event, Spf) else event
@@ -1798,28 +1792,25 @@ def parse_spf_answer(text: str) -> Event:
     found = RECEIVED_SPF.match(text)
     if found:
         result, identity, client_ip, sender = found.groups()
-        return spf_event(result, identity, client_ip, sender, answered=text[0] in "pH")
+        event = spf_event(result, client_ip, sender, debug=text[0] not in "pH")
+        return IGNORED if identity == "helo" and event and event.debug and event.sender else event      # the one of the sender follows
     found = EXPLAINED_SPF.match(text) or AUTH_RESULTS.match(text)
     if found:
         chain = SPF_CHAIN.search(text.rstrip(" "), max(found.end() - 1, len(text) - TRAILER_REACH))
-        return spf_event(found.group(1), chain.group(1), chain.group(2), chain.group(3), answered=True) if chain else None
+        return spf_event(found.group(1), chain.group(1), chain.group(2)) if chain else None
     found = SPF_REFUSED.match(text)
     if found:
         return parse_spf_refusal(found.group(1), found.group(2))
     return None if SPF_HEADER.match(text) else ignore_unless_repeated(text)
 
 
-def spf_event(result: str, identity: str, client_ip: str, sender: str, answered: bool) -> Event:
-    """A result, its words those of the column. One on HELO counts when it was the answer, or when there is no sender."""
+def spf_event(result: str, client_ip: str, sender: str, debug: bool = False) -> Optional[Spf]:
+    """A result, its words those of the column; None when it is none that is known."""
     word = spf_word(result)
     if sender[:1] == '"' == sender[-1:]:
         sender = sender[1:-1]
     sender = "" if sender == "<>" else sender
-    if word not in SPF_RESULTS:
-        return None
-    if identity == "helo" and sender and not answered:
-        return IGNORED
-    return Spf(client_ip.lower(), sender, word, None, not answered)
+    return Spf(client_ip.lower(), sender, word, None, debug) if word in SPF_RESULTS else None
 
 
 def parse_spf_refusal(dsn: Optional[str], said: str, decode: Callable[[str], str] = str) -> Event:
@@ -1828,7 +1819,7 @@ def parse_spf_refusal(dsn: Optional[str], said: str, decode: Callable[[str], str
     if why is None or len(WHY_IP.findall(said)) > 1:       # explanation and sender are strangers', and may imitate the server's own words
         return IGNORED
     sender = decode(why.group(2)) if why.group(1) != "helo" else None
-    return Spf(decode(why.group(3)).lower(), sender, spf_of_refusal(dsn, said), refusal=said.strip())
+    return Spf(decode(why.group(3)).lower(), sender, spf_of_refusal(dsn, said), refusal=said)
 
 
 def spf_of_refusal(dsn: Optional[str], said: str) -> str:
@@ -1840,6 +1831,8 @@ def spf_of_refusal(dsn: Optional[str], said: str) -> str:
     'Neutral'
     >>> spf_of_refusal("5.7.23", "550 5.7.23 <x>: Client host rejected: SPF Permanent Error@b>: Recipient address rejected: …")
     'Fail'
+    >>> spf_of_refusal("5.7.24", "550 5.7.24 see https://x.example"), spf_of_refusal("4.7.24", "450 4.7.24 see https://x.example")
+    ('Permerror', 'Temperror')
     """
     error = "Temperror" if dsn == "4.7.24" else "Permerror" if dsn == "5.7.24" else "Fail"
     return spf_of_words(DUE_TO.sub("", said, 1)) or error
@@ -1848,8 +1841,8 @@ def spf_of_refusal(dsn: Optional[str], said: str) -> str:
 def spf_of_words(said: str) -> Optional[str]:
     """The SPF result that pyspf's words, or pypolicyd-spf's of its `Reject_Not_Pass_Domains`, stand for.
 
-    >>> spf_of_words("SPF fail - not authorized"), spf_of_words("too many connections")
-    ('Fail', None)
+    >>> spf_of_words("SPF fail - not authorized"), spf_of_words("too many connections"), spf_of_words("Receiver policy for SPF Pass")
+    ('Fail', None, None)
     """
     policy = RECEIVER_POLICY.match(said)
     if policy and policy.group(1) in SPF_RESULTS - SPF_ACCEPTED:
@@ -1897,8 +1890,8 @@ def parse_perl_answer(text: str) -> Event:
     found = PERL_SPF.match(text)
     chain = PERL_CHAIN.search(text, max(len(text) - TRAILER_REACH, found.end())) if found else None
     if found and chain:
-        identity, sender, _, client_ip = chain.groups()
-        return spf_event(found.group(1), identity, client_ip.strip('"'), sender or "", answered=True)
+        sender, _, client_ip = chain.groups()
+        return spf_event(found.group(1), client_ip.strip('"'), sender or "")
     found = PERL_REFUSED.match(text)
     if found:
         return parse_spf_refusal(None, found.group(1), unquoted)
@@ -1912,7 +1905,7 @@ def parse_smf_spf(text: str) -> Event:
     if found is None:
         return None if SMF_RESULT.match(text) else ignore_unless_repeated(text)
     result, client_ip, sender = found.groups()
-    return spf_event(result, "mailfrom", client_ip, sender[1:-1] if sender[:1] == "<" and sender[-1:] == ">" else sender, answered=True)
+    return spf_event(result, client_ip, sender[1:-1] if sender[:1] == "<" and sender[-1:] == ">" else sender)
 
 
 # -- spam filters, SRS
@@ -1954,7 +1947,7 @@ RSPAMD_OPENING = (r"(?:(?:[0-9-]{10} [0-9:.]{8,15} #[0-9]{1,10})?\([a-z_]+\) )?(
                   "(?:rspamd_task_write_log: )?id: <")
 RSPAMD = re.compile(RSPAMD_OPENING + r"([^>]*|[^ ]*)>(?:, qid: <([^>]*)>)?(?:, ip: [^,]*)?"
                     r"(?:, user: [^,]*)?(?:, from: " + ADDRESS + r")?,? \(default: ([TFS]) \(([a-z ]+)\): \[(-?[0-9.]+)/(-?[0-9.]+)\] "
-                    r"\[((?:(?!\(default: ).)*)\]\)", re.S)
+                    r"\[((?:(?!\(default: ).)*)\]\)")
 RSPAMD_ID = re.compile(RSPAMD_OPENING)
 RSPAMD_NO_VERDICT = frozenset(("no action", "greylist", "soft reject"))
 RSPAMD_SYMBOL = re.compile(r"(?:^|,)([A-Z][A-Z0-9_]*)\(")
@@ -2053,7 +2046,7 @@ def parse_amavis_verdict(text: str) -> Event:
         told = queue_id and (signed[0] or kept_back) or filter_id and in_part
         return Spam(queue_id, mid, None, None, None, None, child, *signed, kept_back, filter_id, outcome) if told else IGNORED
     tests = AMAVIS_TESTS.findall(text, chain.end())[-1:] if not cut else ()     # the last: a subject, which stands before, may imitate it
-    names = ",".join(one.partition("=")[0].strip(" ") for one in tests[0].split(",")) if tests else None
+    names = ",".join(one.partition("=")[0] for one in tests[0].split(",")) if tests else None
     return Spam(queue_id, mid, "Yes" if is_spam else "No", number(hits), None, names, child, *signed, kept_back, filter_id, outcome)
 
 
@@ -2124,7 +2117,6 @@ def parse_pmg(text: str) -> Event:
 @trimmed
 def parse_postsrsd(text: str) -> Event:
     """postsrsd 1 and 2: `<a> rewritten as <b>`, `<a> forwarded as <b>`; the way back is not needed."""
-    text = text.replace("socketmap: ", "", 1)
     opening = SRS_OPENING.match(text)
     sender, verb, srs = text.rpartition("> rewritten as <" if "> rewritten as <" in text else "> forwarded as <")
     if opening and verb and srs.endswith(">") and sender[opening.end():] != '""':
@@ -2262,8 +2254,8 @@ def usual_opendmarc(groups: Groups, text: str) -> Event:
 
 def usual_policyd_spf(groups: Groups, text: str) -> Event:
     """A header to be prepended."""
-    result, identity, client_ip, sender = groups
-    return spf_event(result, identity, client_ip, sender, answered=True) if result else parse_policyd_spf(text)
+    result, client_ip, sender = groups
+    return spf_event(result, client_ip, sender) if result else parse_policyd_spf(text)
 
 
 def usual_spamd(groups: Groups, text: str) -> Event:
@@ -2301,7 +2293,7 @@ USUAL = {
         r"DKIM-Signature field added \(s=([^,\n]*), d=([^)\n]+)\))")),
     parse_opendmarc: (usual_opendmarc, shapes(USUAL_ID + r"([^ :\n]+) (pass|fail|none|temperror|permerror)")),
     parse_policyd_spf: (usual_policyd_spf, shapes(
-        r"(?:: )?prepend Received-SPF: ([A-Za-z]+) \((?:mailfrom|helo)\) identity=(mailfrom|helo); client-ip=([^;\n]+); helo=[^;\n]*; "
+        r"(?:: )?prepend Received-SPF: ([A-Za-z]+) \((?:mailfrom|helo)\) identity=(?:mailfrom|helo); client-ip=([^;\n]+); helo=[^;\n]*; "
         r"envelope-from=([^;\n]*); receiver=[^;\n]*;? *")),
     parse_spamd: (usual_spamd, shapes(
         r"(spamd: connection from ).*", r"spamd: (?:processing|checking) message ([^ \n]+) for [^ \n]*:[0-9]+",
