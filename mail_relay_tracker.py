@@ -708,7 +708,7 @@ def zone_offset(zone: Optional[str]) -> Optional[int]:
         return None
     zone = zone.lstrip(" ")
     digits = zone[1:].replace(":", "").ljust(4, "0")
-    seconds = int(digits[:2]) * 3600 + int(digits[2:4]) * 60
+    seconds = int(digits[:2]) * 3600 + int(digits[2:]) * 60
     return -seconds if zone[0] == "-" else seconds
 
 
@@ -748,7 +748,7 @@ class Calendar:
             return self._base + int(line[20:26]), 33
         if line[:13] == self._minute and line[15:16] == " " and line[13:15].isdecimal():
             time = self._begun + int(line[13:15]) * SECOND
-            if time < self._begun + MINUTE and time <= self.newest + DAY < self._begun + SHORT_YEAR:    # else it is of another year
+            if time <= self.newest + DAY < self._begun + SHORT_YEAR:        # else it is of another year
                 self.last = time
                 return time, 16
         before = BEFORE_STAMP.match(line) if line[:1] in "<\xef" else None
@@ -773,7 +773,7 @@ class Calendar:
             return self._local(year, month, day, found.groups()[3:7])
         hour, minute, second = map(int, found.groups()[3:6])
         base = epoch(year, month, day, hour * 3600 + minute * 60 + second, offset)
-        if found.span() == (0, 33) and 0 < base < LATEST - SECOND:
+        if found.span() == (0, 33) and 0 < base < LATEST:
             self._second, self._zone, self._base = found.string[:20], found.string[26:33], base
         return base + microseconds(found.group(7))
 

@@ -65,6 +65,22 @@ class TimeStamps(unittest.TestCase):
                 line = "Nov  5 09:03:%02d mx x: y" % second
                 self.assertEqual(calendar.read(line), tracker.Calendar(newest).read(line), (newest, second))
 
+    def test_a_stamp_of_the_second_of_the_one_before_is_read_as_by_itself(self):
+        calendar = tracker.Calendar(PRESENT)
+        for stamp in ("07.000001+01:00", "07.999999+01:00", "07.12x456+01:00", "07.1_3456+01:00", "07.123456+01:30", "07.12345 +01:00",
+                      "07.1234567+0100", "07.7654321+0100", "07.123456+01:00", "08.123456+01:00", "61.123456+01:00", "08.123456+01:00"):
+            line = "2026-11-05T09:03:%s mx x: y" % stamp
+            self.assertEqual(calendar.read(line), tracker.Calendar(PRESENT).read(line), stamp)
+
+    def test_only_times_that_every_server_can_hold_are_read(self):
+        end = tracker.LATEST // tracker.SECOND
+        for form in ("%Y-%m-%dT%H:%M:%S.500000+00:00 mx x: y", "%Y-%m-%dT%H:%M:%SZ mx x: y", "%b %e %H:%M:%S mx x: y"):
+            for moments in ((1, 0, 0, -1, 60), (end - 1, end, end)):
+                calendar = tracker.Calendar(max(moments) * tracker.SECOND)
+                for moment in moments:
+                    _, start = calendar.read(time.strftime(form, time.gmtime(moment)))
+                    self.assertEqual(start > 0, 1 <= moment < end, (form, moment))
+
     def test_new_year_in_both_directions(self):
         calendar = tracker.Calendar(utc(2027, 1, 1, 0, 0, 5))
         self.assertEqual(calendar.read("Dec 31 23:59:59 mx x: y")[0], utc(2026, 12, 31, 23, 59, 59))
