@@ -917,10 +917,12 @@ def second_head(head: str, start: int) -> int:
     (21, 0)
     >>> second_head("mx-1  | Nov 29 14:53:20 3f2b6a1c postfix/smtp[14]", -1)
     8
+    >>> second_head("said on Nov 29 Nov 29 14:53:20 mx postfix/smtp[14]", -1), second_head("Nov 29 Nov 29 14:53:20 mx postfix/smtp[14]", -1)
+    (0, 7)
     """
     found = WHOLE_HEAD.search(head, max(start, 0))
     place = found.start() if found else 0
-    if place and CONTAINER.match(head[:place]):
+    if CONTAINER.match(head[:place]):
         return place
     _, _, tag = head[start:place].partition(" ")
     was_cut_off = " " not in tag and ":" not in tag if start >= 0 else STAMP_PART.match(head[:place])
