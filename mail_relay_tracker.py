@@ -2345,12 +2345,12 @@ def unwrap_srs(address: str) -> Optional[str]:
     >>> unwrap_srs("SRS1=HHH=fwd.example==HHH=TT=orig.example=user@me.example")
     'user@orig.example'
     """
-    local, at, _ = address.rpartition("@")
-    quoted = at and len(local) > 1 and local[0] == local[-1] == '"'
+    local = address.rpartition("@")[0]
+    quoted = local[:1] == '"' == local[-1:]
     if quoted:
         local = local[1:-1]
     found = SRS0.match(local) or SRS1.match(local)
-    if not at or not found or found.group(3) == "1":
+    if not found or found.group(3) == "1":
         return None
     return ('"%s"@%s' if quoted else "%s@%s") % (found.group(4), found.group(3))
 
@@ -2375,10 +2375,10 @@ def raw_text(value: Any) -> Any:
 def domain_forms(domain: str) -> List[str]:
     """A configured domain as it may stand in a log, in lower case: as it is, and if internationalised in its other form.
 
-    >>> sorted(domain_forms("M\u00fcller.example")), domain_forms("@Example.ORG.")
-    (['m\u00fcller.example', 'xn--mller-kva.example'], ['example.org'])
+    >>> sorted(domain_forms("M\u00fcller.example")), domain_forms("@Example.ORG."), domain_forms(".a..b"), domain_forms(".")
+    (['m\u00fcller.example', 'xn--mller-kva.example'], ['example.org'], ['a..b'], [])
     """
-    domain = domain.strip().strip(".").lstrip("@").lower()
+    domain = domain.lstrip("@").strip(".").lower()
     forms = {domain}
     try:
         ascii_form = domain.encode("idna").decode("ascii")
