@@ -5272,8 +5272,8 @@ class Unmatched:
     def _delivered(self, new: Recipient) -> Optional[Recipient]:
         if new.refused:
             return None
-        if new.upstream_to is None:
-            return self.by_orig.get(new.orig_to.lower()) if new.orig_to is not None else None
+        if new.upstream_to is None:         # read again: by now a delivery to it is told
+            return self.by_orig.get((new.orig_to or "").lower()) or self.by_upstream.get(new.orig_to)
         same = self.by_address.get((new.orig_to, new.upstream_to))
         if same is None and self.inherited:
             same = self.by_upstream.get(new.upstream_to)

@@ -125,11 +125,11 @@ class Replay:
         self.run(store, first, len(self.lines))
         return self.rows(store)
 
-    def twice(self):
-        """The rows after reading everything, and everything again."""
+    def twice(self, **how):
+        """The rows after reading everything, and everything again (`how`: see run)."""
         store = self.table()
         self.run(store, 0, len(self.lines))
-        self.run(store, 0, len(self.lines))
+        self.run(store, 0, len(self.lines), **how)
         return self.rows(store)
 
     def however_read(self, alike=list):

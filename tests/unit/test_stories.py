@@ -39,6 +39,7 @@ class Stories(unittest.TestCase):
                 told_more = {column: found[column] for column in NAMED_OR_EMPTY if column not in columns and found[column] is not None}
                 self.assertFalse(told_more)
             self.assertEqual(replay.twice(), rows, "read twice")
+            self.assertEqual(replay.twice(rhythm=1), rows, "read again, written after every line")
             for place in range(1, len(lines)):
                 self.assertEqual(replay.cut(place), rows, "cut before line %d" % (place + 1))
             self.assertEqual(replay.cut(*range(1, len(lines))), rows, "cut before every line")
