@@ -4865,13 +4865,15 @@ def inherit_names(message: Message, parent: Message, leg: str) -> None:
     One keeps its own name if the parent handed it on under the very same two addresses. If its lines tell a name, as of an alias, that is
     the parent's `to`. If they do not, and the mail went on directly, the `to` of both is the same; likewise if it was requeued, which
     changes no recipient, and the parent itself shows an inherited name by now. Rows do not tell that pickup had it: then the parent does,
-    whose last reply names no `leg`, as one of a filter or of local(8) would. One that is but named, as by a header check that holds the
-    mail, keeps its name, by which its row is found again, until a delivery tells its `to`.
+    whose last reply names no `leg`, as one of a filter or of local(8) would. The name of which local(8) tells is the one that the parent's
+    own lines told, and may show no more. One that is but named, as by a header check that holds the mail, keeps its name, by which its
+    row is found again, until a delivery tells its `to`.
     """
     gone_on = [one for one in parent.recipients if goes_on(one) and one.upstream_to]
     into = [one for one in gone_on if leg in (one.next_queue_id, parent.requeued_as)]
     named = {one.upstream_to or "": one.orig_to for one in gone_on + into}
     same = {one.upstream_to: one.orig_to for one in into if leg == message.queue_id}
+    local = {one.orig_to for one in into if one.relay_host == "local" and leg in (one.relay_message or "")}
     kept = {(one.orig_to, one.upstream_to) for one in into}
     sharing = collections.Counter(to for _, to in kept)
     is_requeued = message.pickup_sender is not None or any(leg not in (one.relay_message or "") for one in into)
@@ -4879,7 +4881,8 @@ def inherit_names(message: Message, parent: Message, leg: str) -> None:
         own, to = recipient.orig_to or "", recipient.upstream_to
         if to is not None and (own, to) not in kept:
             is_same = own in ("", to) or is_requeued and own not in named and sharing[to] == 1
-            recipient.orig_to = is_same and same.get(to) or named.get(own, recipient.orig_to)
+            forwarded = next(iter(local)) if own != to and len(local) == 1 else None
+            recipient.orig_to = is_same and same.get(to) or named.get(own) or forwarded or recipient.orig_to
 
 
 def number_heirs(message: Message, parent: Message, tracked: DomainFilter) -> None:
