@@ -5238,7 +5238,7 @@ def unite(message: Message, known: List[Recipient]) -> None:
         if same is not None:
             recipient.became = same
             take_outcome(same, recipient, released)
-        elif recipient.relay_status is not None or recipient.orig_to is not None:
+        else:
             if recipient.recipient_no is not None:
                 recipient.recipient_no, message.next_no = message.next_no, message.next_no + 1
             message.recipients.append(recipient)
@@ -5327,8 +5327,8 @@ def tells_less(known: Recipient, new: Recipient) -> bool:
 
 
 def take_outcome(known: Recipient, new: Recipient, released: bool) -> None:
-    """Give a stored recipient the outcome that its continuation tells, if that is the newer one; else only what it lacks. One on hold that
-    was not `released` stays there when it is but deferred.
+    """Give a stored recipient the outcome that its continuation tells, if that is the newer one. One on hold that was not `released` stays
+    there when it is but deferred.
 
     A line read again tells no more than what is stored, perhaps less: what ties it to other messages may have come later.
     """
@@ -5342,22 +5342,17 @@ def take_outcome(known: Recipient, new: Recipient, released: bool) -> None:
         or known.upstream_to is None and new.upstream_to is not None and not is_older(new.last_seen, known.last_seen)
     if known.upstream_to is None or awaits_alias(known):
         known.orig_to, known.upstream_to = new.orig_to or known.orig_to, new.upstream_to or known.upstream_to
-    if new.relay_status not in (None, INCOMPLETE) and later:
-        if tells_less(known, new):
-            return
-        newest = new.last_seen if known.relay_status == INCOMPLETE else max(known.last_seen, new.last_seen)
-        read_again = new.last_seen <= known.last_seen       # perhaps without the line before it that told of TLS
-        stays = stays_held(known, new.relay_status) and not released
-        for name in OUTCOME:
-            value = getattr(new, name)
-            if value is not None or name != "relay_tls" or not read_again:
-                setattr(known, name, value)
-        known.refused, known.last_seen = new.refused, newest
-        known.relay_status = HELD if stays else known.relay_status
+    if new.relay_status in (None, INCOMPLETE) or not later or tells_less(known, new):
         return
+    newest = new.last_seen if known.relay_status == INCOMPLETE else max(known.last_seen, new.last_seen)
+    read_again = new.last_seen <= known.last_seen       # perhaps without the line before it that told of TLS
+    stays = stays_held(known, new.relay_status) and not released
     for name in OUTCOME:
-        if getattr(known, name) is None and new.last_seen == known.last_seen:
-            setattr(known, name, getattr(new, name))
+        value = getattr(new, name)
+        if value is not None or name != "relay_tls" or not read_again:
+            setattr(known, name, value)
+    known.refused, known.last_seen = new.refused, newest
+    known.relay_status = HELD if stays else known.relay_status
 
 
 Name = Tuple[str, str]                      # (server_hostname, queue_id): how the store knows a message
