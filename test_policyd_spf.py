@@ -163,6 +163,11 @@ def reject(second, why, sender=JOE):
                     "helo=<mx.a.net>" % (IP, why, sender))
 
 
+def warn(second, why):
+    """It would have, but for warn_if_reject."""
+    return second, reject(second, why)[1].replace(": reject: ", ": reject_warning: ")
+
+
 def dmarc(second, queue_id, result):
     """OpenDMARC checks SPF itself."""
     return second, "opendmarc[9]: %s: SPF(mailfrom): a.net %s" % (queue_id, result)
@@ -213,6 +218,7 @@ LOGS = (
      [PASS_JOE, spf(0, prepend("Fail", ip=IP6)), client(1, A), client(1, B, pid=2, ip=IP6), queued(2, A), queued(2, B)],
      {A: "Pass", B: "Fail"}),
     ("rejected by the policy server", [spf(0, REFUSED), reject(0, REFUSED)], {"NOQUEUE": "Fail"}),
+    ("a refusal that only warns", [connect(0), spf(0, REFUSED), warn(0, REFUSED), client(1, A), queued(2, A)], {A: "Fail"}),
     ("rejected by a policy server that logs elsewhere", [reject(0, REFUSED)], {"NOQUEUE": "Fail"}),
     ("deferred by the policy server", [spf(0, DEFERRED), reject(0, DEFERRED.replace("defer_if_permit", "450"))],
      {"NOQUEUE": "Temperror"}),
