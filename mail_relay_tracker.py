@@ -3403,8 +3403,9 @@ class SpfResults:
         newest, before = free[-1] if free else None, self._remembered(session)
         found = before if newest is None or before is not None and before.prefix != newest.prefix else newest
         if crowd.unnamed or len(free) > 1 or found is not newest:
-            for one in [other.spf for other in crowd.unnamed if other.spf is not None] + free:
-                one.contended = True
+            for one in [*(other.spf for other in crowd.unnamed), *free, found]:
+                if one is not None:
+                    one.contended = True
         if found is not None:
             show_on_trial(message, found)
         crowd.unnamed.append(message)

@@ -211,6 +211,40 @@ class CheckedSite(Site):
         self.deliver(time + 0.004, child, sender, behind, 2)
 
 
+class CheckingSite(Site):
+    """A server whose policy server checks SPF for most of the mail that few clients hand in at once, some recipients being refused."""
+
+    def mail(self, time, number):
+        """What a client hands in within a session."""
+        smtpd, peer = "postfix/smtpd[%d]" % (100 + number), "h[203.0.113.%d]" % self.rng.choice((1, 1, 2))
+        policyd = "policyd-spf[%d]" % self.rng.choice((8, 200 + number, 200 + number))
+        self.say(time, smtpd, "connect from " + peer)
+        for _ in range(self.rng.randrange(1, 4)):
+            time = self.transaction(time + self.rng.choice((0.01, 0.3, 2, 20)), smtpd, peer, policyd)
+        self.say(time + self.rng.choice((0.1, 3)), smtpd, "disconnect from %s ehlo=1 mail=1 quit=1 commands=3" % peer)
+
+    def transaction(self, time, smtpd, peer, policyd):
+        """A mail of a sender of its own; returns when it was handed in."""
+        queue_id = self.new_id()
+        sender, result = "s%d@ex.test" % self.serial, self.rng.choice(("Pass", "Fail", "Softfail", "None"))
+        refused = "reject: RCPT from %s: 550 5.1.1 <no@h.test>: unknown; from=<%s> to=<no@h.test> proto=ESMTP helo=<h>" % (peer, sender)
+        if self.chance(0.8):
+            self.say(time, policyd, ": prepend Received-SPF: %s (mailfrom) identity=mailfrom; client-ip=%s; helo=h; envelope-from=%s; "
+                     "receiver=<UNKNOWN>" % (result, peer[2:-1], sender))
+        if self.chance(0.3):
+            self.say(time + 0.01, smtpd, "NOQUEUE: " + refused)
+            if self.chance(0.4):
+                return time + 0.01
+            time += self.rng.choice((0.01, 1))
+        self.say(time + 0.01, smtpd, "%s: client=%s" % (queue_id, peer))
+        if self.chance(0.2):
+            self.say(time + 0.02, smtpd, "%s: %s" % (queue_id, refused))
+        time += self.rng.choice((0.03, 0.5, 5))
+        self.say(time, "postfix/cleanup[70]", "%s: message-id=<%s@m>" % (queue_id, sender))
+        self.deliver(time + self.rng.choice((0.01, 0.4, 9)), queue_id, sender, [("u@far.test", "u@far.test")], 3)
+        return time
+
+
 TELLING = (91, 96, 103, 161, 164, 285, 347, 364, 626, 733, 821, 899, 1171, 1279, 1311, 1433)       # that found something once
 
 
@@ -230,6 +264,11 @@ def test_T1_random_lives_end_alike_however_they_are_read(seed):
 @pytest.mark.parametrize("seed", seeds())
 def test_T1_random_lives_with_checks_end_alike_however_they_are_read(seed):
     live(CheckedSite(seed), 2)
+
+
+@pytest.mark.parametrize("seed", seeds())
+def test_T1_random_sessions_with_spf_end_alike_however_they_are_read(seed):
+    live(CheckingSite(seed), 3)
 
 
 def live(site, mails):
