@@ -3771,18 +3771,22 @@ class Scans:
         return lows
 
 
+def is_cut_off(known: float, exact: Optional[float]) -> bool:
+    """Whether the known score is the exact one without its decimals: in one line spamd cuts them off, in another it rounds them to one.
+
+    >>> [is_cut_off(12.0, 13.0), is_cut_off(-1.0, -2.0), is_cut_off(5.0, 5.9), is_cut_off(6.0, 5.9), is_cut_off(5.5, 5.9)]
+    [True, True, True, False, False]
+    """
+    return exact is not None and known.is_integer() and known in (int(exact - 0.05), int(exact + 0.05))
+
+
 def set_spam(message: Message, status: Optional[str], score: Optional[float], required: Optional[float], tests: Optional[str]) -> None:
     """Let a message show what a scanner said. Of several the first counts, as it does for its rows; another may know the decimals."""
     message.spam_status = message.spam_status or status
-    if message.spam_score is None or is_truncated(message.spam_score, score):
+    if message.spam_score is None or is_cut_off(message.spam_score, score):
         message.spam_score = score
     message.spam_required = required if message.spam_required is None else message.spam_required
     message.spam_tests = message.spam_tests or tests or None
-
-
-def is_truncated(known: float, exact: Optional[float]) -> bool:
-    """Whether the known score is the exact one without its decimals."""
-    return exact is not None and known.is_integer() and int(exact) == int(known)
 
 
 def take_verdict(message: Message, verdict: Spam) -> None:
@@ -4629,7 +4633,7 @@ class Correlator(Memory):
         """The result of spamd or spampd, for the message of this Message-ID."""
         message_id, status, score, required, tests = event
         scan = self.scans.at_hand.pop(origin.prefix, None)
-        if scan is not None and int(scan.value.score) == int(score):    # else it is of another scan
+        if scan is not None and is_cut_off(score, scan.value.score):    # else it is of another scan
             score = scan.value.score
         message = self._scanned(origin, message_id)
         if message is None:
@@ -5223,7 +5227,7 @@ def is_told_again(message: Message, rows: List[Row]) -> bool:
 
 def better(name: str, known: Any, new: Any) -> Any:
     """Of two values of a fact the stored one; but a score that has its decimals is better than a truncated one."""
-    return new if name == "spam_score" and is_truncated(float(known), new) else known
+    return new if name == "spam_score" and is_cut_off(float(known), new) else known
 
 
 def unite(message: Message, known: List[Recipient]) -> None:
