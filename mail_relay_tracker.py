@@ -1952,6 +1952,7 @@ RSPAMD = re.compile(RSPAMD_OPENING + r"([^>]*|[^ ]*)>(?:, qid: <([^>]*)>)?(?:, i
                     r"\[((?:(?!\(default: ).)*)\]\)")
 RSPAMD_ID = re.compile(RSPAMD_OPENING)
 RSPAMD_NO_VERDICT = frozenset(("no action", "greylist", "soft reject"))
+RSPAMD_SPAM = frozenset(("reject", "add header", "rewrite subject"))      # up to 1.8 `T` was said of the first alone (rspamd_task.c)
 RSPAMD_SYMBOL = re.compile(r"(?:^|,)([A-Z][A-Z0-9_]*)\(")
 RSPAMD_NAMES = re.compile(r"[A-Z][A-Z0-9_]*(?:,[A-Z][A-Z0-9_]*)*$")      # without scores: `$symbols` in log_format, once the default
 SRS_PAIR = re.compile(r"[^>]*> (?!reversed to )[a-z ]+ <[^>]*>$")
@@ -2093,7 +2094,8 @@ def parse_rspamd(text: str) -> Event:
         return IGNORED
     tests = symbols if RSPAMD_NAMES.match(symbols) else ",".join(RSPAMD_SYMBOL.findall(symbols))
     known = queue_id if queue_id and is_queue_id(queue_id) else None
-    return Spam(known, mid.partition(">")[0], "Yes" if flag != "F" and told else "No", number(score), number(required), tests)
+    is_spam = action in RSPAMD_SPAM or flag != "F" and told
+    return Spam(known, mid.partition(">")[0], "Yes" if is_spam else "No", number(score), number(required), tests)
 
 
 @trimmed
