@@ -922,7 +922,7 @@ def second_head(head: str, start: int) -> int:
     """
     found = WHOLE_HEAD.search(head, max(start, 0))
     place = found.start() if found else 0
-    if CONTAINER.match(head[:place]):
+    if place and CONTAINER.match(head[:place]):
         return place
     _, _, tag = head[start:place].partition(" ")
     was_cut_off = " " not in tag and ":" not in tag if start >= 0 else STAMP_PART.match(head[:place])
@@ -1348,7 +1348,7 @@ def parse_cleanup_other(text: str) -> Event:
         return parse_decision(queue_id, rest)
     if rest in CLEANUP_REMOVED:
         return Removed(queue_id, "cleanup")
-    if rest.startswith("to="):
+    if rest.startswith("to=<"):
         return parse_delivery(text)
     if rest.startswith("reject: mime-error "):
         return parse_mime_error(queue_id, rest)
@@ -1435,7 +1435,7 @@ def parse_qmgr(text: str) -> Event:
         return ignore_noise(text, QMGR_NOISE)
     if rest == "removed":
         return Removed(queue_id, "qmgr")
-    if rest.startswith("to="):
+    if rest.startswith("to=<"):
         return discarded(parse_delivery(text))
     found = QUEUED_LINE.match(rest)
     if found:
@@ -1518,7 +1518,7 @@ def parse_delivery(text: str) -> Event:
             return None
     else:
         found = INTERNAL_TAIL.search(rest)
-        if not found or not rest.startswith("to=<") or rest.startswith(('to=<"', "to=<@")) or was_cut(text):
+        if not found or rest.startswith(('to=<"', "to=<@")) or was_cut(text):
             return None                     # of a record cut within the address nothing is to be believed
         middle, status, reason = found.groups()
         upstream_to, _, orig_to = rest[4:found.start()].partition(">, orig_to=<")

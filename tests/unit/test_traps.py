@@ -248,6 +248,11 @@ class Replies(Case):
         row, = self.delivered(delivery(SAID + "550 5.1.1 " + "x" * 1800, status="bounced", dsn="5.1.1", close=""))
         self.assertEqual((row.relay_status, row.smtp_code, len(row.relay_message)), ("bounced", 550, len(SAID) + 1810))
 
+    def test_trap_04_fields_in_an_address_before_3_5_that_the_record_s_end_cuts_are_not_believed(self):
+        forged = delivery(to='b";c@example.com', relay="evil[192.0.2.66]:25", reason="ok", close="")
+        self.assertEqual(event_of(forged).relay, "evil[192.0.2.66]:25")
+        self.assertIsNone(event_of(forged + " " + "x" * 1999))
+
     def test_trap_05_said_and_refused_name_no_port(self):
         for reason in (SAID + "450 4.7.1 later", SAID + "450 4.7.1 later (in reply to RCPT TO command)",
                        "host mx.example.net[198.51.100.1] refused to talk to me: 450 busy"):
