@@ -107,12 +107,14 @@ class QueueIds(unittest.TestCase):
     """What Postfix creates, and what only looks like it."""
 
     def test_created_by_postfix(self):
-        for word in ("3854F172385", "00000A", "F423F1", "4jXSnX0bKLz1Tq", "4Zz01m1QbBz5Rk", "5000005z0000z0"):
+        for word in ("3854F172385", "00000A", "ABCDEF", "F30AF1", "F41AF1", "F420A1", "F423F1", "3854F" + 59 * "1", "4jXSnX0bKLz1Tq",
+                     "4Zz01m1QbBz5Rk", "5000005z0000z0", "4jXSnX7bKLzFgHjY", "4jXSnX0bKLz" + 19 * "1"):
             self.assertTrue(tracker.is_queue_id(word), word)
 
     def test_other_words(self):
         for word in ("", "NOQUEUE", "warning", "statistics", "FACADE", "F42400", "12345", "3854f172385", "4jXSnX0bKLz1TqE", "a" * 65,
-                     "3854F172385 ", "3854F17238\n"):
+                     "3854F172385 ", "3854F17238\n", "F424A1", "3854F" + 60 * "1", "4jXSnX8bKLz1Tq", "4jXSnX0bKLz", "4jXSnX0bKLz1zq",
+                     "4jXSnX0bKL1Tq", "4jXSn0bKLz1Tq", "4jXSnX0bKLz" + 20 * "1"):
             self.assertFalse(tracker.is_queue_id(word), word)
 
 
