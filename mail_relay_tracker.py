@@ -8039,8 +8039,8 @@ def read_config(path: str) -> configparser.ConfigParser:
         wrong = getattr(error, "errors", None) or [(getattr(error, "lineno", 0), "")]
         raise ConfigError("configuration %s: line %s: is neither a [section] nor, within one, key = value"
                           % (path, ", ".join(str(number) for number, _ in wrong))) from None
-    except configparser.Error as error:
-        raise ConfigError("configuration %s: %s" % (path, str(error).replace("\n", " "))) from error
+    except configparser.Error as error:             # a section or key that stands there twice
+        raise ConfigError("configuration %s: %s: leave one of the two" % (path, str(error).replace("\n", " "))) from error
     return parser
 
 

@@ -132,6 +132,7 @@ def test_a_password_on_an_indented_line_is_not_told(command, settings, setting, 
 
 @pytest.mark.parametrize("text, words", [
     (b"[database\nport=1\n", "line 1: "), (b"password = geheim\n", "line 1: "), (b"[database]\nport=1\nport=2\n", "[line  3]"),
+    (b"[database]\nport=1\nport=1\n", "already exists: leave one of the two"), (b"[state]\n[state]\n", "'state' already exists: leave one"),
     (b"[database]\nport=1\npassword geheim\n", "line 3: "), (b"[database]\nuser = J\xf6rg\n", "byte 20 is not UTF-8"),
     (b"[database]\nport\n", "line 2: ")])
 def test_a_file_that_is_no_configuration(command, text, words):
