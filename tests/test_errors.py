@@ -98,6 +98,8 @@ def test_missing_configuration(command):
     ({"database__database": ""}, ("[database] database =", "must not be empty")),
     ({"logging__log_file": ""}, ("[logging] log_file =", "must not be empty")),
     ({"database__engine": "mysql", "database__ssl_ca": "/nowhere/ca.pem"}, ("[database] ssl_ca", "no such file")),
+    ({"database__engine": "mysql", "database__ssl_cert": LOG}, ("[database] ssl_cert = %s" % LOG, "name its ssl_key as well")),
+    ({"database__engine": "mysql", "database__ssl_key": LOG}, ("[database] ssl_key = %s" % LOG, "name its ssl_cert as well")),
     ({"database__engine": "mysql", "database__password_file": "/nowhere/pw"},
      ("[database] password_file", "/nowhere/pw", "make it a text file")),
     ({"database__engine": "mysql", "database__password_file": "/etc"}, ("[database] password_file = /etc", "make it a text file")),

@@ -1231,8 +1231,9 @@ def test_T5_rotated_to_where_nobody_looks_is_told_once(here, caplog, where):
 
 @pytest.mark.parametrize("ending", [".zst", ".z", ".gz.gpg"])
 def test_T5_archives_that_nobody_here_can_unpack_are_named(here, caplog, ending):
-    """When the saved position may be in one of them. What is older than that was read long ago."""
+    """When the saved position may be in one of them. What is older than that was read long ago, and of what is gone nobody knows."""
     tracker.LOG.disabled = False
+    os.symlink(str(here.folder / "nothing"), here.path + ".9" + ending)
     here.append(3)
     here.rotate()
     sealed(here, ending)
@@ -1358,6 +1359,7 @@ def test_T5_a_rotated_file_that_cannot_be_read_for_now_is_waited_for(here, numbe
         tracker.Follower(here.path, 1.0, denying(denied)).begin(here.saved, False)
     here.start()
     here.pass_time()
+    assert here.next == len(here.written)
 
 
 def test_T5_an_old_rotated_file_that_cannot_be_read_is_named_and_passed_over(here, caplog):
@@ -1376,6 +1378,7 @@ def test_T5_an_old_rotated_file_that_cannot_be_read_is_named_and_passed_over(her
     with caplog.at_level(logging.WARNING):
         here.reader.begin(here.saved, False)
         here.pass_time()
+    assert here.next == len(here.written)
     assert any("%s: " % denied in record.getMessage() and "passed over" in record.getMessage() for record in caplog.records)
 
 
@@ -1879,6 +1882,12 @@ def test_T20_what_is_left_to_read_is_told(here):
     here.append()
     here.read()
     assert here.reader.lag() == 0
+    here.append()
+    size = os.stat(here.path).st_size - here.reader.position
+    here.rotate("gap")
+    assert here.reader.lag() == size
+    here.append()
+    assert here.reader.lag() == size + os.stat(here.path).st_size
 
 
 # ---------------------------------------------------------------------------- the real logrotate
@@ -2422,6 +2431,58 @@ def test_T4_rotated_at_each_look_is_a_trouble_that_passes(tmp_path):
     assert letters_of(follower) == "ZYXD"
 
 
+def at_second_opening(path, happens):
+    """An opener: when a file is opened for the second time, something has happened just before."""
+    opened = []
+
+    def opener(name):
+        opened.append(name)
+        if name == path and opened.count(path) == 2:
+            happens()
+        return tracker.open_log(name)
+
+    return opener
+
+
+def test_T4_rotated_between_the_look_at_rotated_files_and_their_opening(tmp_path):
+    """Under the name of what is to be read next there is another file by then: nothing is read before all were looked at again."""
+    path = tmp_path / "mail.log"
+    follower = who_has_read_a(path)
+    path.rename(str(path) + ".3")
+    for name, letter in ((".2", "B"), (".1", "C"), ("", "D")):
+        pathlib.Path(str(path) + name).write_text(lines_of(letter))
+
+    def rename():
+        for number in (3, 2, 1):
+            os.rename("%s.%d" % (path, number), "%s.%d" % (path, number + 1))
+        os.rename(str(path), "%s.1" % path)
+        path.write_text(lines_of("E"))
+
+    follower.logs.opener = at_second_opening("%s.2" % path, rename)
+    assert follower.read(float(next(POLLS))) is None       # somebody may still write to A
+    with pytest.raises(tracker.LogError, match=r"mail\.log\.2: was renamed just now: trying again"):
+        follower.read(float(next(POLLS)))
+    assert letters_of(follower) == "BCDE"
+
+
+def test_T5_a_copy_that_cannot_be_compared_is_read_twice_rather_than_not_at_all(tmp_path):
+    path = tmp_path / "mail.log"
+    follower = who_has_read_a(path)
+    path.rename(str(path) + ".2")
+    for name, letter in ((".1", "B"), ("-20250101", "B"), ("", "C")):
+        pathlib.Path(str(path) + name).write_text(lines_of(letter))
+
+    def fail():
+        raise OSError(errno.EIO, "Input/output error")
+
+    follower.logs.opener = at_second_opening("%s.1" % path, fail)
+    letters = []
+    for now in itertools.islice(POLLS, 60):
+        batch = follower.read(float(now))
+        letters += [line.split()[3][0] for line in batch.lines] if batch else []
+    assert letters == list("BBBBBCCCCC")
+
+
 class Moody(io.FileIO):
     """A file on a disk that fails now and then: `fails` tells of each read to come whether it does."""
 
@@ -2497,6 +2558,23 @@ def test_T1_a_stale_handle_of_an_empty_log_is_opened_anew(here):
     here.append(3)
     here.pass_time(12)
     assert here.lines() == [0, 1, 2]
+
+
+def test_T4_a_handle_that_goes_stale_between_its_end_and_the_look_at_the_new_one(remote, monkeypatch):
+    remote.rotate()
+    remote.append(2)
+    remote.read()
+    remote.time(5)
+    look, before = os.stat, Remote.restarts
+
+    def look_late(path, **options):
+        if Remote.restarts == before:
+            remote.restart_server()
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", look_late)
+    remote.pass_time(12)
+    assert Remote.restarts > before and remote.lines() == list(range(12))
 
 
 @pytest.mark.parametrize("how", ["create", "hold", "late", "gap"])
@@ -2700,6 +2778,15 @@ def test_a_log_whose_disk_fails_where_reading_is_to_begin(tmp_path, at_end):
     follower = tracker.Follower(str(path), 0.0, lambda name: Worn(name, 100000))
     with pytest.raises(tracker.LogError, match=r"mail\.log: Input/output error: check its disk"):
         follower.begin(place, at_end)
+
+
+def test_a_log_whose_disk_fails_before_the_place_where_reading_begins(tmp_path):
+    path = tmp_path / "mail.log"
+    path.write_text(lines_of("A") * 1000)
+    follower = tracker.Follower(str(path), 0.0, lambda name: Worn(name, 100000, tracker.WITNESS))
+    follower.begin(tracker.LogFile(str(path), 0).place(path.stat().st_size), False)
+    with pytest.raises(tracker.LogError, match=r"mail\.log: Input/output error: check its disk"):
+        follower.line_before()
 
 
 @pytest.mark.parametrize("path", ["log/mail.log", "./log/mail.log", "link/mail.log", "link.log"])
