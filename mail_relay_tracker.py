@@ -6837,7 +6837,7 @@ class LogFile:
         """The line that ends where the reading stands; empty at the file's beginning."""
         data = self.peek(max(self.offset - MAX_LINE, 0), min(self.offset, MAX_LINE))
         line = data[:-1].rpartition(b"\n")[2] if data.endswith((b"\n", b"\0")) else b""
-        return torn(line.decode("latin-1").rstrip("\0"))[-1][1]
+        return torn(line.decode("latin-1").rstrip("\0"))[-1][1].rstrip("\r")
 
     def place(self, offset: int) -> Place:
         """This file and this offset, to be found again."""

@@ -803,6 +803,44 @@ def test_T10_restarted_before_and_behind_zeros_in_the_midst_of_a_line(tmp_path):
     assert read_from(path, place)[:2] == ("half a li", [([FIRST], 613, 0)])
 
 
+@pytest.mark.parametrize("end, line", [("", ""), ("one\n", "one"), ("one\nsecond\r\n", "second"), ("one\nseco", ""), ("\n", ""),
+                                       ("x" * tracker.MAX_LINE + "\none\n", "one")])
+def test_T9_the_line_before_the_place_where_reading_begins(tmp_path, end, line):
+    """As it was handed out; a classic syslogd may say next that it was repeated."""
+    path = tmp_path / "mail.log"
+    path.write_bytes(end.encode("ascii"))
+    with contextlib.closing(tracker.LogFile(str(path), 0)) as file:
+        file.seek(len(end))
+        assert file.line_before() == line
+
+
+@pytest.mark.parametrize("hole", [0, 1, 5000, (1 << 17) - 3, 1 << 17, (1 << 17) + 5000])
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_T6_who_looks_elsewhere_in_a_file_reads_on_where_he_was(tmp_path, monkeypatch, hole, ending):
+    """At its length, or at what stands behind its hole, be it of any size."""
+    path = tmp_path / ("mail.log" + ending)
+    lines = ["%s %s" % (FIRST, "x" * number) for number in range(200)]
+    data = b"\0" * hole + "".join(line + "\n" for line in lines).encode("ascii")
+    path.write_bytes(gzip.compress(data) if ending else data)
+    with contextlib.closing(tracker.LogFile(str(path), 0)) as file:
+        head = file.peek(0, tracker.BEGINNING)
+        assert file.opening(head) == data[hole:hole + len(head)] and file.length() == len(data)
+        monkeypatch.setattr(tracker, "CHUNK", 100)
+        found = []
+        while not file.at_end:
+            found += [line for batch in file.lines() for line in batch.lines]
+            if len(found) == 10:
+                assert file.opening(head) == data[hole:hole + len(head)] and file.length() == len(data)
+        assert found == lines
+
+
+def test_T6_a_file_of_nothing_but_a_hole_has_no_opening(tmp_path):
+    path = tmp_path / "mail.log"
+    path.write_bytes(b"\0" * 300000)
+    with contextlib.closing(tracker.LogFile(str(path), 0)) as file:
+        assert file.opening(file.peek(0, tracker.BEGINNING)) == b""
+
+
 # ---------------------------------------------------------------------------- the promises T4 to T10
 
 @pytest.fixture
@@ -2522,6 +2560,19 @@ def test_T1_whichever_read_fails_nothing_is_lost(moody, monkeypatch, number):
     _, follower = moody
     monkeypatch.setattr(Moody, "fails", [False] * (number - 1) + [True])
     assert letters_of(follower) == "a" and not Moody.fails
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+def test_T5_a_file_that_cannot_be_read_when_it_is_to_be_taken_over_is_read_from_its_beginning(tmp_path, monkeypatch, number):
+    path = tmp_path / "mail.log"
+    path.write_text(lines_of("A"))
+    with contextlib.closing(tracker.LogFile(str(path), 0)) as known:
+        known.lines()
+        path.write_text(lines_of("A") + lines_of("B"))
+        with contextlib.closing(tracker.LogFile(str(path), 0, lambda name: Moody(name, "rb"))) as file:
+            monkeypatch.setattr(Moody, "fails", [False] * (number - 1) + [True])
+            assert not file.take_over(known) and not Moody.fails
+            assert [line for batch in file.lines() for line in batch.lines] == path.read_text().splitlines()
 
 
 @pytest.fixture
