@@ -6900,7 +6900,7 @@ class LogFile:
     def has_grown(self) -> bool:
         """Whether more was written than was read, or that cannot be told: the next read will tell."""
         try:
-            return not self.packed and not self.failing and self.size() > self.reached
+            return not self.failing and self.size() > self.reached
         except OSError:
             return True
 

@@ -124,6 +124,7 @@ class World:
         self.live = None
         self.file = self.handle = None      # where the writer writes
         self.reader, self.sink, self.seen = None, [], set()
+        self.passed = {}            # the reader, and where the last line that it gave ends
         self.next = 0               # the place of the line that comes next
         self.state = tracker.StateFile(str(self.folder / "state.json"))
         self.saved, self.saved_next, self.low = None, 0, 0
@@ -420,10 +421,13 @@ class World:
             if batch is None:
                 return
             position = batch.position
+            if position < self.passed.get(self.reader, 0):
+                raise Wrong("the position goes back from %d to %d" % (self.passed[self.reader], position))
             for line in batch.lines:
                 self.check(line)
                 self.sink.append((position, self.next - (line in self.places)))
                 position += len(line) + 1
+            self.passed = {self.reader: position - 1}       # the last line of a file may have no newline
 
     def check(self, line):
         """Compare a line with what was written."""
