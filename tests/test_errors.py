@@ -95,6 +95,7 @@ def test_missing_configuration(command):
     ({"filters__track_domains": "*.example.com"}, ("[filters] track_domains", "subdomains are included")),
     ({"filters__track_domains": "example.com;example.net"}, ("[filters] track_domains", "write example.com, example.net")),
     ({"filters__track_domains": '"example.com"'}, ("[filters] track_domains", "not a domain")),
+    ({"filters__track_domains": "example.com, ."}, ("[filters] track_domains", ". is not a domain")),
     ({"database__database": ""}, ("[database] database =", "must not be empty")),
     ({"logging__log_file": ""}, ("[logging] log_file =", "must not be empty")),
     ({"database__engine": "mysql", "database__ssl_ca": "/nowhere/ca.pem"}, ("[database] ssl_ca", "no such file")),
@@ -116,6 +117,22 @@ def test_missing_configuration(command):
 def test_wrong_settings(command, settings, setting, words):
     path = command.configure(**dict(settings, **setting))
     told(command.run("-c", path, "--once"), 78, path, *words)
+
+
+def test_what_the_driver_is_told(command):
+    secret, tls = command.folder / "password", {"ssl_ca": str(LOG), "ssl_cert": str(LOG), "ssl_key": str(LOG)}
+    secret.write_bytes(b"\xef\xbb\xbf in a file \r\nnot this\n")
+    account = {"database__database": "mails", "database__user": "u", "database__host": "db1, db2:3307, [::1]", "database__port": 3308}
+    encrypted = dict(account, database__password="5%d", database__ssl_verify="yes", **{"database__" + key: LOG for key in tls})
+    store = tracker.make_store(tracker.load_config(command.configure(**encrypted)))
+    assert store.hosts == [("db1", 3308), ("db2", 3307), ("::1", 3308)] and store.tls_required
+    told_of_both = {"database": "mails", "user": "u", "autocommit": True, "use_pure": True, "charset": "utf8mb4",
+                    "collation": "utf8mb4_general_ci"}
+    assert store.options == dict(told_of_both, password="5%d", connection_timeout=10, ssl_verify_cert=True, ssl_verify_identity=True, **tls)
+    local = dict(account, database__unix_socket="/run/s", database__password_file=secret, database__connect_timeout=0.2)
+    store = tracker.make_store(tracker.load_config(command.configure(**local)))
+    assert len(store.hosts) == 1 and not store.tls_required
+    assert store.options == dict(told_of_both, password=" in a file ", connection_timeout=1, unix_socket="/run/s")
 
 
 @pytest.mark.parametrize("setting, value, words", [

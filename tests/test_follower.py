@@ -760,6 +760,7 @@ POWER_CUTS = (      # what the file holds, and its lines
     (b"one\nhalf\0\0\0\0", ["one", "half"]),
     (b"one\n\0\0%s\n\n\0\0\nlast", ["one", FIRST, "", "", "last"]),
     (b"a\0b\0\0c\nd\r\n\0", ["a\0b\0\0c", "d"]),
+    (b"one\n\0\0half\0\0\0%s\n", ["one", "half", FIRST]),
     (b"x" * (tracker.MAX_LINE + 9) + b"\0\0%s\n", ["x" * tracker.MAX_LINE, FIRST]),
     (b"\0" * 70000 + b"one\ntwo" + b"\0" * 70000 + b"%s\n", ["one", "two", FIRST]),
 )
@@ -767,20 +768,20 @@ POWER_CUTS = [(data.replace(b"%s", FIRST.encode()), lines) for data, lines in PO
 
 
 @pytest.mark.parametrize("data, lines", POWER_CUTS, ids=range(len(POWER_CUTS)))
-@pytest.mark.parametrize("piece", [1, 2, 3, 5, 4096, 1 << 20])
+@pytest.mark.parametrize("piece", [1, 2, 3, 5, 32, 4096, 1 << 20])
 def test_T10_zeros_that_a_power_cut_left_end_a_line(tmp_path, data, lines, piece):
     """Each line stands at its place, however the reading is cut."""
     path = tmp_path / "mail.log"
     path.write_bytes(data)
     if piece < 100 < len(data) / piece:
         piece *= 1000
-    with contextlib.closing(tracker.LogFile(str(path), 0)) as file:
+    with contextlib.closing(tracker.LogFile(str(path), 1000)) as file:
         batches = [batch for start in range(0, len(data), piece) for batch in file.take(data[start:start + piece])]
         batches += file.last_line()
     found = [line for batch in batches for line in batch.lines]
     assert found == lines
     for batch in batches:
-        place = batch.position
+        place = batch.position - 1000
         for line in batch.lines:
             assert data[place:place + len(line)].decode("latin-1") == line and data[place - 1:place] in (b"", b"\0", b"\n")
             place += len(line) + 1
@@ -1930,6 +1931,11 @@ def test_T20_what_is_left_to_read_is_told(here):
     assert here.reader.lag() == size
     here.append()
     assert here.reader.lag() == size + os.stat(here.path).st_size
+    here.stop()
+    here.rotate()
+    here.append(2)
+    here.start()
+    assert here.reader.queue and here.reader.lag() == size + sum(os.stat(path).st_size for path in (here.rotated[0].path, here.path))
 
 
 # ---------------------------------------------------------------------------- the real logrotate
