@@ -1389,15 +1389,22 @@ def denying(*denied):
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_T5_a_rotated_file_that_cannot_be_read_for_now_is_waited_for(here, number):
-    """Lines may stand in it that were not read: the one that the saved place is in, or a younger one. Once it is readable all is read."""
+@pytest.mark.parametrize("packed", [False, True])
+def test_T5_a_rotated_file_that_cannot_be_read_for_now_is_waited_for(here, number, packed):
+    """Lines may stand in it that were not read: the one that the saved place is in, or a younger one. Once it is readable all is read. An
+    archive has another inode than what it was made of, and its time to the second, if bzip2 made it.
+    """
     here.begin()
     here.stop()
     for _ in range(3):
         here.append()
         here.rotate()
     here.append()
+    if packed:
+        here.pack("bz2", len(here.rotated) - 1 - number)
     denied = here.rotated[-1 - number].path
+    if packed:
+        os.utime(denied, ns=(os.stat(denied).st_mtime_ns - 900000000,) * 2)
     with pytest.raises(tracker.LogError, match="%s: Permission denied: .*make it readable for user" % denied):
         tracker.Follower(here.path, 1.0, denying(denied)).begin(here.saved, False)
     here.start()
@@ -2816,6 +2823,28 @@ def test_T6_a_copy_that_cannot_be_read_yet_is_waited_for(tmp_path):
     assert follower.truncations == 0
     follower.logs.opener = tracker.open_log
     assert letters_of(follower) == "BC" and follower.truncations == 1
+
+
+def test_T6_truncated_without_a_copy_amid_a_line(tmp_path):
+    """What there was of the line is handed out; then the file is read from its beginning."""
+    path = tmp_path / "mail.log"
+    follower = who_has_read_a(path)
+    with open(str(path), "a") as log:
+        log.write("half a line")
+    assert follower.read(float(next(POLLS))) is None
+    end = path.stat().st_size
+    path.write_text(lines_of("B"))
+    batches = list(iter(lambda: follower.read(float(next(POLLS))), None))
+    assert [line for batch in batches for line in batch.lines] == ["half a line", *lines_of("B").splitlines()]
+    assert [batch.position for batch in batches] == [end - len("half a line"), end] and follower.truncations == 1
+
+
+def test_T5_a_file_that_cannot_be_read_is_none_of_a_position_written_by_hand_if_its_inode_is_another(tmp_path, caplog):
+    path = tmp_path / "mail.log"
+    path.write_text(lines_of("B"))
+    (tmp_path / "mail.log.1").write_text(lines_of("A"))
+    follower = taken_up(path, tracker.Place(5, 1), forbid(".1"))
+    assert letters_of(follower) == "B" and "mail.log.1: [Errno 13] Permission denied; passed over" in caplog.text
 
 
 def test_T5_the_file_of_a_position_written_by_hand_is_rotated_and_cannot_be_read(tmp_path):
