@@ -4269,12 +4269,20 @@ class Correlator(Memory):
             self._judge_pending(message)
 
     def _judge_pending(self, message: Message) -> None:
-        """Decisions taken before there was an ID, now that the sender is known: those on another sender's mail came to nothing."""
+        """Decisions taken before there was an ID, now that the sender is known: those on another sender's mail came to nothing.
+
+        So they did if the mail is active by now: the client took back what was to be held or discarded (smtpd.c:mail_reset). Its HELO
+        takes back what was decided at CONNECT, which befalls the mail of one that says none.
+        """
         pending, message.pending = message.pending, ()
         senders = self.rewritings.seen_as(message.envelope_from, message.original_envelope_from)
         for verdict in pending:
-            if message.envelope_from is None or bare(verdict.envelope_from or "") in senders:
+            if verdict.envelope_from is not None and message.envelope_from is not None and bare(verdict.envelope_from) not in senders:
+                continue
+            if not message.queued:
                 self._judge(message, verdict, message.last_seen)
+            elif verdict.envelope_from is not None:
+                self._learn(message, verdict)
 
     def fold_rewritten(self, origin: Origin, event: Rewritten) -> None:
         """postsrsd: who is behind an SRS address, should its syntax not tell."""
@@ -4317,7 +4325,7 @@ class Correlator(Memory):
         elif event.action == "reject" or event.judge == "proxy":
             if not self._fold_passed_on(origin, session, event):
                 self._fold_refusal(origin, session, event)
-        elif event.envelope_from is not None:       # what was decided before MAIL, the client's HELO undoes (smtpd.c:mail_reset)
+        elif event.envelope_from is not None or event.action == "hold" and event.helo is None:      # HELO undoes what was said before it
             session.pending += (event,)
             session.needs(self.position)
 
