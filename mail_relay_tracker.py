@@ -4326,7 +4326,7 @@ class Correlator(Memory):
             if not self._fold_passed_on(origin, session, event):
                 self._fold_refusal(origin, session, event)
         elif event.envelope_from is not None or event.action == "hold" and event.helo is None:      # HELO undoes what was said before it
-            session.pending += (event,)
+            session.pending = tuple(one for one in session.pending if one.action != event.action) + (event,)    # what it repeats is undone
             session.needs(self.position)
 
     def _turn_away(self, message: Message, event: Verdict) -> None:
