@@ -251,8 +251,8 @@ def test_forged_texts_change_no_other_field(trial, text):
 
 LIMITS = {"MAX_OPEN": 200, "MAX_CONTEXTS": 100, "MAX_ORIGINS": 300}
 PER_CONTEXT = (
-    "sessions", "spf.crowds", "spf.awaiting", "connections.known", "scans.at_hand", "rewritings.told", "announced", "straddles", "scans.gone",
-    "scans.unclaimed", "scans.screenings", "pieces")
+    "sessions", "spf.crowds", "spf.awaiting", "connections.known", "scans.at_hand", "rewritings.told", "announced", "straddles",
+    "scans.gone", "scans.unclaimed", "scans.screenings", "pieces")
 
 
 def sizes_above_their_limits(life):
