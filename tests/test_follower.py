@@ -2436,24 +2436,26 @@ def renamed_before(path, opened, times):
     return opener
 
 
+def rotated_log(tmp_path, name, others):
+    """The path and the follower of a log that was read and has another `name` by now, and `others` beside it: letters of their lines."""
+    path = tmp_path / "mail.log"
+    follower = who_has_read_a(path)
+    path.rename(str(path) + name)
+    for ending, letter in others.items():
+        pathlib.Path(str(path) + ending).write_text(lines_of(letter))
+    return path, follower
+
+
 @pytest.mark.parametrize("opened", [".1", ".2", ".3"])
 def test_T4_rotated_between_two_looks_at_rotated_files(tmp_path, opened):
     """What was to be looked at under one name has the next by then, the look at which is over."""
-    path = tmp_path / "mail.log"
-    follower = who_has_read_a(path)
-    path.rename(str(path) + ".3")
-    for name, letter in ((".2", "B"), (".1", "C"), ("", "D")):
-        pathlib.Path(str(path) + name).write_text(lines_of(letter))
+    path, follower = rotated_log(tmp_path, ".3", {".2": "B", ".1": "C", "": "D"})
     follower.logs.opener = renamed_before(path, opened, 1)
     assert letters_of(follower) == "BCXD"
 
 
 def test_T4_a_name_that_is_gone_when_it_is_looked_at_is_no_trouble(tmp_path, caplog):
-    path = tmp_path / "mail.log"
-    follower = who_has_read_a(path)
-    path.rename(str(path) + ".2")
-    for name, letter in ((".1", "B"), ("", "C")):
-        pathlib.Path(str(path) + name).write_text(lines_of(letter))
+    path, follower = rotated_log(tmp_path, ".2", {".1": "B", "": "C"})
 
     def opener(name):
         if name.endswith(".1") and not os.path.exists("%s.3" % path):
@@ -2501,11 +2503,7 @@ def at_second_opening(path, happens):
 
 def test_T4_rotated_between_the_look_at_rotated_files_and_their_opening(tmp_path):
     """Under the name of what is to be read next there is another file by then: nothing is read before all were looked at again."""
-    path = tmp_path / "mail.log"
-    follower = who_has_read_a(path)
-    path.rename(str(path) + ".3")
-    for name, letter in ((".2", "B"), (".1", "C"), ("", "D")):
-        pathlib.Path(str(path) + name).write_text(lines_of(letter))
+    path, follower = rotated_log(tmp_path, ".3", {".2": "B", ".1": "C", "": "D"})
 
     def rename():
         for number in (3, 2, 1):
@@ -2521,11 +2519,7 @@ def test_T4_rotated_between_the_look_at_rotated_files_and_their_opening(tmp_path
 
 
 def test_T5_a_copy_that_cannot_be_compared_is_read_twice_rather_than_not_at_all(tmp_path):
-    path = tmp_path / "mail.log"
-    follower = who_has_read_a(path)
-    path.rename(str(path) + ".2")
-    for name, letter in ((".1", "B"), ("-20250101", "B"), ("", "C")):
-        pathlib.Path(str(path) + name).write_text(lines_of(letter))
+    path, follower = rotated_log(tmp_path, ".2", {".1": "B", "-20250101": "B", "": "C"})
 
     def fail():
         raise OSError(errno.EIO, "Input/output error")
