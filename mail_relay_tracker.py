@@ -1795,7 +1795,9 @@ def parse_spf_answer(text: str) -> Event:
     if found:
         result, identity, client_ip, sender = found.groups()
         event = spf_event(result, client_ip, sender, debug=text[0] not in "pH")
-        return IGNORED if identity == "helo" and event and event.debug and event.sender else event      # the one of the sender follows
+        if identity == "helo" and event and event.debug and event.sender:
+            return IGNORED                  # the one of the sender follows
+        return event
     found = EXPLAINED_SPF.match(text) or AUTH_RESULTS.match(text)
     if found:
         chain = SPF_CHAIN.search(text.rstrip(" "), max(found.end() - 1, len(text) - TRAILER_REACH))
@@ -3136,6 +3138,13 @@ def is_generated(message: Message) -> bool:
     return message.queue_id + "@" in (message.message_id or "")
 
 
+def outlives_helo(verdict: Verdict) -> bool:
+    """Whether a decision befalls a mail: the client's HELO undoes those taken before it (smtpd.c:mail_reset). Of a client that says none a
+    milter's hold at CONNECT stays, which smtpd does not repeat.
+    """
+    return verdict.envelope_from is not None or verdict.action == "hold" and verdict.helo is None
+
+
 def is_draft(message: Message) -> bool:
     """Whether a message is a bounce that has only begun; or one of this host itself that named no recipient and came from no other one:
     that may be a probe (verify.c, `sendmail -bv`).
@@ -4325,7 +4334,7 @@ class Correlator(Memory):
         elif event.action == "reject" or event.judge == "proxy":
             if not self._fold_passed_on(origin, session, event):
                 self._fold_refusal(origin, session, event)
-        elif event.envelope_from is not None or event.action == "hold" and event.helo is None:      # HELO undoes what was said before it
+        elif outlives_helo(event):
             session.pending = tuple(one for one in session.pending if one.action != event.action) + (event,)    # what it repeats is undone
             session.needs(self.position)
 
@@ -4533,6 +4542,10 @@ class Correlator(Memory):
         elif awaits_alias(recipient) and recipient not in message.named:
             message.named += (recipient,)
 
+    def fold_relay_tls(self, origin: Origin, event: RelayTls) -> None:
+        """A connection to a next hop has TLS."""
+        self.connections.tell(origin, event)
+
     def _fold_sent(self, origin: Origin, message: Message, recipient: Recipient, event: Delivery) -> None:
         """`sent` is not always delivered: it may go on under another ID on this host, or a filter may have dropped it (trap 10)."""
         reason = event.reason
@@ -4575,10 +4588,6 @@ class Correlator(Memory):
         """A message that this host makes of another one: yet to be born, or no longer in memory."""
         keep(self.announced, (origin.host, link.child), Context(link, self.now, self.position))
         self.links.append(link)
-
-    def fold_relay_tls(self, origin: Origin, event: RelayTls) -> None:
-        """A connection to a next hop has TLS."""
-        self.connections.tell(origin, event)
 
     def fold_notification(self, origin: Origin, event: Notification) -> None:
         """A bounce or delay notification: which message it tells of. Before 3.11 it is born already, from 3.11 on not yet (trap 31)."""
@@ -4889,6 +4898,7 @@ def inherit_names(message: Message, parent: Message, leg: str) -> None:
     named = {one.upstream_to or "": one.orig_to for one in gone_on + into}
     same = {one.upstream_to: one.orig_to for one in into if leg == message.queue_id}
     local = {one.orig_to for one in into if one.relay_host == "local" and leg in (one.relay_message or "")}
+    forwarded = local.pop() if len(local) == 1 else None
     kept = {(one.orig_to, one.upstream_to) for one in into}
     sharing = collections.Counter(to for _, to in kept)
     is_requeued = message.pickup_sender is not None or any(leg not in (one.relay_message or "") for one in into)
@@ -4896,8 +4906,7 @@ def inherit_names(message: Message, parent: Message, leg: str) -> None:
         own, to = recipient.orig_to or "", recipient.upstream_to
         if to is not None and (own, to) not in kept:
             is_same = own in ("", to) or is_requeued and own not in named and sharing[to] == 1
-            forwarded = next(iter(local)) if own != to and len(local) == 1 else None
-            recipient.orig_to = is_same and same.get(to) or named.get(own) or forwarded or recipient.orig_to
+            recipient.orig_to = is_same and same.get(to) or named.get(own) or own != to and forwarded or recipient.orig_to
 
 
 def number_heirs(message: Message, parent: Message, tracked: DomainFilter) -> None:
@@ -6612,7 +6621,7 @@ class MysqlStore(Store):
         return kind("%s: %s" % (text, remedy) if remedy else text)
 
 
-# -- refused rows set aside
+# -- rows in batches
 
 def write_rows(store: Store, rows: List[Row], reject: Callable[[Row, str], None], size: int = BATCH_ROWS) -> None:
     """Write rows in batches. When the store refuses one, halve until the culprit stands alone, and give that one to `reject`."""
