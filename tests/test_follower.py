@@ -2221,12 +2221,15 @@ def lines_of(letter):
 POLLS = itertools.count(0, 3)           # seconds of a clock that never steps back
 
 
+def lines_from(follower, polls=60):
+    """All lines that it gives, in order."""
+    batches = [follower.read(float(now)) for now in itertools.islice(POLLS, polls)]
+    return [line for batch in batches if batch for line in batch.lines]
+
+
 def letters_of(follower, polls=60):
     """The letters of all lines, in order, each run of them once."""
-    letters = []
-    for now in itertools.islice(POLLS, polls):
-        batch = follower.read(float(now))
-        letters += [line.split()[3][0] for line in batch.lines] if batch else []
+    letters = [line.split()[3][0] for line in lines_from(follower, polls)]
     return "".join(letter for letter, run in itertools.groupby(letters) if len(list(run)) == 5)
 
 
@@ -2336,8 +2339,7 @@ def letters_after(path, names, *texts):
     for name, text_of_it in zip(names[1:], texts[1:]):
         pathlib.Path(str(path) + name).write_text(text_of_it)
     follower = taken_up(path, place)
-    batches = [follower.read(float(now)) for now in itertools.islice(POLLS, 60)]
-    return [re.search("x: (.)", line).group(1) for batch in batches if batch for line in batch.lines]
+    return [re.search("x: (.)", line).group(1) for line in lines_from(follower)]
 
 
 A_DAY, ODD = ["2026-11-2%d" % day + "T08:00:0%d.000000+00:00" for day in (6, 7, 8)], "2026-11-20T08:00:00.000000+00:00"
@@ -2525,11 +2527,7 @@ def test_T5_a_copy_that_cannot_be_compared_is_read_twice_rather_than_not_at_all(
         raise OSError(errno.EIO, "Input/output error")
 
     follower.logs.opener = at_second_opening("%s.1" % path, fail)
-    letters = []
-    for now in itertools.islice(POLLS, 60):
-        batch = follower.read(float(now))
-        letters += [line.split()[3][0] for line in batch.lines] if batch else []
-    assert letters == list("BBBBBCCCCC")
+    assert [line.split()[3][0] for line in lines_from(follower)] == list("BBBBBCCCCC")
 
 
 class Moody(io.FileIO):

@@ -318,6 +318,16 @@ def newsletter(copies):
     return [STAMP + line for line in lines]
 
 
+def guesses(count):
+    """Recipients that one client asks for and does not get, after a table has decided on the filter of the mail."""
+    lines = []
+    for number in range(count):
+        envelope = "; from=<a@example.org> to=<guess%d@example.net> proto=ESMTP helo=<x>" % number
+        lines += ["NOQUEUE: filter: RCPT from x[192.0.2.1]: <x[192.0.2.1]>: Client host triggers FILTER scan:[192.0.2.9]" + envelope,
+                  "NOQUEUE: reject: RCPT from x[192.0.2.1]: 550 5.1.1 <guess%d@example.net>: User unknown" % number + envelope]
+    return [STAMP + "postfix/smtpd[9]: " + line for line in lines]
+
+
 def refuse(line):
     """None of these lines is odd."""
     raise AssertionError(line)
@@ -332,23 +342,9 @@ def correlate(lines):
     return len(life.correlator.harvest().messages)
 
 
-def test_mails_with_one_message_id_cost_each_what_one_costs():
-    few, many = newsletter(500), newsletter(4000)
-    assert (correlate(few), correlate(many)) == (500, 4000)
-    assert any(cost(correlate, many, times) <= 16 * cost(correlate, few, times) for times in range(1, TRIES)), "8 times are linear, 64 not"
-
-
-def guesses(count):
-    """Recipients that one client asks for and does not get, after a table has decided on the filter of the mail."""
-    lines = []
-    for number in range(count):
-        envelope = "; from=<a@example.org> to=<guess%d@example.net> proto=ESMTP helo=<x>" % number
-        lines += ["NOQUEUE: filter: RCPT from x[192.0.2.1]: <x[192.0.2.1]>: Client host triggers FILTER scan:[192.0.2.9]" + envelope,
-                  "NOQUEUE: reject: RCPT from x[192.0.2.1]: 550 5.1.1 <guess%d@example.net>: User unknown" % number + envelope]
-    return [STAMP + "postfix/smtpd[9]: " + line for line in lines]
-
-
-def test_refused_recipients_cost_each_what_one_costs():
-    few, many = guesses(500), guesses(4000)
+@pytest.mark.parametrize("log_of", [newsletter, guesses])
+def test_mails_cost_each_what_one_costs(log_of):
+    """Also those with one Message-ID, and those that one client does not get rid of."""
+    few, many = log_of(500), log_of(4000)
     assert (correlate(few), correlate(many)) == (500, 4000)
     assert any(cost(correlate, many, times) <= 16 * cost(correlate, few, times) for times in range(1, TRIES)), "8 times are linear, 64 not"
