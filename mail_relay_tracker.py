@@ -8024,17 +8024,22 @@ def find_config(path: Optional[str]) -> Optional[str]:
 
 
 def load_config(path: Optional[str]) -> Config:
-    """The configuration in a file, or the built-in one for None, checked; raises ConfigError that names file, key and remedy."""
+    """The configuration in a file, or the built-in one for None, checked; raises ConfigError that tells each fault in a line of its own:
+    file, key and remedy.
+    """
     if path is None:
-        values = {option.key: check_value(option, BUILT_IN.get(option.key, option.default), "defaults") for option in OPTIONS}
-        return Config("built-in defaults", values)
+        return Config("built-in defaults", {option.key: read_value(option, BUILT_IN.get(option.key, option.default)) for option in OPTIONS})
     parser = read_config(path)
-    check_keys(parser, path)
-    config = Config(path, {option.key: check_value(option, parser.get(option.section, option.key, fallback=option.default), path)
-                           for option in OPTIONS})
-    for problem in (shared_file(config), odd_database(config)):
-        if problem:
-            raise ConfigError("configuration %s: %s" % (path, problem))
+    config, faults = Config(path, {}), list(unknown_keys(parser))
+    for option in OPTIONS:
+        text = parser.get(option.section, option.key, fallback=option.default)
+        try:
+            config.values[option.key] = read_value(option, text)
+        except ValueError as error:
+            faults.append("%s: %s" % (as_told(option, text), error))
+    faults = faults or list(itertools.chain(shared_files(config), odd_database(config)))
+    if faults:
+        raise ConfigError("\n".join("configuration %s: %s" % (path, fault) for fault in faults))
     return config
 
 
@@ -8061,19 +8066,20 @@ def read_config(path: str) -> configparser.ConfigParser:
     return parser
 
 
-def check_keys(parser: configparser.ConfigParser, path: str) -> None:
-    """Raise ConfigError when there is a key that no option has."""
+def unknown_keys(parser: configparser.ConfigParser) -> Iterator[str]:
+    """What is wrong with keys that no option has. Those of [DEFAULT] would count for every section."""
     known = {(option.section, option.key) for option in OPTIONS}
     if parser.defaults():
-        raise ConfigError("configuration %s: section [DEFAULT] is not used: put each key into its section; the template lists all" % path)
+        yield "section [DEFAULT] is not used: put each key into its section; the template lists all"
+        return
     for section in parser.sections():
         for key in parser[section]:
             if (section, key) not in known:
-                raise ConfigError("configuration %s: unknown key %s in section [%s]: %s" % (path, key, section, advice(key)))
+                yield "unknown key %s in section [%s]: %s" % (key, section, advice(key))
 
 
-def shared_file(config: Config) -> str:
-    """What is wrong when two keys name one file: the state would be written over the log, or over the rows. Empty when nothing is."""
+def shared_files(config: Config) -> Iterator[str]:
+    """What is wrong when two keys name one file: the state would be written over the log, or over the rows."""
     known = {os.path.realpath(config.source): "configuration"}
     for key in ("log_file", "password_file", "database", "state_file"):
         if not config[key] or key == "database" and config["engine"] != "sqlite":
@@ -8081,29 +8087,29 @@ def shared_file(config: Config) -> str:
         try:
             path = os.path.realpath(file_name(config[key]))
         except OSError:
-            return "%s = %s: the current directory is gone: name a path from the root" % (key, config[key])
+            yield "%s = %s: the current directory is gone: name a path from the root" % (key, config[key])
+            continue
         if path in known:
-            return "%s = %s: is also the %s: name a file of its own" % (key, config[key], known[path])
+            yield "%s = %s: is also the %s: name a file of its own" % (key, config[key], known[path])
         known[path] = key
-    return ""
 
 
-def odd_database(config: Config) -> str:
-    """What is wrong with keys of [database] that are good by themselves, but not together. Empty when nothing is."""
+def odd_database(config: Config) -> Iterator[str]:
+    """What is wrong with keys of [database] that are good by themselves, but not together."""
     if config["engine"] == "sqlite":
-        in_memory = config["database"] == ":memory:"
-        return "[database] database = :memory:: name a file, for rows in memory end with the tracker" if in_memory else ""
+        if config["database"] == ":memory:":
+            yield "[database] database = :memory:: name a file, for rows in memory end with the tracker"
+        return
     if config["password"] and config["password_file"]:
-        return "[database] password_file = %s: there is also a password: remove one of the two" % config["password_file"]
+        yield "[database] password_file = %s: there is also a password: remove one of the two" % config["password_file"]
     if config["unix_socket"] and config["ssl_verify"]:
-        return "[database] ssl_verify = yes: over unix_socket = %s nothing is encrypted: unset one of the two" % config["unix_socket"]
+        yield "[database] ssl_verify = yes: over unix_socket = %s nothing is encrypted: unset one of the two" % config["unix_socket"]
     for key in ("ssl_ca", "ssl_cert", "ssl_key"):
         if config[key] and not os.path.isfile(config[key]):
-            return "[database] %s = %s: no such file" % (key, config[key])
+            yield "[database] %s = %s: no such file" % (key, config[key])
     for key, other in (("ssl_cert", "ssl_key"), ("ssl_key", "ssl_cert")):
         if config[key] and not config[other]:
-            return "[database] %s = %s: name its %s as well" % (key, config[key], other)
-    return ""
+            yield "[database] %s = %s: name its %s as well" % (key, config[key], other)
 
 
 def warn_if_open(handle: IO[str], what: str, why: str) -> None:
@@ -8121,21 +8127,22 @@ def advice(key: str) -> str:
     return "did you mean %s?" % near[0] if near else "remove it; the template lists all keys"
 
 
-def check_value(option: Option, text: str, path: str) -> Any:
-    """A setting as its kind asks for."""
+def as_told(option: Option, text: str) -> str:
+    """A setting as a message shows it: its first line, for one that was indented by mistake may hold the password."""
+    told = "…" if option.key == "password" else text.strip().partition("\n")[0].replace("\0", "\\0")
+    return ("[%s] %s = %s" % (option.section, option.key, told)).rstrip()
+
+
+def read_value(option: Option, text: str) -> Any:
+    """A setting as its kind asks for; raises ValueError that tells what is wrong, and the remedy."""
     text = text.strip()
-    first_line = text.partition("\n")[0]        # a line that was indented by mistake may hold the password
-    where = "configuration %s: [%s] %s = %s" % (path, option.section, option.key, "…" if option.key == "password" else first_line)
     if "\0" in text:
-        raise ConfigError("%s: holds a NUL byte: remove it" % where.replace("\0", "\\0"))
+        raise ValueError("holds a NUL byte: remove it")
     if "\n" in text and option.kind != "domains":
-        raise ConfigError("%s: spans several lines: an indented line continues the one before" % where)
+        raise ValueError("spans several lines: an indented line continues the one before")
     if not text and option.default and option.kind in ("text", "path"):
-        raise ConfigError("%s: must not be empty: remove the line for the default, %s" % (where.rstrip(), option.default))
-    try:
-        return read_choice(text, option.kind.split("|")) if "|" in option.kind else KINDS[option.kind](text)
-    except ValueError as error:
-        raise ConfigError("%s: %s" % (where, error)) from error
+        raise ValueError("must not be empty: remove the line for the default, %s" % option.default)
+    return read_choice(text, option.kind.split("|")) if "|" in option.kind else KINDS[option.kind](text)
 
 
 def read_choice(text: str, words: List[str]) -> str:

@@ -173,7 +173,7 @@ def test_the_template_is_taken_and_holds_the_defaults(tmp_path, caplog):
     path.chmod(0o640)
     config = tracker.load_config(str(path))
     for option in tracker.OPTIONS:
-        assert config[option.key] == tracker.check_value(option, option.default, "default")
+        assert config[option.key] == tracker.read_value(option, option.default)
         assert re.search("^(%s = %s|#%s =)$" % (option.key, re.escape(option.default), option.key), TEMPLATE, re.M)
     assert not caplog.records
 

@@ -119,6 +119,21 @@ def test_wrong_settings(command, settings, setting, words):
     told(command.run("-c", path, "--once"), 78, path, *words)
 
 
+@pytest.mark.parametrize("setting, faults", [
+    ({"database__hots": "a", "database__port": "0", "logging__start": "middle"},
+     ("unknown key hots in section [database]", "[database] port = 0", "[logging] start = middle")),
+    ({"database__engine": "mysql", "database__ssl_ca": "/nowhere/ca.pem", "database__ssl_key": LOG, "state__state_file": LOG},
+     ("state_file = %s" % LOG, "[database] ssl_ca = /nowhere/ca.pem", "[database] ssl_key = %s" % LOG))])
+def test_all_faults_of_a_configuration_are_told_a_line_each(command, settings, setting, faults):
+    path = command.configure(**dict(settings, **setting))
+    done = command.run("-c", path, "--check")
+    assert done.returncode == 78
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(faults)
+    for line, fault in zip(lines, faults):
+        assert line.startswith("mail_relay_tracker: configuration %s: %s: " % (path, fault))
+
+
 def test_what_the_driver_is_told(command):
     secret, tls = command.folder / "password", {"ssl_ca": str(LOG), "ssl_cert": str(LOG), "ssl_key": str(LOG)}
     secret.write_bytes(b"\xef\xbb\xbf in a file \r\nnot this\n")
