@@ -158,7 +158,7 @@ BIRTH_SLACK = 2 * SECOND            # whole-second stamps and rounded delays, wh
 MAX_OPEN = 30000                    # open messages; the oldest are written and forgotten beyond that
 MAX_CONTEXTS = 20000                # sessions, TLS connections, waiting results, SRS pairs: each table
 MAX_STRADDLES = 500                 # beyond that, those that nobody needs any more are dropped
-MAX_WAITING = 1000                  # SPF results of one client, verdicts on one Message-ID, refusals of one sender
+MAX_WAITING = 1000                  # SPF results of one client, mails and verdicts of one Message-ID, refusals of one sender
 MAX_ORIGINS = 6000                  # cached line prefixes ("host program[pid]")
 MAX_PROGRAMS = 500                  # programs with counters of their own
 MAX_GENERATIONS = 10                # messages of which one came from the other, found in the store
@@ -3142,7 +3142,7 @@ def outlives_helo(verdict: Verdict) -> bool:
     """Whether a decision befalls a mail: the client's HELO undoes those taken before it (smtpd.c:mail_reset). Of a client that says none a
     milter's hold at CONNECT stays, which smtpd does not repeat.
     """
-    return verdict.envelope_from is not None or verdict.action == "hold" and verdict.helo is None
+    return verdict.envelope_from is not None or verdict.helo is None
 
 
 def is_draft(message: Message) -> bool:
@@ -3626,10 +3626,8 @@ class Scans:
         A before-queue filter may be the first scanner to speak: that it handed the mail in is all that is known of it before.
         """
         if message.spam_score is None and (self.has_scanner or message.fronted or is_near(message.peer_ip)):
-            key = message.host, message.mid_key or ""
-            gone = self.gone.get(key, [])
-            gone.append(Context(Left(message.queue_id, was_proxied(message)), message.heard, message.low))
-            keep(self.gone, key, gone)
+            left = Left(message.queue_id, was_proxied(message))
+            keep_beside(self.gone, (message.host, message.mid_key or ""), Context(left, message.heard, message.low))
         self._drop(message)
 
     def _drop(self, message: Message) -> None:
