@@ -1319,6 +1319,18 @@ def test_T5_the_file_of_the_saved_place_is_gone_and_that_is_said(here, caplog, p
     assert said.endswith("reading %s from its beginning" % ", then ".join([one.path for one in here.rotated] + [here.path]))
 
 
+@pytest.mark.parametrize("position, said", [(0, 0), (7, 1)])
+def test_T5_the_file_of_a_position_written_by_hand_is_gone_and_that_is_said(here, caplog, position, said):
+    """Unless nothing had been read."""
+    tracker.LOG.disabled = False
+    here.append(3)
+    with caplog.at_level(logging.WARNING):
+        follower = tracker.Follower(here.path, 1.0)
+        follower.begin(tracker.Place(position, os.stat(here.path).st_ino + 1), False)
+    assert len(caplog.records) == said and len(follower.read(0.0).lines) == 3
+    follower.close()
+
+
 def test_T5_of_an_empty_file_that_is_gone_nothing_is_missed(here, caplog):
     tracker.LOG.disabled = False
     with contextlib.closing(tracker.LogFile(here.path, 0)) as file:
