@@ -2501,6 +2501,11 @@ class Origin:
 
 # -- what is kept while a mail is under way
 
+def small(name: Optional[str]) -> str:
+    """A name in small letters, by which it is found however it is written."""
+    return (name or "").lower()
+
+
 class Recipient:
     """One recipient of a message and what became of it: a row's own columns, and three notes for the correlator.
 
@@ -2521,6 +2526,25 @@ class Recipient:
         self.refused = False
         self.before_hold: Optional[str] = None
         self.became: Optional[Recipient] = None
+
+
+Named = Dict[str, Dict[Recipient, None]]    # by their names in small letters, in order; who stands for all by none
+
+
+def add_named(named: Named, recipient: Recipient) -> None:
+    """Put a recipient where it is found by its name."""
+    named.setdefault(small(recipient.orig_to), {})[recipient] = None
+
+
+def drop_named(named: Named, recipient: Recipient) -> None:
+    """It is not to be found so any more."""
+    named.get(small(recipient.orig_to), {}).pop(recipient, None)
+
+
+def named_as(named: Named, new: Recipient, rules: Iterable[Callable[[Recipient, Recipient], bool]]) -> Optional[Recipient]:
+    """The one that a new recipient is, by the first of some rules that finds one: they compare names, or look for who has none."""
+    alike = [one for name in (new.orig_to, new.upstream_to, None) for one in named.get(small(name), ())]
+    return next((one for fits in rules for one in alike if fits(new, one)), None)
 
 
 class Sweep(NamedTuple):
@@ -2592,7 +2616,7 @@ class Message:
         self.milter_action = self.milter_reason = self.parent_queue_id = None           # type: Optional[str]
         self.recipients: List[Recipient] = []
         self.by_address: Dict[Tuple[Optional[str], Optional[str]], Recipient] = {}
-        self.named: Tuple[Recipient, ...] = ()
+        self.named: Named = {}
         self.pending: Tuple[Verdict, ...] = ()
         self.kept_back: Tuple[str, ...] = ()
         self.next_no = 0
@@ -3414,7 +3438,8 @@ class SpfResults:
         newest, before = free[-1] if free else None, self._remembered(session)
         found = before if newest is None or before is not None and before.prefix != newest.prefix else newest
         if crowd.unnamed or len(free) > 1 or found is not newest:
-            for one in [*(other.spf for other in crowd.unnamed), *free, found]:
+            rival = crowd.unnamed[-1].spf if crowd.unnamed else None       # those before it contend already
+            for one in (rival, *free, found):
                 if one is not None:
                     one.contended = True
         if found is not None:
@@ -4429,13 +4454,12 @@ class Correlator(Memory):
             return
         if event.recipient is not None and (event.recipient, event.recipient) not in message.by_address \
                 and self._named(message, event.recipient) is None:
-            message.named += (self._add(message, event.recipient, None, time),)
+            add_named(message.named, self._add(message, event.recipient, None, time))
         message.sweep(Sweep(status, time, event.text, event.code, event.dsn))
 
     @staticmethod
     def _named(message: Message, orig_to: str, upstream_to: str = "") -> Optional[Recipient]:
-        new = Recipient(orig_to, upstream_to, 0)
-        return next((one for fits in (was_named, was_named_anew) for one in message.named if fits(new, one)), None)
+        return named_as(message.named, Recipient(orig_to, upstream_to, 0), (was_named, was_named_anew))
 
     def fold_checked(self, origin: Origin, event: Checked) -> None:
         """A header check that changed nothing, but told HELO and protocol."""
@@ -4504,7 +4528,7 @@ class Correlator(Memory):
             if recipient is None:
                 recipient = self._add(message, orig_to, upstream_to, self.time)
             else:
-                message.named = tuple(one for one in message.named if one is not recipient)
+                drop_named(message.named, recipient)
                 message.by_address.pop((recipient.orig_to, recipient.upstream_to), None)
                 recipient.orig_to, recipient.upstream_to = orig_to, upstream_to
                 self._number(message, recipient)
@@ -4537,8 +4561,8 @@ class Correlator(Memory):
             self.scans.claim(message, lambda twin: not twin.by_address)
         if status == SENT:
             self._fold_sent(origin, message, recipient, event)
-        elif awaits_alias(recipient) and recipient not in message.named:
-            message.named += (recipient,)
+        elif awaits_alias(recipient):
+            add_named(message.named, recipient)
 
     def fold_relay_tls(self, origin: Origin, event: RelayTls) -> None:
         """A connection to a next hop has TLS."""
@@ -4860,7 +4884,30 @@ INHERITED = tuple("client_hostname client_ip helo protocol sasl_username client_
                   "spam_required spam_tests".split())
 
 
-def inherit(message: Message) -> None:
+class GoneOn:
+    """The recipients of a message whose mail goes on under another ID: all of them, by that ID, and by the address handed on. There may be
+    many, and as many messages that came from it.
+    """
+
+    __slots__ = ("recipients", "requeued_as", "by_leg", "by_upstream")
+
+    def __init__(self, parent: Message) -> None:
+        self.recipients = [one for one in parent.recipients if goes_on(one)]
+        self.requeued_as = parent.requeued_as
+        self.by_leg: Dict[Optional[str], List[Recipient]] = {}
+        for one in self.recipients:
+            self.by_leg.setdefault(one.next_queue_id, []).append(one)
+        self.by_upstream = {one.upstream_to: one for one in self.recipients if one.upstream_to}
+
+    def into(self, leg: str) -> List[Recipient]:
+        """Those whose mail goes on under this ID."""
+        return self.recipients if leg == self.requeued_as else self.by_leg.get(leg, [])
+
+
+GoneOnOf = Callable[[Message], GoneOn]       # may remember, for as long as no message changes
+
+
+def inherit(message: Message, gone_on: GoneOnOf) -> None:
     """Let a message show what only the first leg of its mail knows.
 
     Where reading began anew behind the birth of that leg, and it has no row, as when it is not tracked, it tells nothing. Then what the
@@ -4878,10 +4925,10 @@ def inherit(message: Message) -> None:
             is_told = value is not None or name in CLIENT_FACTS and parent.client_ip is not None
             if is_told and not (is_lost and getattr(message, name) is not None):
                 setattr(message, name, value)
-        inherit_names(message, parent, below)
+        inherit_names(message, gone_on(parent), below)
 
 
-def inherit_names(message: Message, parent: Message, leg: str) -> None:
+def inherit_names(message: Message, known: GoneOn, leg: str) -> None:
     """Let recipients show the names (orig_to) that a parent of theirs, whose mail went on as `leg`, knew them by.
 
     One keeps its own name if the parent handed it on under the very same two addresses. If its lines tell a name, as of an alias, that is
@@ -4891,9 +4938,8 @@ def inherit_names(message: Message, parent: Message, leg: str) -> None:
     own lines told, and may show no more. One that is but named, as by a header check that holds the mail, keeps its name, by which its
     row is found again, until a delivery tells its `to`.
     """
-    gone_on = [one for one in parent.recipients if goes_on(one) and one.upstream_to]
-    into = [one for one in gone_on if leg in (one.next_queue_id, parent.requeued_as)]
-    named = {one.upstream_to or "": one.orig_to for one in gone_on + into}
+    into = [one for one in known.into(leg) if one.upstream_to]
+    mine = {one.upstream_to: one for one in into}
     same = {one.upstream_to: one.orig_to for one in into if leg == message.queue_id}
     local = {one.orig_to for one in into if one.relay_host == "local" and leg in (one.relay_message or "")}
     forwarded = local.pop() if len(local) == 1 else None
@@ -4903,18 +4949,19 @@ def inherit_names(message: Message, parent: Message, leg: str) -> None:
     for recipient in message.recipients:
         own, to = recipient.orig_to or "", recipient.upstream_to
         if to is not None and (own, to) not in kept:
-            is_same = own in ("", to) or is_requeued and own not in named and sharing[to] == 1
-            recipient.orig_to = is_same and same.get(to) or named.get(own) or own != to and forwarded or recipient.orig_to
+            named = mine.get(own) or known.by_upstream.get(own)
+            is_same = own in ("", to) or is_requeued and named is None and sharing[to] == 1
+            recipient.orig_to = is_same and same.get(to) or named and named.orig_to or own != to and forwarded or recipient.orig_to
 
 
-def number_heirs(message: Message, parent: Message, tracked: DomainFilter) -> None:
+def number_heirs(message: Message, known: GoneOn, tracked: DomainFilter) -> None:
     """Number the recipients of which only the inheritance shows that they are tracked: by the address they had on the first leg; because
     local(8) made them of a tracked one, whose name it does not log when there is an `owner-` alias (alias.c); or because they were tracked
     before the mail was requeued.
     """
-    known = [one for one in parent.recipients if one.recipient_no is not None and goes_on(one)]
-    made = any(one.relay_host == "local" and one.next_queue_id == message.queue_id for one in known)
-    same = {one.upstream_to for one in known if one.upstream_to and message.queue_id in (one.next_queue_id, parent.requeued_as)}
+    into = [one for one in known.into(message.queue_id) if one.recipient_no is not None]
+    made = any(one.relay_host == "local" and one.next_queue_id == message.queue_id for one in into)
+    same = {one.upstream_to for one in into if one.upstream_to}
     for recipient in message.recipients:
         if recipient.recipient_no is None and (
                 made or (recipient.upstream_to or recipient.orig_to) in same or tracked.tracks(recipient.orig_to, recipient.upstream_to)):
@@ -4989,7 +5036,7 @@ def rows_as_known(message: Message) -> List[Row]:
     return [make_row(facts + _recipient_values(recipient)) for recipient in message.recipients if recipient.recipient_no is not None]
 
 
-def rows_of(message: Message, tracked: DomainFilter) -> List[Row]:
+def rows_of(message: Message, tracked: DomainFilter, gone_on: GoneOnOf = GoneOn) -> List[Row]:
     """The rows of a message, one per tracked recipient; those that the store has already, unchanged, are left out.
 
     A message that named no recipient makes one row; while a domain filter is set, only when a refusal is all there is.
@@ -5003,8 +5050,8 @@ def rows_of(message: Message, tracked: DomainFilter) -> List[Row]:
         if stand_in is not None:
             message.recipients.append(stand_in)
     if message.parent is not None:
-        inherit(message)
-        number_heirs(message, message.parent, tracked)
+        inherit(message, gone_on)
+        number_heirs(message, gone_on(message.parent), tracked)
     fill_in(message)
     rows = rows_as_known(message)
     return [row for row in rows if is_news(row, message.stored.get(row.recipient_no))] if message.stored else rows
@@ -5276,10 +5323,13 @@ class Unmatched:
         self.inherited = inherited
         self.known = {id(one): one for one in known}
         delivered = [one for one in known if one.upstream_to is not None]
-        self.loose = [one for one in known if one.upstream_to is None or awaits_alias(one)]
+        self.loose: Named = {}
+        for one in known:
+            if one.upstream_to is None or awaits_alias(one):
+                add_named(self.loose, one)
         self.by_address = {(one.orig_to, one.upstream_to): one for one in delivered}
         self.by_upstream = {one.upstream_to: one for one in delivered}
-        self.by_orig = {(one.orig_to or "").lower(): one for one in delivered}
+        self.by_orig = {small(one.orig_to): one for one in delivered}
 
     def take(self, new: Recipient) -> Optional[Recipient]:
         """The stored recipient that is the same as this one; None when there is none that is not taken yet.
@@ -5289,21 +5339,22 @@ class Unmatched:
         """
         same = self._delivered(new)
         if same is None or id(same) not in self.known:
-            same = next((one for fits in LOOSE_MATCHES for one in self.loose if id(one) in self.known and fits(new, one)), None)
+            same = named_as(self.loose, new, LOOSE_MATCHES)
         if same is not None:
             del self.known[id(same)]
+            drop_named(self.loose, same)
         return same
 
     def _delivered(self, new: Recipient) -> Optional[Recipient]:
         if new.refused:
             return None
         if new.upstream_to is None:         # read again: by now a delivery to it is told
-            return self.by_orig.get((new.orig_to or "").lower()) or self.by_upstream.get(new.orig_to)
+            return self.by_orig.get(small(new.orig_to)) or self.by_upstream.get(new.orig_to)
         same = self.by_address.get((new.orig_to, new.upstream_to))
         if same is None and self.inherited:
             same = self.by_upstream.get(new.upstream_to)
         if same is None and awaits_alias(new):      # read again: by now it has the name that the alias stands for
-            meant = self.by_orig.get((new.orig_to or "").lower())
+            meant = self.by_orig.get(small(new.orig_to))
             same = meant if meant is not None and not is_older(meant.last_seen, new.last_seen) else None
         return same
 
@@ -5314,7 +5365,7 @@ class Unmatched:
 
 def is_called(recipient: Recipient, name: Optional[str]) -> bool:
     """Whether somebody to whom the mail may yet go was named so."""
-    return not recipient.refused and recipient.orig_to is not None and recipient.orig_to.lower() == (name or "").lower()
+    return not recipient.refused and recipient.orig_to is not None and small(recipient.orig_to) == small(name)
 
 
 def was_named(new: Recipient, old: Recipient) -> bool:
@@ -5392,8 +5443,8 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracked: DomainFi
     messages, links = harvest.messages, harvest.links       # the harvest's own list: what is added to it stays for a second try
     names = {name_of(message) for message in messages if message.continued or message.first_seen <= known_until + BIRTH_DISORDER}
     names |= {parent_name(message) for message in messages if has_lost_parent(message)}
-    parents = [parent for message in messages if message.parent is not None for parent in lineage(message) if is_apart(parent)]
-    parents += [link.parent for link in links if is_apart(link.parent)]
+    parents = {parent for message in messages if message.parent is not None for parent in lineage(message) if is_apart(parent)}
+    parents |= {link.parent for link in links if is_apart(link.parent)}
     names |= {name_of(parent) for parent in parents}
     names |= {child_name(link) for link in links}
     stored = recall(names) if names else {}
@@ -5406,7 +5457,8 @@ def settle(harvest: Harvest, recall: Recall, known_until: int, tracked: DomainFi
     for parent in parents:
         recollect(parent, stored.get(name_of(parent), ()))
     tie_heirs([message for message in messages if is_heir(message)], harvest, stored, recall)
-    return [row for message in messages + follow_links(links, stored, recall) for row in rows_of(message, tracked)]
+    gone_on = functools.lru_cache(maxsize=None)(GoneOn)
+    return [row for message in messages + follow_links(links, stored, recall) for row in rows_of(message, tracked, gone_on)]
 
 
 def unite_all(messages: List[Message], stored: Stored) -> List[Link]:
