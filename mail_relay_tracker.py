@@ -2686,6 +2686,10 @@ class Session:
             self.helo, self.protocol = helo, protocol
             self.needs(low)
 
+    def turn_to(self, sender: str) -> None:
+        """The mail under way is of this sender: what was decided on another's before came to nothing (smtpd.c:mail_reset)."""
+        self.pending = tuple(one for one in self.pending if one.envelope_from in (None, sender))
+
     def close(self) -> None:
         """The client is gone. Without a circle of references a message's memory is free as soon as it is written."""
         self.live, self.message = False, None
@@ -4350,6 +4354,8 @@ class Correlator(Memory):
         session = self._session(origin) if event.client_ip is None else self._session_of(origin, event)
         if origin.daemon == "smtpd":
             session.greet(event.helo, event.protocol, self.position)
+        if event.envelope_from is not None:
+            session.turn_to(event.envelope_from)
         if event.action == "reject_warning":
             self.spf.heed_warning(origin.host, session, event)
         elif event.action == "screen":
