@@ -356,6 +356,12 @@ class RelayTls(NamedTuple):
     relay_tls: str
 
 
+class RelayLost(NamedTuple):
+    """smtp: the connection to the next hop `peer`, written host[address], broke off (smtp_trouble.c:smtp_stream_except)."""
+
+    peer: str
+
+
 class Client(NamedTuple):
     """smtpd: the queue file is open, the message is born (smtpd.c:mail_open_stream).
 
@@ -1491,6 +1497,7 @@ SMTP_NOISE = PEER_NOISE + (
     "server certificate ", "host ", "smtp_", "looking for session ", "save session ", "reloaded session ", "remove session ", "TLSRPT: ",
     "skipping SRV lookup ", "SMTPS wrappermode ",
 )
+RELAY_LOST = re.compile(r"(?:lost connection with ([^ \[\]]*\[[^ \[\]]*\])|conversation with ([^ \[\]]*\[[^ \[\]]*\]) timed out) while ")
 DELIVERY_ID_NOISE = (
     "host ", "connect to ", "lost connection with ", "conversation with ", "enabling PIX ", "passing <", "breaking line ", "info: ",
     "warning: ", "status=deferred", "Cannot start TLS", "TLS ", "SASL ", "Server certificate ", "replace: ", "prepend: ", "strip: ",
@@ -1565,8 +1572,14 @@ def parse_agent(text: str) -> Event:
     """smtp, lmtp, local, virtual, pipe, error: deliveries, and the TLS of the connections they use."""
     queue_id, _, rest = text.partition(": ")
     if is_queue_id(queue_id):
-        return parse_delivery(text) if rest.startswith("to=<") else ignore_noise(rest, DELIVERY_ID_NOISE)
+        return parse_delivery(text) if rest.startswith("to=<") else parse_trouble(rest)
     return parse_tls(text) or ignore_peer_noise(text, SMTP_NOISE)
+
+
+def parse_trouble(text: str) -> Event:
+    """What a delivery agent says of a message while it goes on trying: that a connection broke off, or nothing to learn."""
+    found = RELAY_LOST.match(text)
+    return RelayLost(found.group(1) or found.group(2)) if found else ignore_noise(text, DELIVERY_ID_NOISE)
 
 
 @trimmed
@@ -3880,6 +3893,12 @@ class Connections:
         self.known.pop(key, None)
         keep(self.known, key, Connection(event.relay, event.relay_tls, memory.now, memory.time, memory.position))
 
+    def lose(self, origin: Origin, event: RelayLost) -> None:
+        """A connection broke off. The process tries again, perhaps in the clear (smtp.h:RETRY_AS_PLAINTEXT); of TLS it would tell anew."""
+        connection = self.known.get(origin.prefix)
+        if connection is not None and connection.relay.startswith(event.peer):
+            del self.known[origin.prefix]
+
     def relay_tls(self, origin: Origin, event: Delivery) -> Optional[str]:
         """TLS of the connection used: Postfix 3.11 says it in the line, before that the same process said it when connecting."""
         if event.relay_tls is not None:
@@ -4574,6 +4593,10 @@ class Correlator(Memory):
         """A connection to a next hop has TLS."""
         self.connections.tell(origin, event)
 
+    def fold_relay_lost(self, origin: Origin, event: RelayLost) -> None:
+        """A connection to a next hop broke off."""
+        self.connections.lose(origin, event)
+
     def _fold_sent(self, origin: Origin, message: Message, recipient: Recipient, event: Delivery) -> None:
         """`sent` is not always delivered: it may go on under another ID on this host, or a filter may have dropped it (trap 10)."""
         reason = event.reason
@@ -4857,8 +4880,8 @@ def adopt(child: Message, link: Link) -> None:
 FOLDS = {
     Connect: Correlator.fold_connect, Disconnect: Correlator.fold_disconnect, Broken: Correlator.fold_broken,
     Restarted: Correlator.fold_restarted, ClientTls: Correlator.fold_client_tls, RelayTls: Correlator.fold_relay_tls,
-    Proxied: Correlator.fold_proxied, Client: Correlator.fold_client, MessageId: Correlator.fold_message_id,
-    Pickup: Correlator.fold_pickup, Queued: Correlator.fold_queued, Expired: Correlator.fold_expired,
+    RelayLost: Correlator.fold_relay_lost, Proxied: Correlator.fold_proxied, Client: Correlator.fold_client,
+    MessageId: Correlator.fold_message_id, Pickup: Correlator.fold_pickup, Queued: Correlator.fold_queued, Expired: Correlator.fold_expired,
     Removed: Correlator.fold_removed, Handled: Correlator.fold_handled, Delivery: Correlator.fold_delivery,
     Verdict: Correlator.fold_verdict, Checked: Correlator.fold_checked, Notification: Correlator.fold_notification,
     Dkim: Correlator.fold_dkim, Dmarc: Correlator.fold_dmarc, MilterSpf: Correlator.fold_milter_spf, Spf: Correlator.fold_spf,
