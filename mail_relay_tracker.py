@@ -2942,12 +2942,20 @@ def outranks(status: Optional[str], time: int, known: Recipient) -> bool:
     stamps the last one heard prevails, unless it only waits and the known one is a decision; with local(8) even then, for one process
     tells in turn of all that an alias or a .forward means.
     """
-    if bounce_stands(known, status):
+    if bounce_stands(known, status) or status == DEFERRED and is_gone(known):
         return False
     if known.relay_status in (None, INCOMPLETE) or is_older(known.last_seen, time):
         return True
     waited, decides = known.relay_status in UNDECIDED, status not in UNDECIDED
     return waited and decides if is_older(time, known.last_seen) else waited or decides or known.relay_host == "local"
+
+
+def is_gone(recipient: Recipient) -> bool:
+    """Whether postsuper took the mail for a recipient away, deleted or requeued: an attempt that was under way cannot put it off any more.
+
+    What went on through a filter or local(8) was delivered, as its status code says, and local(8) may tell of other parts of an alias.
+    """
+    return recipient.relay_status == DELETED or recipient.relay_status == REQUEUED and not (recipient.dsn or "").startswith("2.")
 
 
 def stays_held(recipient: Recipient, status: Optional[str]) -> bool:
@@ -4535,6 +4543,7 @@ class Correlator(Memory):
         self._number(message, recipient)
         if message.fate is not None:
             sweep_recipient(recipient, message.fate)
+            recipient.last_seen = message.fate.time if is_gone(recipient) else recipient.last_seen
         message.recipients.append(recipient)
         return recipient
 
@@ -5421,7 +5430,11 @@ OUTCOME = tuple(name for name in RECIPIENT_COLUMNS if name not in ("recipient_no
 
 
 def tells_less(known: Recipient, new: Recipient) -> bool:
-    """Whether a delivery is told again without the message as which it went on, or the line of the filter that kept it back."""
+    """Whether a delivery is told again without the message as which it went on, or the line of the filter that kept it back; or puts off
+    what is gone.
+    """
+    if is_gone(known):
+        return new.relay_status == DEFERRED
     if known.relay_status == REQUEUED:
         return new.relay_status == SENT
     return known.relay_status in (DISCARDED, BOUNCED) and new.relay_status in (SENT, REQUEUED) and new.last_seen == known.last_seen \
@@ -5447,6 +5460,9 @@ def take_outcome(known: Recipient, new: Recipient, released: bool) -> None:
     if new.relay_status in (None, INCOMPLETE) or not later or tells_less(known, new):
         return
     newest = new.last_seen if known.relay_status == INCOMPLETE else max(known.last_seen, new.last_seen)
+    if is_gone(known) and new.relay_status == known.relay_status and new.relay_host is None:
+        known.last_seen = newest            # postsuper's word once more, or pickup's, of one whose attempts are told no more
+        return
     read_again = new.last_seen <= known.last_seen       # perhaps without the line before it that told of TLS
     stays = stays_held(known, new.relay_status) and not released
     for name in OUTCOME:
