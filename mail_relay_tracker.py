@@ -448,7 +448,9 @@ class Expired(NamedTuple):
 
 
 class Removed(NamedTuple):
-    """qmgr, postsuper, cleanup: `removed`. `by` is the program (qmgr_active.c, postsuper.c, cleanup_api.c)."""
+    """qmgr, postsuper, cleanup: `removed`; pickup: nobody is left to get it. `by` is the program (qmgr_active.c, postsuper.c,
+    cleanup_api.c, pickup.c).
+    """
 
     queue_id: str
     by: str
@@ -1317,6 +1319,7 @@ CHECK_CONTENT = 200                 # bytes of a header that are shown (cleanup_
 PICKUP_LINE = re.compile(r"uid=[0-9]+ from=<(.*)>(?: orig_id=([0-9A-Za-z]+))?$")
 QUEUED_LINE = re.compile(r"from=<(.*)>, size=([0-9]{1,20}), nrcpt=([0-9]{1,20}) \(queue active\)$")
 EXPIRED_LINE = re.compile(r"from=<(.*)>, status=(?:force-)?expired, returned to sender$")
+NOBODY_LEFT = re.compile(r"warning: maildrop/[0-9A-Za-z]+: error writing ([0-9A-Za-z]+): no recipients specified$")
 NOTIFICATION = re.compile(r"(?:sender|postmaster) (?:non-delivery|delay|delivery status) notification: ([0-9A-Za-z]+)$")
 # cleanup_message.c, cleanup_envelope.c; cleanup_out.c; smtpd.c:bdat_cmd; cleanup_map1n.c, cleanup_map11.c, cleanup_masquerade.c
 TRY_AGAIN = re.compile(r"write queue file: |.* -- message not accepted, try again later$")
@@ -1425,11 +1428,14 @@ def parse_mime_error(queue_id: str, text: str) -> Event:
 
 @trimmed
 def parse_pickup(text: str) -> Event:
-    """pickup: `QID: uid=0 from=<root>`, after postsuper -r with `orig_id=` (pickup.c:pickup_copy)."""
+    """pickup: `QID: uid=0 from=<root>`, after postsuper -r with `orig_id=`; a mail without recipients is thrown away (pickup.c)."""
     queue_id, _, rest = text.partition(": ")
     found = PICKUP_LINE.match(rest)
     if found and is_queue_id(queue_id):
         return Pickup(queue_id, found.group(1), found.group(2))
+    found = NOBODY_LEFT.match(text)
+    if found and is_queue_id(found.group(1)):
+        return Removed(found.group(1), "pickup")
     return ignore_noise(text, DAEMON_NOISE)
 
 
@@ -2581,6 +2587,7 @@ class Message:
         ended, removed      the log has told its end; its queue file is gone
         finished            given to a harvest
         probe               it only asks whether an address is good
+        void                nobody was left to get it: all had got it under the ID before
         stored              the rows that the store has of it, by recipient_no
     Its recipients:
         recipients          all of them; next_no: the number that the next tracked one gets
@@ -2610,7 +2617,7 @@ class Message:
 
     __slots__ = MESSAGE_COLUMNS + (
         "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "fate", "sweeps", "continued", "queued", "ended",
-        "removed", "finished", "probe", "session", "spf", "milter_spf", "dkim_weight", "pickup_sender", "peer_ip", "orig_queue_id",
+        "removed", "finished", "probe", "void", "session", "spf", "milter_spf", "dkim_weight", "pickup_sender", "peer_ip", "orig_queue_id",
         "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending", "front", "fronted", "scored",
         "scanned_until", "called_in", "past", "kept_back", "put_off", "given_up")
 
@@ -2635,7 +2642,7 @@ class Message:
         self.next_no = 0
         self.fate: Optional[Sweep] = None
         self.sweeps: Tuple[Sweep, ...] = ()
-        self.queued = self.ended = self.removed = self.finished = self.probe = False
+        self.queued = self.ended = self.removed = self.finished = self.probe = self.void = False
         self.session: Optional[Session] = None
         self.spf: Optional[Waiting] = None
         self.milter_spf = self.pickup_sender = self.peer_ip = self.orig_queue_id = None  # type: Optional[str]
@@ -3204,6 +3211,11 @@ def is_draft(message: Message) -> bool:
         return False
     own = message.pickup_sender is not None or is_generated(message) and message.peer_ip is None
     return is_double_bounce(message) or own and message.parent_queue_id is None
+
+
+def is_just_back(message: Message) -> bool:
+    """Whether a requeued message is not in the queue yet: pickup, which brought it, may be about to say that nobody is left to get it."""
+    return message.pickup_sender is not None and message.fate is None and not message.queued
 
 
 def is_coming_in(message: Message) -> bool:
@@ -4066,7 +4078,7 @@ class Correlator(Memory):
         age = self.now - message.opened
         if age >= PATIENCE or message.ended:
             return False
-        if age < DRAFT_LIFE and is_draft(message) or self.now < message.scanned_until:
+        if age < DRAFT_LIFE and is_draft(message) or self.now < message.scanned_until or age <= DISORDER and is_just_back(message):
             return True
         if age < SPF_WAIT and is_guessed(message) and not message.pending and message.message_id is not None:
             return True                     # which of the waiting results is its own, the sender will tell
@@ -4522,12 +4534,16 @@ class Correlator(Memory):
         message.sweep(Sweep(EXPIRED, self.time))
 
     def fold_removed(self, origin: Origin, event: Removed) -> None:
-        """The queue file is gone: by qmgr when all is done, by the administrator, by cleanup when nothing came of it (trap 37)."""
+        """The queue file is gone: by qmgr when all is done, by the administrator, by cleanup when nothing came of it (trap 37); by pickup
+        when postsuper requeued a mail that all had got by then: the ID before tells what became of it.
+        """
         message = self._find(origin, event.queue_id)
         if message.pending:
             self._judge_pending(message)
         if event.by == "postsuper":
             message.sweep(Sweep(DELETED, self.time))
+        elif event.by == "pickup":
+            message.void = True
         elif event.by == "cleanup":         # what was to be held is not
             message.sweep(Sweep(None, self.time))
             if was_proxied(message) and message.message_id is None:
@@ -5079,7 +5095,7 @@ def rows_of(message: Message, tracked: DomainFilter, gone_on: GoneOnOf = GoneOn)
 
     A message that named no recipient makes one row; while a domain filter is set, only when a refusal is all there is.
     """
-    if message.probe or comes_again(message):
+    if message.probe or message.void or comes_again(message):
         return []
     if not message.by_address and not message.stored and not message.queue_id.startswith("NOQUEUE") \
             and all(one.refused for one in message.recipients):
