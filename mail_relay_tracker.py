@@ -4940,10 +4940,10 @@ INHERITED = tuple("client_hostname client_ip helo protocol sasl_username client_
 
 class GoneOn:
     """The recipients of a message whose mail goes on under another ID: all of them, by that ID, and by the address handed on. There may be
-    many, and as many messages that came from it.
+    many, and as many messages that came from it. `untold`: the addresses handed on of those whose lines tell no other name.
     """
 
-    __slots__ = ("recipients", "requeued_as", "by_leg", "by_upstream")
+    __slots__ = ("recipients", "requeued_as", "by_leg", "by_upstream", "untold")
 
     def __init__(self, parent: Message) -> None:
         self.recipients = [one for one in parent.recipients if goes_on(one)]
@@ -4952,10 +4952,16 @@ class GoneOn:
         for one in self.recipients:
             self.by_leg.setdefault(one.next_queue_id, []).append(one)
         self.by_upstream = {one.upstream_to: one for one in self.recipients if one.upstream_to}
+        self.untold = {one.upstream_to for one in parent.recipients if one.orig_to in ("", one.upstream_to)}
 
     def into(self, leg: str) -> List[Recipient]:
         """Those whose mail goes on under this ID."""
         return self.recipients if leg == self.requeued_as else self.by_leg.get(leg, [])
+
+    def named(self, name: str, is_untold: bool) -> Optional[Recipient]:
+        """The one that was handed on under this name, which its child's lines may not tell: then it is none of local(8)'s."""
+        one = self.by_upstream.get(name)
+        return None if is_untold and one is not None and one.relay_host == "local" else one
 
 
 GoneOnOf = Callable[[Message], GoneOn]       # may remember, for as long as no message changes
@@ -4979,18 +4985,20 @@ def inherit(message: Message, gone_on: GoneOnOf) -> None:
             is_told = value is not None or name in CLIENT_FACTS and parent.client_ip is not None
             if is_told and not (is_lost and getattr(message, name) is not None):
                 setattr(message, name, value)
-        inherit_names(message, gone_on(parent), below)
+        inherit_names(message, gone_on(parent), below, [gone_on(one) for one in (message, *parents) if one.queue_id == below])
 
 
-def inherit_names(message: Message, known: GoneOn, leg: str) -> None:
-    """Let recipients show the names (orig_to) that a parent of theirs, whose mail went on as `leg`, knew them by.
+def inherit_names(message: Message, known: GoneOn, leg: str, below: List[GoneOn]) -> None:
+    """Let recipients show the names (orig_to) that a parent of theirs, whose mail went on as `leg`, knew them by; `below` is what tells of
+    that leg.
 
     One keeps its own name if the parent handed it on under the very same two addresses. If its lines tell a name, as of an alias, that is
     the parent's `to`. If they do not, and the mail went on directly, the `to` of both is the same; likewise if it was requeued, which
     changes no recipient, and the parent itself shows an inherited name by now. Rows do not tell that pickup had it: then the parent does,
     whose last reply names no `leg`, as one of a filter or of local(8) would. The name of which local(8) tells is the one that the parent's
     own lines told, and may show no more. One that is but named, as by a header check that holds the mail, keeps its name, by which its
-    row is found again, until a delivery tells its `to`.
+    row is found again, until a delivery tells its `to`. And one of a list with an `owner-` alias, whose names local(8) does not log, has
+    none of its namesake, whose mail local(8) sent on elsewhere.
     """
     into = [one for one in known.into(leg) if one.upstream_to]
     mine = {one.upstream_to: one for one in into}
@@ -5003,9 +5011,11 @@ def inherit_names(message: Message, known: GoneOn, leg: str) -> None:
     for recipient in message.recipients:
         own, to = recipient.orig_to or "", recipient.upstream_to
         if to is not None and (own, to) not in kept:
-            named = mine.get(own) or known.by_upstream.get(own)
+            is_untold = any(own in one.untold for one in below)
+            named = mine.get(own) or known.named(own, is_untold)
             is_same = own in ("", to) or is_requeued and named is None and sharing[to] == 1
-            recipient.orig_to = is_same and same.get(to) or named and named.orig_to or own != to and forwarded or recipient.orig_to
+            is_told = own != to and not is_untold
+            recipient.orig_to = is_same and same.get(to) or named and named.orig_to or is_told and forwarded or recipient.orig_to
 
 
 def number_heirs(message: Message, known: GoneOn, tracked: DomainFilter) -> None:
