@@ -2986,6 +2986,16 @@ def hand_on(recipient: Recipient) -> None:
         recipient.relay_status = REQUEUED
 
 
+def release(recipient: Recipient, time: int) -> None:
+    """Let a recipient wait as it did before it was on hold. Of one that stands for all nothing is left of the hold: they come by name."""
+    waits = (recipient.dsn or "").startswith("4.")
+    recipient.relay_status = recipient.before_hold or (DEFERRED if waits else None)
+    if names_nobody(recipient) and recipient.relay_status in (None, INCOMPLETE):
+        recipient.relay_message = recipient.smtp_code = recipient.dsn = None
+    else:
+        recipient.last_seen = time
+
+
 def sweep_recipient(recipient: Recipient, sweep: Sweep) -> None:
     """Let an event of the whole message reach one recipient, unless that one's fate is decided."""
     if recipient.relay_status == sweep.status == REQUEUED and recipient.next_queue_id is None:
@@ -2994,9 +3004,7 @@ def sweep_recipient(recipient: Recipient, sweep: Sweep) -> None:
         return
     if sweep.status is None:
         if recipient.relay_status == HELD:
-            waits = (recipient.dsn or "").startswith("4.")
-            recipient.relay_status = recipient.before_hold or (DEFERRED if waits else None)
-            recipient.last_seen = sweep.time
+            release(recipient, sweep.time)
         return
     if sweep.status == HELD and recipient.relay_status != HELD:
         recipient.before_hold = recipient.relay_status
@@ -5359,11 +5367,14 @@ def better(name: str, known: Any, new: Any) -> Any:
 
 
 def unite(message: Message, known: List[Recipient]) -> None:
-    """Put the stored recipients of a message and those of its continuation together; those that it does not name are swept as well."""
+    """Put the stored recipients of a message and those of its continuation together; those that it does not name, or of which it tells no
+    outcome, are swept as well.
+    """
     fresh, message.recipients = message.recipients, known
     message.next_no = max(one.recipient_no or 0 for one in known) + 1
     free = Unmatched(known, inherited=message.parent_queue_id is not None)
     released = any(sweep.status is None for sweep in message.sweeps)
+    untold: List[Recipient] = []
     for recipient in fresh:
         recipient.orig_to = stored_text("orig_to", recipient.orig_to)
         recipient.upstream_to = stored_text("upstream_to", recipient.upstream_to)
@@ -5371,11 +5382,12 @@ def unite(message: Message, known: List[Recipient]) -> None:
         if same is not None:
             recipient.became = same
             take_outcome(same, recipient, released)
+            untold += [same] if recipient.relay_status is None else []
         else:
             if recipient.recipient_no is not None:
                 recipient.recipient_no, message.next_no = message.next_no, message.next_no + 1
             message.recipients.append(recipient)
-    for recipient in free.left():
+    for recipient in free.left() + untold:
         for sweep in message.sweeps:
             sweep_recipient(recipient, sweep)
 
