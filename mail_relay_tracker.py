@@ -5375,7 +5375,10 @@ def unite(message: Message, known: List[Recipient]) -> None:
     free = Unmatched(known, inherited=message.parent_queue_id is not None)
     released = any(sweep.status is None for sweep in message.sweeps)
     untold: List[Recipient] = []
+    gone = next(filter(is_gone, known), None)
     for recipient in fresh:
+        if gone is not None and recipient.relay_status == DEFERRED:
+            take_away(recipient, gone)
         recipient.orig_to = stored_text("orig_to", recipient.orig_to)
         recipient.upstream_to = stored_text("upstream_to", recipient.upstream_to)
         same = free.take(recipient)
@@ -5509,6 +5512,13 @@ def take_outcome(known: Recipient, new: Recipient, released: bool) -> None:
             setattr(known, name, value)
     known.refused, known.last_seen = new.refused, newest
     known.relay_status = HELD if stays else known.relay_status
+
+
+def take_away(recipient: Recipient, other: Recipient) -> None:
+    """Let a recipient be gone like another one of its message, which postsuper takes away as a whole: an attempt tells no more of it."""
+    for name in OUTCOME:
+        setattr(recipient, name, None)
+    recipient.relay_status, recipient.last_seen, recipient.next_queue_id = other.relay_status, other.last_seen, other.next_queue_id
 
 
 Name = Tuple[str, str]                      # (server_hostname, queue_id): how the store knows a message
