@@ -4946,25 +4946,50 @@ INHERITED = tuple("client_hostname client_ip helo protocol sasl_username client_
                   "spam_required spam_tests".split())
 
 
-class GoneOn:
-    """The recipients of a message whose mail goes on under another ID: all of them, by that ID, and by the address handed on. There may be
-    many, and as many messages that came from it. `untold`: the addresses handed on of those whose lines tell no other name.
+class Leg:
+    """The recipients of a message whose mail goes on under one ID.
+
+    Of those handed on: `by_upstream`, by their address then; `kept`, both addresses; `sharing`, how many have an address then; `forwarded`,
+    the name of which local(8) tells, if it is one; `is_requeued`, whether a last reply names no such ID, as one of a filter or of local(8)
+    would.
     """
 
-    __slots__ = ("recipients", "requeued_as", "by_leg", "by_upstream", "untold")
+    __slots__ = ("recipients", "by_upstream", "kept", "sharing", "forwarded", "is_requeued")
+
+    def __init__(self, queue_id: str, recipients: List[Recipient]) -> None:
+        self.recipients = recipients
+        handed_on = [one for one in recipients if one.upstream_to]
+        self.by_upstream = {one.upstream_to: one for one in handed_on}
+        self.kept = {(one.orig_to, one.upstream_to) for one in handed_on}
+        self.sharing = collections.Counter(to for _, to in self.kept)
+        local = {one.orig_to for one in handed_on if one.relay_host == "local" and queue_id in (one.relay_message or "")}
+        self.forwarded = local.pop() if len(local) == 1 else None
+        self.is_requeued = any(queue_id not in (one.relay_message or "") for one in handed_on)
+
+
+class GoneOn:
+    """The recipients of a message whose mail goes on under other IDs, by these, and by the address handed on. There may be many, and many
+    messages that came from it. `untold`: the addresses handed on of those whose lines tell no other name.
+    """
+
+    __slots__ = ("recipients", "requeued_as", "by_id", "legs", "by_upstream", "untold")
 
     def __init__(self, parent: Message) -> None:
         self.recipients = [one for one in parent.recipients if goes_on(one)]
         self.requeued_as = parent.requeued_as
-        self.by_leg: Dict[Optional[str], List[Recipient]] = {}
+        self.by_id: Dict[Optional[str], List[Recipient]] = {}
         for one in self.recipients:
-            self.by_leg.setdefault(one.next_queue_id, []).append(one)
+            self.by_id.setdefault(one.next_queue_id, []).append(one)
+        self.legs: Dict[str, Leg] = {}
         self.by_upstream = {one.upstream_to: one for one in self.recipients if one.upstream_to}
         self.untold = {one.upstream_to for one in parent.recipients if one.orig_to in ("", one.upstream_to)}
 
-    def into(self, leg: str) -> List[Recipient]:
+    def leg(self, queue_id: str) -> Leg:
         """Those whose mail goes on under this ID."""
-        return self.recipients if leg == self.requeued_as else self.by_leg.get(leg, [])
+        if queue_id not in self.legs:
+            recipients = self.recipients if queue_id == self.requeued_as else self.by_id.get(queue_id, [])
+            self.legs[queue_id] = Leg(queue_id, recipients)
+        return self.legs[queue_id]
 
     def named(self, name: str, is_untold: bool) -> Optional[Recipient]:
         """The one that was handed on under this name, which its child's lines may not tell: then it is none of local(8)'s."""
@@ -5002,28 +5027,22 @@ def inherit_names(message: Message, known: GoneOn, leg: str, below: List[GoneOn]
 
     One keeps its own name if the parent handed it on under the very same two addresses. If its lines tell a name, as of an alias, that is
     the parent's `to`. If they do not, and the mail went on directly, the `to` of both is the same; likewise if it was requeued, which
-    changes no recipient, and the parent itself shows an inherited name by now. Rows do not tell that pickup had it: then the parent does,
-    whose last reply names no `leg`, as one of a filter or of local(8) would. The name of which local(8) tells is the one that the parent's
-    own lines told, and may show no more. One that is but named, as by a header check that holds the mail, keeps its name, by which its
-    row is found again, until a delivery tells its `to`. And one of a list with an `owner-` alias, whose names local(8) does not log, has
-    none of its namesake, whose mail local(8) sent on elsewhere.
+    changes no recipient, and the parent itself shows an inherited name by now. Rows do not tell that pickup had it: then the parent's last
+    reply does. The name of which local(8) tells is the one that the parent's own lines told, and may show no more. One that is but named,
+    as by a header check that holds the mail, keeps its name, by which its row is found again, until a delivery tells its `to`. And one of
+    a list with an `owner-` alias, whose names local(8) does not log, has none of its namesake, whose mail local(8) sent on elsewhere.
     """
-    into = [one for one in known.into(leg) if one.upstream_to]
-    mine = {one.upstream_to: one for one in into}
-    same = {one.upstream_to: one.orig_to for one in into if leg == message.queue_id}
-    local = {one.orig_to for one in into if one.relay_host == "local" and leg in (one.relay_message or "")}
-    forwarded = local.pop() if len(local) == 1 else None
-    kept = {(one.orig_to, one.upstream_to) for one in into}
-    sharing = collections.Counter(to for _, to in kept)
-    is_requeued = message.pickup_sender is not None or any(leg not in (one.relay_message or "") for one in into)
+    into, is_direct = known.leg(leg), leg == message.queue_id
+    is_requeued = message.pickup_sender is not None or into.is_requeued
     for recipient in message.recipients:
         own, to = recipient.orig_to or "", recipient.upstream_to
-        if to is not None and (own, to) not in kept:
+        if to is not None and (own, to) not in into.kept:
             is_untold = any(own in one.untold for one in below)
-            named = mine.get(own) or known.named(own, is_untold)
-            is_same = own in ("", to) or is_requeued and named is None and sharing[to] == 1
-            is_told = own != to and not is_untold
-            recipient.orig_to = is_same and same.get(to) or named and named.orig_to or is_told and forwarded or recipient.orig_to
+            named = into.by_upstream.get(own) or known.named(own, is_untold)
+            is_same = is_direct and (own in ("", to) or is_requeued and named is None and into.sharing[to] == 1)
+            same = into.by_upstream.get(to) if is_same else None
+            forwarded = into.forwarded if own != to and not is_untold else None
+            recipient.orig_to = same and same.orig_to or named and named.orig_to or forwarded or recipient.orig_to
 
 
 def number_heirs(message: Message, known: GoneOn, tracked: DomainFilter) -> None:
@@ -5031,7 +5050,7 @@ def number_heirs(message: Message, known: GoneOn, tracked: DomainFilter) -> None
     local(8) made them of a tracked one, whose name it does not log when there is an `owner-` alias (alias.c); or because they were tracked
     before the mail was requeued.
     """
-    into = [one for one in known.into(message.queue_id) if one.recipient_no is not None]
+    into = [one for one in known.leg(message.queue_id).recipients if one.recipient_no is not None]
     made = any(one.relay_host == "local" and one.next_queue_id == message.queue_id for one in into)
     same = {one.upstream_to for one in into if one.upstream_to}
     for recipient in message.recipients:

@@ -345,6 +345,15 @@ def forwards(count):
     return [STAMP + line for line in lines + ["postfix/qmgr[7]: 3B1B2172385: removed"]]
 
 
+def forwards_behind_a_filter(count):
+    """The same, when a content filter has taken the mail for all of them in and handed it on at once."""
+    lines = ["postfix/qmgr[7]: 3A1B2172384: from=<list@example.org>, size=9, nrcpt=1 (queue active)",
+             "postfix/smtpd[9]: 3B1B2172385: client=localhost[127.0.0.1], orig_queue_id=3A1B2172384"]
+    lines += ["postfix/smtp[6]: 3A1B2172384: to=<b%d@example.net>, relay=127.0.0.1[127.0.0.1]:10024%s(250 ok: queued as 3B1B2172385)"
+              % (number, SENT) for number in range(count)]
+    return [STAMP + line for line in lines] + forwards(count)
+
+
 def batches(count):
     """A mail to many, which a content filter hands on to ten at a time."""
     lines = MAILING[:]
@@ -396,7 +405,8 @@ def correlate(lines):
     return len(tracker.settle(life.correlator.harvest(), lambda names: {}, 0, tracker.DomainFilter(())))
 
 
-@pytest.mark.parametrize("log_of, rows", [(newsletter, 1), (guesses, 1), (forwards, 2), (batches, 2), (aliases, 1), (burst, 1)])
+@pytest.mark.parametrize("log_of, rows", [
+    (newsletter, 1), (guesses, 1), (forwards, 2), (forwards_behind_a_filter, 3), (batches, 2), (aliases, 1), (burst, 1)])
 def test_mails_cost_each_what_one_costs(log_of, rows):
     """Also those with one Message-ID, and those that one client does not get rid of; and so does each recipient of one mail."""
     few, many = log_of(500), log_of(4000)
