@@ -1001,10 +1001,10 @@ CLIENT = r"([^ \[\]]*)\[([^ \[\]]*)\]" + PORT
 REPLY = re.compile(r"(?:([2-5][0-9]{2})(?=[ -]|$)(?:[ -]([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))?|([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$))")
 NUMBER = re.compile(r"-?(?=\.?[0-9])[0-9]{0,12}(?:\.[0-9]{0,12})?$")
 # How lines begin that tell nothing of a mail: those of any daemon, and those of one that has connections.
-DAEMON_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "statistics: ", "table ", "database ")
+DAEMON_NOISE = ("warning: ", "fatal: ", "error: ", "panic: ", "table ", "database ")
 PEER_NOISE = DAEMON_NOISE + (
-    "connect to ", "process ", "send attr", "using ", "discarding EHLO keywords: ", "Host offered ", "TLS ", "subject_CN=", "SSL3 alert ",
-    "SSL_set_fd error", "CA certificate verification failed ", "cannot load Certificat", "cannot set ", "skipping address family ",
+    "connect to ", "send attr", "using ", "discarding EHLO keywords: ", "Host offered ", "TLS ", "SSL3 alert ", "SSL_set_fd error",
+    "CA certificate verification failed ", "cannot load Certificat", "cannot set ", "skipping address family ",
 )
 
 
@@ -1101,19 +1101,19 @@ MILTER_ACTIONS = frozenset("milter-reject milter-hold milter-discard".split())
 QUIET_ACTIONS = frozenset("reject_warning warn info permit hangup warning pass replace strip".split())
 QUEUED_AS = "queued as "
 SMTPD_NOISE = PEER_NOISE + (
-    "improper command pipelining ", "SSL_accept", "setting up TLS connection ", "too many ", "disconnecting",
-    "certificate verification failed", "initializing the server-side TLS engine", "before ", "idle timeout",
-    "issuing session ticket", "reloading session", "replacing command ", "xsasl_", "name_", "match_", "smtpd_",
-    "generic_checks", "reject_invalid", "permit_", "input attribute", "rewrite_clnt", "watchdog", "private/",
-    "auto_clnt", "mail_stream", "maps_", "dict_", "send: ", "> ", "< ", "address_", "ctable_", "vstream", "event_",
-    "client certificate verification failed ", "mapping DSN status ", "subject=", "issuer=", "ignoring DNS RR: ", ">>> ", "fsspace: ",
-    "extract_addr: ", "reject_unauth_", "smtp_stream_setup: ", "milter_", "milter8_", "milter unix:", "milter inet:", "event: ", "reply: ",
-    "after ", "public/", "report ",
+    "improper command pipelining ", "SSL_accept", "setting up TLS connection ", "certificate verification failed",
+    "client certificate verification failed ", "initializing the server-side TLS engine", "idle timeout", "mapping DSN status ",
+    "subject=", "issuer=", "ignoring DNS RR: ",
+    # of a client in debug_peer_list
+    "> ", "< ", ">>> ", "xsasl_", "name_", "match_", "smtpd_", "generic_checks", "reject_invalid", "reject_unauth_", "permit_",
+    "rewrite_clnt", "watchdog", "input attribute", "private/", "public/", "auto_clnt", "maps_", "dict_", "ctable_", "vstream", "event_",
+    "fsspace: ", "extract_addr: ", "smtp_stream_setup: ", "milter_", "milter8_", "milter unix:", "milter inet:", "event: ", "reply: ",
+    "report ", "before ", "after ",
 )
 POSTSCREEN_NOISE = DAEMON_NOISE + (
     "CONNECT ", "DISCONNECT ", "PASS ", "HANGUP ", "PREGREET ", "DNSBL ", "ALLOWLISTED ", "DENYLISTED ", "ALLOWLIST VETO ", "WHITELISTED ",
     "BLACKLISTED ", "WHITELIST VETO ", "COMMAND ", "NON-SMTP COMMAND ", "BARE NEWLINE ", "DATA without ", "BDAT without ", "cache ",
-    "close database ", "entering ", "leaving ", "blacklist action", "denylist action", "addr ", "UNKNOWN", "tlsproxy ", "using ",
+    "close database ", "entering ", "leaving ", "using ",
 )
 POSTSCREEN_EDITED = re.compile(r"\[[^ \[\]]*\]:?[0-9]*: (?:discarding EHLO keywords|replacing command)")
 
@@ -1328,12 +1328,7 @@ NOT_TAKEN = re.compile(r"message rejected: |queue file size limit exceeded$|BDAT
 SPAM_HEADER = re.compile(r"X-Spam-Status: (Yes|No), (?:score|hits)=(-?[0-9.]+)(?:[ ?]+required=(-?[0-9.]+))?"
                          r"(?:[ ?]+tests=((?:[A-Za-z0-9_]+,[ ?]*)*[A-Za-z0-9_]*))?", re.I)
 CLEANUP_REMOVED = frozenset(("removed", "removed (canceled)", "removed (discarded)"))
-CLEANUP_NOISE = DAEMON_NOISE + ("milter8", "dict_", "maps_")
-CLEANUP_ID_NOISE = ("resent-message-id=", "warning: ", "enabling ", "unable to ", "message-content-length")
-QMGR_NOISE = DAEMON_NOISE + ("scanning ", "qmgr_", "incoming ", "mail for ")
-POSTSUPER_NOISE = DAEMON_NOISE + ("Deleted: ", "Requeued: ", "Placed on hold: ", "Released from hold: ", "Force-expired: ", "Expired: ",
-                                  "Renamed ", "renamed ", "removed ", "Moved ", "moved ", "Cleaned ", "Total: ", "expired ",
-                                  "remove directory ", "remove subdirectory ")
+POSTSUPER_NOISE = DAEMON_NOISE + ("Deleted: ", "Requeued: ", "Placed on hold: ", "Released from hold: ", "Force-expired: ", "Renamed ")
 POSTFIX_NOISE = ("warning: ", "error: ", "fatal: ", "panic: ", "/", "Postfix is ", "See http", "To disable backwards compatibility ")
 HANDLED = {"requeued": "requeue", "placed on hold": "hold", "released from hold": "release"}
 
@@ -1349,7 +1344,7 @@ def parse_cleanup_other(text: str) -> Event:
     """The verdicts of milters and of header and body checks (cleanup_message.c, cleanup_milter.c), and what was not taken in."""
     queue_id, _, rest = text.partition(": ")
     if not is_queue_id(queue_id):
-        return parse_not_taken(text) if text.startswith("warning: ") else ignore_noise(text, CLEANUP_NOISE)
+        return parse_not_taken(text) if text.startswith("warning: ") else ignore_noise(text, DAEMON_NOISE)
     found = CHECK.match(rest)
     if found:
         return parse_check(queue_id, found.group(1), rest[found.end():], was_cut(text))
@@ -1361,7 +1356,7 @@ def parse_cleanup_other(text: str) -> Event:
         return parse_delivery(text)
     if rest.startswith("reject: mime-error "):
         return parse_mime_error(queue_id, rest)
-    return IGNORED if rest.startswith(CLEANUP_ID_NOISE) else not_taken(queue_id, rest)
+    return IGNORED if rest.startswith("resent-message-id=") else not_taken(queue_id, rest)
 
 
 def parse_not_taken(text: str) -> Event:
@@ -1444,7 +1439,7 @@ def parse_qmgr(text: str) -> Event:
     """qmgr: `queue active`, `expired`, `removed` (opened.c, qmgr_active.c). The sender is read from both ends (trap 1)."""
     queue_id, _, rest = text.partition(": ")
     if not is_queue_id(queue_id):
-        return ignore_noise(text, QMGR_NOISE)
+        return ignore_noise(text, DAEMON_NOISE)
     if rest == "removed":
         return Removed(queue_id, "qmgr")
     if rest.startswith("to=<"):
@@ -1481,7 +1476,7 @@ def parse_postsuper(text: str) -> Event:
         return Removed(queue_id, "postsuper")
     if rest in HANDLED:
         return Handled(queue_id, HANDLED[rest])
-    return ignore_noise(rest, ("expired", "renamed "))
+    return ignore_noise(rest, ("expired",))
 
 
 # -- delivery agents
@@ -1499,18 +1494,16 @@ STATUSES = {                         # what status= says, as relay_status has it
 }
 FIELD = re.compile(r"([a-z_]+)=([^,]*)")
 SMTP_NOISE = PEER_NOISE + (
-    "certificate verification failed ", "setting up TLS ", "SSL_connect", "initializing the client-side TLS engine", "Server certificate ",
-    "server certificate ", "host ", "smtp_", "looking for session ", "save session ", "reloaded session ", "remove session ", "TLSRPT: ",
+    "certificate verification failed ", "server certificate verification failed ", "setting up TLS ", "SSL_connect",
+    "initializing the client-side TLS engine", "looking for session ", "save session ", "reloaded session ", "remove session ", "TLSRPT: ",
     "skipping SRV lookup ", "SMTPS wrappermode ",
 )
 RELAY_LOST = re.compile(r"(?:lost connection with ([^ \[\]]*\[[^ \[\]]*\])|conversation with ([^ \[\]]*\[[^ \[\]]*\]) timed out) while ")
 DELIVERY_ID_NOISE = (
-    "host ", "connect to ", "lost connection with ", "conversation with ", "enabling PIX ", "passing <", "breaking line ", "info: ",
+    "host ", "lost connection with ", "conversation with ", "enabling PIX ", "passing <", "breaking line ", "info: ",
     "warning: ", "status=deferred", "Cannot start TLS", "TLS ", "SASL ", "Server certificate ", "replace: ", "prepend: ", "strip: ",
-    "Host or domain name ", "unable to look up ", "Protocol error", "local data error ", "mail for ", "message size ", "Sender requested ",
-    "Domain ", "SMTPUTF8 ", "delivery temporarily ", "temporary ", "Recipient ", "no MX host ", "bare ", "filter: ", "ignore: ", "dane ",
-    "TLSA lookup error ", "unexpected server message", "client TLS configuration problem", "server configuration error",
-    "Server configuration error", "Temporary lookup error", "unreadable mail queue entry", "Sender requires verified TLS",
+    "Protocol error", "local data error ", "mail for ", "message size ", "Sender requested ", "SMTPUTF8 ", "unexpected server message",
+    "client TLS configuration problem", "unreadable mail queue entry",
 )
 
 
@@ -1652,16 +1645,14 @@ DKIM_TEXTS = {                       # what a line begins with, and the result i
 }
 DKIM_TROUBLE = re.compile(r"(?:[A-Za-z0-9_()]+: )?(?:resource unavailable|internal error from libopendkim): ")
 OPENDKIM_NOISE = ("not authenticated", "no signing ", "no MTA name match", "no macros match", "external host ", "ignoring ", "can't ",
-                  "RFC5322 header requirement error", "signature generation error", "SSL",
-                  "dkim_", "mlfi_", "unable ", "no valid ", "queue ID", "cannot ", "failed ", "VBR ", "policy ", "author ", "cache ",
-                  "domain ", "skipping signing ", "BodyLengthDB ", "signing table ", "error ", "not POP ", "rate limit ",
-                  "DKIM-Signature header add failed", "smfi_", "malloc()", "popen()", "pclose()")
+                  "RFC5322 header requirement error", "signature generation error", "SSL", "dkim_", "cannot ", "failed ", "domain ",
+                  "skipping signing ", "BodyLengthDB ", "signing table ", "error ", "not POP ", "rate limit ", "Authentication-Results ",
+                  "DKIM-Signature header ", "DKIM-Filter header ", "smfi_", "popen()", "pclose()")
 DMARC_LINE = re.compile(r"([^ :]+) (pass|fail|none|temperror|permerror)$")
 DMARC_SPF = re.compile(r"SPF\((?:mailfrom|helo)\): (.*?) ?(pass|fail|softfail|neutral|none|tempfail|temperror|permerror)$")
 DMARC_QUERY = re.compile(r"opendmarc_policy_query_dmarc\(([^ ()]*)\) returned status ([0-9]+)$")
-OPENDMARC_NOISE = ("RFC5322 ", "multi-valued From ", "unable to parse From", "ignoring ", "opendmarc_policy_", "ARC ", "can't ",
-                   "Authentication-Results ", "failed ", "missing ", "cannot ", "error ", "no ", "unable ", "dmarc", "smfi_", "authserv",
-                   "implicit ", "DMARC context ", "popen()", "pclose()")
+OPENDMARC_NOISE = ("RFC5322 ", "multi-valued From ", "ignoring ", "opendmarc_policy_", "ARC ", "can't ", "Authentication-Results ",
+                   "DMARC-Filter header ", "unable ", "smfi_", "DMARC context ", "popen()", "pclose()")
 
 
 @trimmed
@@ -2149,18 +2140,19 @@ def parse_postsrsd(text: str) -> Event:
     return None if opening and not verb and SRS_PAIR.match(text, opening.end()) else ignore_unless_repeated(text)
 
 
-# The daemon is the last part of a Postfix tag, whatever syslog_name stands before it (mail_task.c).
+# The daemon is the last part of a Postfix tag, whatever syslog_name stands before it (mail_task.c): the name of its program, not that of
+# its service in master.cf, so bounce and error also where they serve as defer, trace and retry.
 POSTFIX_PARSERS = {
     "smtpd": parse_smtpd, "postscreen": parse_postscreen, "cleanup": parse_cleanup, "pickup": parse_pickup,
-    "qmgr": parse_qmgr, "oqmgr": parse_qmgr, "nqmgr": parse_qmgr, "bounce": parse_bounce, "defer": parse_bounce, "trace": parse_bounce,
-    "postsuper": parse_postsuper, "smtp": parse_agent, "lmtp": parse_agent, "local": parse_agent, "virtual": parse_agent,
-    "pipe": parse_agent, "error": parse_agent, "retry": parse_agent, "discard": parse_discard, "master": parse_master,
-    "policy-spf": parse_policy_spf, "qmqpd": parse_qmqpd, "tlsproxy": parse_tlsproxy,
+    "qmgr": parse_qmgr, "oqmgr": parse_qmgr, "nqmgr": parse_qmgr, "bounce": parse_bounce, "postsuper": parse_postsuper,
+    "smtp": parse_agent, "lmtp": parse_agent, "local": parse_agent, "virtual": parse_agent, "pipe": parse_agent,
+    "error": parse_agent, "discard": parse_discard, "master": parse_master, "policy-spf": parse_policy_spf, "qmqpd": parse_qmqpd,
+    "tlsproxy": parse_tlsproxy,
 }
 POSTFIX_PARSERS.update(dict.fromkeys(
-    "anvil scache verify dnsblog tlsmgr trivial-rewrite proxymap proxywrite flush showq spawn postfix-script postlog "
-    "postlogd postqueue sendmail postdrop postfix postalias postmap postmulti postconf postkick postlock posttls-finger "
-    "postfix-tls-script policyd-weight".split(), parse_nothing))
+    "anvil scache verify dnsblog tlsmgr trivial-rewrite proxymap flush showq spawn nbdb_reindexd postfix-script postlog "
+    "postlogd postqueue sendmail postdrop postalias postmap postmulti-script postfix-tls-script "
+    "postfix-non-bdb-script policyd-weight".split(), parse_nothing))
 OTHER_PARSERS = {
     "opendkim": parse_opendkim, "opendmarc": parse_opendmarc, "dkimpy-milter": parse_dkimpy, "policyd-spf": parse_policyd_spf,
     "pyspf-milter": parse_policyd_spf, "smf-spf": parse_smf_spf, "spamd": parse_spamd, "spampd": parse_spampd,
