@@ -656,14 +656,14 @@ def maker(event: Type[Any]) -> Callable[[Iterable[Any]], Any]:
 
 MONTHS = {name: place for place, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
 _CLOCK = r"([0-9]{2}):([0-9]{2}):([0-9]{2})(?:[.,]([0-9]{1,9}))?"
-BEFORE_STAMP = re.compile("(?:\xef\xbb\xbf)?(?:<[0-9]{1,3}>(?:1 (?=[0-9]{4}-))?)?")       # an editor's byte order mark; a priority
+BEFORE_STAMP = re.compile("(?:\xef\xbb\xbf)?(?:<[0-9]{1,3}>(?:1 )?)?")       # an editor's byte order mark; a priority
 YEARLESS = re.compile(r"([A-Z][a-z]{2}) ([ 0-9]?[0-9]) " + _CLOCK + " ")
 YEAR_FIRST = re.compile(r"([0-9]{4}) ([A-Z][a-z]{2}) ([ 0-9]?[0-9]) " + _CLOCK + " ")
 YEAR_AMID = re.compile(r"([A-Z][a-z]{2}) ([ 0-9]?[0-9]) ([0-9]{4}) " + _CLOCK + " ")
 ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})[T ]" + _CLOCK + r"(Z| ?[+-][0-9]{2}:?[0-9]{2})? ")
 WEEKDAY = re.compile(r"[A-Z][a-z]{2} ([0-9]{4})-([0-9]{2})-([0-9]{2}) " + _CLOCK + r" ([A-Z]{3,5}|[+-][0-9]{2,4}) ")
 _LEVEL = "[a-z][a-z0-9]{2,9}[.:][a-z]{3,7}"         # beside a facility
-YEAR_LAST = re.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + " ([0-9]{4}) (?:" + _LEVEL + " (?=[^ ]+: ))?")
+YEAR_LAST = re.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2}) ([ 0-9][0-9]) " + _CLOCK + " ([0-9]{4}) (?:" + _LEVEL + " )?")
 UNIX = re.compile(r" *([0-9]{9,10})\.([0-9]{6}) ")
 _HOST = r"(?:<(?:{0}|[0-9]{{1,2}}\.[0-7])> )?([^ ]+) +(?:(?:{0}|<[a-z]{{3,7}}>) )?".format(_LEVEL)
 TAGGED = re.compile(_HOST + r"([^ \[\]]+)(?:\[[0-9]+\])?$")
@@ -1081,8 +1081,8 @@ POSTSCREEN_TRAILERS = [re.compile(
 TLS_LINE = re.compile(r"[A-Z][a-z]+ TLS connection (?:established|reused) (from|to) ([^ ]+)(?: to [^ ]+)?: "
                       r"([^ ]+) with cipher ([^ ]+) ")
 TLS_CLIENT = re.compile(CLIENT + "$")
-TOOK_ALL = re.compile(r"disconnect from localhost\[127\.0\.0\.1\]" + PORT + r" (?:(?!mail=)[a-z]+=[0-9/]+ )*mail=([0-9]+)(?:/[0-9]+)? "
-                      r"(?:(?!data=)[a-z]+=[0-9/]+ )*data=\1(?:/[0-9]+)? ")
+TOOK_ALL = re.compile(r"disconnect from localhost\[127\.0\.0\.1\]" + PORT + r" (?:[a-z]+=[0-9/]+ )*mail=([0-9]+)(?:/[0-9]+)? "
+                      r"(?:[a-z]+=[0-9/]+ )*data=\1(?:/[0-9]+)? ")
 PROXY_REFUSAL = re.compile(
     r'warning: proxy [^ ]+ rejected "(rcpt to|data)(?:: *' + ADDRESS + r'[^"]*)?": "([45][0-9]{2}[ -].*)"$', re.I)
 FILTER_DROPPED = re.compile(r"250[ -].*\b(?:discarded|blocked)\b", re.I)       # clamsmtpd, MIMEDefang; Proxmox Mail Gateway
@@ -1265,6 +1265,8 @@ def dropped_as(reply: str, near: bool) -> Optional[str]:
 
     >>> dropped_as("250 2.5.0 Ok, id=00185-05-2, BOUNCE", False), dropped_as("250 2.7.0 Ok, discarded, id=1", False)
     ('bounce', 'discard')
+    >>> dropped_as("250 2.5.0 Ok, id=1, 1 REJECT, and 1 DISCARD", False)
+    'bounce'
     >>> dropped_as("250 discarded", False), dropped_as("250 discarded", True)
     (None, 'discard')
     """
@@ -1484,8 +1486,8 @@ def parse_postsuper(text: str) -> Event:
 DELIVERY = re.compile(r"to=" + ADDRESS + r"(?:, orig_to=" + ADDRESS + r")?, (relay=[^,<>]*(?:, [a-z_]+=[^,<>]*)*?), "
                       r"status=([A-Za-z-]+)(?: \((.*))?$")
 INTERNAL_TAIL = re.compile(
-    r">, (relay=[^,]*, (?:conn_use=[0-9]+, )?delay=[0-9.]+, delays=[0-9./]+, (?:(?!relay=)[a-z]+=[^,<>]*, ){0,5}?dsn=[0-9.]+), "
-    r"status=([A-Za-z-]+)(?: \((.*))?$")
+    r">, (relay=[^,]*, (?:conn_use=[0-9]+, )?delay=[0-9.]+, delays=[0-9./]+, (?:[a-z]+=[^,<>]*, ){0,5}?dsn=[0-9.]+), "
+    r"status=([A-Za-z-]+) \((.*)$")
 SECOND_CHAIN = re.compile(">, [a-z_]+=")
 ORDINARY = re.compile(r'(?:(?:@[^:]*:)?"(?:[^"\\]|\\.)*"|[^][\s<>(),;:\\"@]+)(?:@[^\s<>(),;\\"@]+)?$')    # quoted, or in no need of it
 STATUSES = {                         # what status= says, as relay_status has it; None: the answer to a probe
@@ -1546,6 +1548,8 @@ def is_doubtful(reason: str, upstream_to: str, orig_to: Optional[str]) -> bool:
 
     >>> is_doubtful("250 ok@a>, relay=b", "x@y", None), is_doubtful("250 ok@a>, relay=b", "", None)
     (False, True)
+    >>> is_doubtful("250 ok@a>, relay=b", '@r:"x\\\\"y z"@d', "root")
+    False
     """
     return SECOND_CHAIN.search(reason) is not None and not (
         ORDINARY.match(upstream_to) and (orig_to is None or ORDINARY.match(orig_to)))
@@ -1649,7 +1653,7 @@ OPENDKIM_NOISE = ("not authenticated", "no signing ", "no MTA name match", "no m
                   "skipping signing ", "BodyLengthDB ", "signing table ", "error ", "not POP ", "rate limit ", "Authentication-Results ",
                   "DKIM-Signature header ", "DKIM-Filter header ", "smfi_", "popen()", "pclose()")
 DMARC_LINE = re.compile(r"([^ :]+) (pass|fail|none|temperror|permerror)$")
-DMARC_SPF = re.compile(r"SPF\((?:mailfrom|helo)\): (.*?) ?(pass|fail|softfail|neutral|none|tempfail|temperror|permerror)$")
+DMARC_SPF = re.compile(r"SPF\((?:mailfrom|helo)\): (.*?) ?(pass|fail|none|tempfail|permerror)$")
 DMARC_QUERY = re.compile(r"opendmarc_policy_query_dmarc\(([^ ()]*)\) returned status ([0-9]+)$")
 OPENDMARC_NOISE = ("RFC5322 ", "multi-valued From ", "ignoring ", "opendmarc_policy_", "ARC ", "can't ", "Authentication-Results ",
                    "DMARC-Filter header ", "unable ", "smfi_", "DMARC context ", "popen()", "pclose()")
@@ -1754,8 +1758,8 @@ PERL_SPF = re.compile("Policy action=PREPEND Received-SPF: ([A-Za-z]+) ")
 PERL_VALUE = r'("(?:[^"\\]|\\.)*"|[^"\\;\s]*)'         # quoted when it is no dot-atom (Mail::SPF::Result, received_spf_header)
 PERL_CHAIN = re.compile("identity=(?:mailfrom|mfrom|helo); (?:envelope-from={0}; )?helo={0}; client-ip={0}$".format(PERL_VALUE))
 PERL_REFUSED = re.compile(r"Policy action=550 (.*)$")
-SPF_REFUSED = re.compile(r"(?:550|defer_if_permit|451)(?: ([45]\.7\.2[34]))? (.*)$")
-WHY = re.compile(r"[?;&]s=(mfrom|mailfrom|helo);id=((?:\"(?:[^\"\\]|\\.)*\"@)?[^ \";]*);ip=([0-9A-Fa-f.:%]+);r=")
+SPF_REFUSED = re.compile(r"(?:550|defer_if_permit)(?: ([45]\.7\.2[34]))? (.*)$")
+WHY = re.compile(r"[?;&]s=(mfrom|helo);id=((?:\"(?:[^\"\\]|\\.)*\"@)?[^ \";]*);ip=([0-9A-Fa-f.:%]+);r=")
 WHY_IP = re.compile(r";ip=[0-9A-Fa-f.:%]+;r=")
 SPF_TEXTS = (("SPF fail", "Fail"), ("domain owner discourages", "Softfail"), ("access neither permitted", "Neutral"),
              ("SPF Permanent Error", "Permerror"), ("SPF Temporary Error", "Temperror"))
