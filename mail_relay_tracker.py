@@ -1932,7 +1932,7 @@ SPAM_WORDS = {"identified spam": "Yes", "clean message": "No", "Y": "Yes", ".": 
 SPAMD_SCORE = re.compile(r"(identified spam|clean message) \((-?[0-9.]+)/(-?[0-9.]+)\) for ")
 SPAMD_USER = re.compile(r"[^ ]*:[0-9]+ ?$")         # a BSD syslogd writes a blank for the newline with which spamd ends its lines
 SPAMD_RESULT = re.compile(r"result: ([Y.]) +(-?[0-9]{1,9}) - ([^ ]*) ")
-SPAMD_MID = re.compile(r",mid=([^,]*)(?=,|$)")
+SPAMD_MID = re.compile(r",mid=([^,]*)")
 SPAMD_REQUIRED = re.compile(r"[, ]required_score=(-?[0-9.]+)")
 SPAMPD_START = re.compile(r"processing message (<[^<> ]*>|\(unknown\)) for ")
 SPAMPD_RESULT = re.compile(r"(identified spam|clean message) (<[^<> ]*>|\(unknown\)) \((-?[0-9.]+)/(-?[0-9.]+)\) from ")
@@ -5147,8 +5147,8 @@ def rows_of(message: Message, tracked: DomainFilter, gone_on: GoneOnOf = GoneOn)
 def fit(value: Any, limit: int) -> Any:
     """A value as its column can hold it, in every store alike: text decoded and clipped by characters, numbers within range.
 
-    >>> fit("J\\xc3\\xb6rg", 2), fit(-100000.5, 99999), fit(5, 0)
-    ('Jö', -99999, 5)
+    >>> fit("J\\xc3\\xb6rg", 2), fit("a\\0", 9), fit(-100000.5, 99999), fit(5, 0)
+    ('Jö', 'a\ufffd', -99999, 5)
     """
     if isinstance(value, str):
         return value if len(value) <= limit and is_ascii(value) and "\0" not in value else text_of(value)[:limit]
