@@ -1093,7 +1093,7 @@ AMAVIS_BOUNCED = re.compile(r"250 2\.5\.0 Ok(?:, id=.*\b(?:BOUNCE|REJECT)\b| <.*
 CONNECT = re.compile("connect from " + CLIENT)
 PEER = re.compile(CLIENT + ": ")
 BROKEN = re.compile(r"(?:lost connection|timeout|too many errors|bare <LF> received) after .*? from [^ \[\]]*\[([^ \[\]]*)\]" + PORT + "$")
-AMAVIS_REST = re.compile(r", but (?:[0-9]+ )?(DISCARD|BOUNCE|REJECT)\b")
+AMAVIS_REST = re.compile(r", but [0-9]+ (DISCARD|BOUNCE|REJECT)\b")
 WORD = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,63}")
 DISCONNECT = Disconnect()
 ACCESS_ACTIONS = frozenset("reject reject_warning hold discard filter redirect bcc delay".split())
