@@ -1647,7 +1647,7 @@ DKIM_TEXTS = {                       # what a line begins with, and the result i
     "DKIM verification successful": "pass", "bad signature data": "fail", "no signature data": "none",
     "signature processing failed": "permerror", "syntax error": "permerror",
 }
-DKIM_TROUBLE = re.compile(r"(?:[A-Za-z0-9_()]+: )?(?:resource unavailable|internal error from libopendkim): ")
+DKIM_TROUBLE = re.compile(r"(?:[A-Za-z0-9_()]+: )?(?:resource unavailable|internal error from libopendkim):")
 OPENDKIM_NOISE = ("not authenticated", "no signing ", "no MTA name match", "no macros match", "external host ", "ignoring ", "can't ",
                   "RFC5322 header requirement error", "signature generation error", "SSL", "dkim_", "cannot ", "failed ", "domain ",
                   "skipping signing ", "BodyLengthDB ", "signing table ", "error ", "not POP ", "rate limit ", "Authentication-Results ",

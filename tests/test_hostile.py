@@ -176,7 +176,7 @@ PLACES = (
     place("HELO", "smtpd cleanup", r" helo=<([^>]+)>", smtpd_helo),
     place("HELO in a refusal", "smtpd", r": [245][0-9]{2} [245]\.[0-9.]+ <([^>]+)>: Helo", smtpd_helo),
     place("HELO at postscreen", "postscreen", r" helo=<([^ ]+)>$", postscreen_helo),
-    place("client name", "smtpd cleanup", r"(?: from |: client=)([^] []+)\[", host_name),
+    place("client name", "smtpd cleanup", r"(?: from |: client=)([^] []+)\[(?!\S+ to=<@ from )", host_name),     # not one in a subject
     place("client name of XFORWARD", "smtpd", r", orig_client=([^] []+)", host_name),
     place("login name", "smtpd", r": client=.*sasl_username=([^,<>]+)", printable),
     place("login name of a refusal", "smtpd", r" helo=.* sasl_username=([^ ,<>]+)", printable),
@@ -189,7 +189,7 @@ PLACES = (
     place("recipient that a filter refuses", "smtpd", r"rejected \"RCPT TO:<" + WORD + ">", address),
     place("filter's refusal of a command", "smtpd", r"rejected \"[^\"]+\": \"[45][0-9]{2} [45]\.[0-9.]+ (.*)\"$", printable),
     place("milter's text", "cleanup", r"milter-[a-z]+: [A-Z-]+ from [^ ]+: (?:[45]\.[0-9.]+ )?(.*?); (?:from|proto)=", printable),
-    place("header", "cleanup", r": (?:header|body) (?:[A-Za-z-]+: )?(.*?) from (?:local|unknown|[^ ]+\[[^ ]+);", header),
+    place("header", "cleanup", r": (?:header|body) (?:[A-Za-z-]+: )?(.*?) from (?:local|unknown|[^ ]+\[[^ ]+);(?! to=<@ from )", header),
     place("header of a MIME error", "cleanup", r" header: (?:[A-Za-z-]+: )?(.*?) from (?:local|[^ ]+\[[^ ]+);", mime_text),
     place("Message-ID", "cleanup", r"message-id=(.+)$", printable),
     place("Message-ID in brackets", "cleanup", r"message-id=(<[^<>]+>)$", message_id),
