@@ -8072,12 +8072,13 @@ class RejectFile:
     """
 
     LOOKED_THROUGH = 1 << 24
+    KNOWN = 1 << 14                         # rows, as many as fit into that part
     SEAM = b', "row": '                 # between reason and row, and nowhere else: in JSON's texts quotes have a backslash
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.count = 0
-        self.kept: Optional[Set[bytes]] = None
+        self.kept: Optional[Deque[bytes]] = None
 
     def add(self, row: Row, reason: str) -> None:
         """Keep a row; the caller goes on with the others. Raises OutputError when that cannot be done: then no part of it is left there."""
@@ -8102,10 +8103,11 @@ class RejectFile:
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             size = os.fstat(descriptor).st_size
-            if self.kept is None:
+            if self.kept is None or not size:       # somebody took the file away
                 known = os.pread(descriptor, min(size, self.LOOKED_THROUGH), max(size - self.LOOKED_THROUGH, 0))
-                self.kept = set(map(self._digest_of, known.splitlines(True)))
-            if self._digest_of(line) in self.kept:
+                self.kept = collections.deque(map(self._digest_of, known.splitlines(True)), maxlen=self.KNOWN)
+            digest = self._digest_of(line)
+            if digest in self.kept:
                 return
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 line = b"\n" + line         # a power cut left half a line
@@ -8116,6 +8118,7 @@ class RejectFile:
             except OSError:
                 os.ftruncate(descriptor, size)
                 raise
+            self.kept.append(digest)
         finally:
             os.close(descriptor)
 

@@ -598,6 +598,24 @@ def test_T13_a_connection_lost_while_rows_are_set_aside_doubles_none(table_on, s
     assert sorted(kept) == sorted(refused)
 
 
+def test_T13_a_row_that_is_refused_again_is_kept_once(tmp_path, monkeypatch):
+    """By the same tracker, as when a log is read anew, or by the next one; but in each file, should somebody take one away."""
+    path, first, second = tmp_path / "rejected.jsonl", row_of(1), row_of(2)
+    monkeypatch.setattr(tracker.RejectFile, "KNOWN", 2)
+    for _ in range(2):
+        rejects = tracker.RejectFile(str(path))
+        for row in (first, second, first, second):
+            rejects.add(row, "no")
+        assert rejects.count == 4
+    assert [json.loads(line)["row"]["queue_id"] for line in path.read_text().splitlines()] == [first.queue_id, second.queue_id]
+    for number in range(3, 9):
+        rejects.add(row_of(number), "no")
+    assert len(rejects.kept) == 2
+    path.unlink()
+    rejects.add(row_of(8), "no")
+    assert len(path.read_text().splitlines()) == 1
+
+
 def test_T13_reading_again_refuses_again_and_changes_nothing_else(engine_table, bad):
     """Without a state all is read again: the table stays as it is, the refused rows are the same."""
     engine_table.refuse(sender(2))
