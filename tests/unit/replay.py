@@ -81,27 +81,26 @@ class Replay:
         dates = tracker.Calendar(self.present)
         self.tracker = tracker.Tracker(dates, tracker.Correlator(*self.settings), unsupported.append, failed.append)
         self.tracker.previous = self.lines[first - 1] if first else ""
-        correlator, known, saved = self.tracker.correlator, store.newest(), self.offsets[first]
+        recorder = tracker.Recorder(store, self.tracker, self, None, 1)
+        recorder.connected, recorder.known_until = True, store.newest()
+        correlator, saved = self.tracker.correlator, self.offsets[first]
         for start in range(first, last, rhythm or max(last - first, 1)):
             stop = min(start + rhythm, last) if rhythm else last
             self.tracker.feed(self.lines[start:stop], self.offsets[start], 0)
             if stop < last or end not in ("killed", "imported"):
-                self._flush(store, known)
+                recorder.flush()
             if stop < last or end not in ("killed", "unsaved"):
                 saved = correlator.low_water(self.offsets[stop])
         if end in ("finished", "imported"):
             correlator.close(everything=end == "imported")
-            self._flush(store, known)
+            recorder.flush()
         if unsupported or failed:
             raise AssertionError("unsupported %r, failed %r" % (unsupported, failed))
         return max(bisect.bisect_right(self.offsets, saved) - 1, 0)
 
-    def _flush(self, store, known):
-        correlator = self.tracker.correlator
-        tracker.write_rows(store, tracker.settle(correlator.harvest(), store.recall, known, correlator.filter), self._refuse)
-
     @staticmethod
-    def _refuse(row, reason):
+    def add(row, reason):
+        """No row is refused."""
         raise AssertionError("refused: %s %r" % (reason, row))
 
     @staticmethod
