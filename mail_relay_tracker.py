@@ -2597,6 +2597,7 @@ class Message:
         pickup_sender       the sender as pickup told it
         pending             decisions that fell before it had an ID; they count once its sender is known to be theirs
         front, fronted      the client of the session in front of a before-queue filter; whether that is shown
+        proxied             such a filter had handed it in when it left memory, a moment before it was spoken of again
         given_up            such a filter refused it, it seems, when it had begun to hand it in
         orig_queue_id       its ID before a content filter, as XFORWARD told it
         parent, past        the message it came from; what the store has of a continuation, for those that come from it
@@ -2614,7 +2615,7 @@ class Message:
     __slots__ = MESSAGE_COLUMNS + (
         "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "fate", "sweeps", "continued", "queued", "ended",
         "removed", "finished", "probe", "void", "session", "spf", "milter_spf", "dkim_weight", "pickup_sender", "peer_ip", "orig_queue_id",
-        "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending", "front", "fronted", "scored",
+        "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending", "front", "fronted", "proxied", "scored",
         "scanned_until", "called_in", "past", "kept_back", "put_off", "given_up")
 
     def __init__(self, host: str, server_hostname: str, queue_id: str, time: int, low: int, continued: bool, now: int = 0) -> None:
@@ -2643,7 +2644,7 @@ class Message:
         self.spf: Optional[Waiting] = None
         self.milter_spf = self.pickup_sender = self.peer_ip = self.orig_queue_id = None  # type: Optional[str]
         self.dkim_weight, self.scanned_until = -1, 0
-        self.scored = self.fronted = self.put_off = self.given_up = False
+        self.scored = self.fronted = self.proxied = self.put_off = self.given_up = False
         self.requeued_as = self.mid_key = None      # type: Optional[str]
         self.spf_key: Optional[HostKey] = None
         self.parent: Optional[Message] = None
@@ -3287,7 +3288,7 @@ class Memory:
         if known is not None and known.continued:
             return known
         again = Message(message.host, message.server_hostname, message.queue_id, message.first_seen, self.position, True, self.now)
-        again.finished = True
+        again.finished, again.proxied = True, message.proxied or was_proxied(message)
         self.finished.append(again)
         if known is None:                   # so that lines that come before it is written find it
             messages[message.queue_id] = again
@@ -4769,6 +4770,7 @@ class Correlator(Memory):
         if gone is None:
             return None
         message = self._find(origin, gone.value.queue_id)
+        message.proxied = gone.value.proxied
         message.needs(gone.low)
         return message
 
@@ -4802,7 +4804,7 @@ class Correlator(Memory):
     def _keep_back(self, message: Message, verdict: Spam) -> None:
         """To some recipients a filter does not give a message on, as the deliveries to it will tell; or, before the queue, nothing else."""
         kept_back = [one[1:-1] for one in AMAVIS_RECIPIENT.findall(verdict.kept_back or "")]
-        if not was_proxied(message):
+        if not was_proxied(message) and not message.proxied:
             message.kept_back += tuple(map(bare, kept_back))
             return
         for address in kept_back:
@@ -4875,12 +4877,15 @@ class Correlator(Memory):
 
 
 def show_front(message: Message, peer_ip: Optional[str]) -> None:
-    """Let a message show the client of the session in front of the filter that handed it in, if a filter of this network did that."""
+    """Let a message show the client of the session in front of the filter that handed it in, if a filter of this network did that. Of one
+    that is known by its row alone, that may show this client already, as XFORWARD told it; then there is only more to be learnt.
+    """
     front, message.front = message.front, None
-    if front and is_near(peer_ip):
+    is_filter = is_near(peer_ip)
+    if front and (is_filter or message.peer_ip is None and peer_ip == front["client_ip"]):
         message.fronted = True
         for name, value in front.items():
-            if value is not None or name in CLIENT_FACTS:       # those of the filter's own hop do not count
+            if value is not None or is_filter and name in CLIENT_FACTS:     # those of the filter's own hop do not count
                 setattr(message, name, value)
 
 

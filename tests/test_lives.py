@@ -282,7 +282,8 @@ def live(site, mails):
         rows = replay.whole()
         ways = {
             "twice": replay.twice(), "again, written after every line": replay.twice(rhythm=1),
-            "written after every line": replay.cut(len(lines), rhythm=1), "cut before every line": replay.cut(*range(1, len(lines))),
+            "written after every line": replay.cut(len(lines), rhythm=1), "in one life, written after every line": replay.whole(rhythm=1),
+            "in one life, written after every 5 lines": replay.whole(rhythm=5), "cut before every line": replay.cut(*range(1, len(lines))),
             "cut before lines %s" % [place + 1 for place in places]: replay.cut(*places)}
         for way, found in ways.items():
             assert found == rows, "%s:\n%s\nat once:\n%s\n\n%s" % (way, told(found), told(rows), "\n".join(form))

@@ -110,10 +110,10 @@ class Replay:
         store.connect()
         return store
 
-    def whole(self):
-        """The rows after one undisturbed life."""
+    def whole(self, **how):
+        """The rows after one undisturbed life (`how`: see run)."""
         store = self.table()
-        self.run(store, 0, len(self.lines))
+        self.run(store, 0, len(self.lines), **how)
         return self.rows(store)
 
     def cut(self, *places, **how):

@@ -44,6 +44,8 @@ class Stories(unittest.TestCase):
                 self.assertEqual(replay.cut(place), rows, "cut before line %d" % (place + 1))
             self.assertEqual(replay.cut(*range(1, len(lines))), rows, "cut before every line")
             self.assertEqual(replay.cut(len(lines), rhythm=1), rows, "written after every line")
+            for rhythm in range(1, len(lines)):
+                self.assertEqual(replay.whole(rhythm=rhythm), rows, "in one life, written after every %d lines" % rhythm)
         self.assertEqual(rough(Replay(lines, **settings).whole()), rough(rows), "the two forms")
 
     @staticmethod
