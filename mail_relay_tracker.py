@@ -6317,7 +6317,7 @@ class SqliteStore(Store):
             self.connection.execute("BEGIN IMMEDIATE")
             self.connection.executemany(SQLITE_UPSERT, zip(*map(storables, zip(*rows), ROW)))
             self.connection.execute("COMMIT")
-        except (sqlite3.Error, OverflowError, UnicodeError) as error:
+        except sqlite3.Error as error:
             if self.connection.in_transaction:
                 self._query("ROLLBACK")
             raise self._meaning(error) from error
@@ -6352,11 +6352,11 @@ class SqliteStore(Store):
         except sqlite3.Error as error:
             raise self._meaning(error) from error
 
-    def _meaning(self, error: Exception) -> BaseException:
+    def _meaning(self, error: sqlite3.Error) -> BaseException:
         text = str(error)
         if text == "interrupted":           # what a signal's handler raised was lost on its way through SQLite
             return Interrupted()
-        if isinstance(error, (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)):
+        if isinstance(error, (sqlite3.IntegrityError, sqlite3.DataError)):
             return RowRefused(text)
         if "readonly" in text or "unable to open" in text and self._is_denied():
             rights = "make it and its directory writable for user %s" % user_name()
@@ -6682,7 +6682,7 @@ class MysqlStore(Store):
         """One transaction per statement; a caller's batch may take several: each is repeatable."""
         values: List[str] = []
         size, room = 0, self.batch_bytes - len(MYSQL_UPSERT)
-        for text in self._render(rows):
+        for text in map(",".join, rendered(rows)):
             if len(text) > room:            # sent all the same it would cost the connection
                 raise RowRefused("%s: %d bytes are more than max_allowed_packet" % (self.name, len(text)))
             if values and size + len(text) > room:
@@ -6692,14 +6692,6 @@ class MysqlStore(Store):
             size += len(text) + 3
         if values:
             self._execute(MYSQL_UPSERT % "),(".join(values))
-
-    @staticmethod
-    def _render(rows: List[Row]) -> List[str]:
-        """Rows as literals, with commas between them."""
-        try:
-            return list(map(",".join, rendered(rows)))
-        except UnicodeError as error:
-            raise RowRefused(str(error)) from error
 
     def rehearse(self) -> None:
         self._execute("INSERT INTO mail_relay_log ({0}) SELECT {0} FROM mail_relay_log WHERE 1 = 0 "
