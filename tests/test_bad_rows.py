@@ -611,8 +611,11 @@ def test_T13_a_row_that_is_refused_again_is_kept_once(tmp_path, monkeypatch):
     for number in range(3, 9):
         rejects.add(row_of(number), "no")
     assert len(rejects.kept) == 2
+    path.write_text('{"reason": "the power fai')
+    rejects.add(row_of(9), "no")
+    assert len(path.read_text().splitlines()) == 2
     path.unlink()
-    rejects.add(row_of(8), "no")
+    rejects.add(row_of(9), "no")
     assert len(path.read_text().splitlines()) == 1
 
 

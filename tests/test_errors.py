@@ -896,6 +896,13 @@ def test_import_from_a_pipe(command, form):
     assert done.stdout == command.run("--import", LOG).stdout.encode()
 
 
+def test_import_of_a_few_lines_from_a_pipe(command):
+    few = command.folder / "few.log"
+    few.write_bytes(b"".join(LOG.read_bytes().splitlines(keepends=True)[:9]))
+    with few.open("rb") as source:
+        assert "lines             9 read" in command.run("--import", "-", stdin=source).stdout
+
+
 def test_import_from_a_pipe_without_room_for_what_comes(command):
     with LOG.open("rb") as source:
         done = command.run("--import", "-", stdin=source, environment={"TMPDIR": str(command.folder)},

@@ -368,3 +368,34 @@ def test_once_leaves_what_may_still_change_to_the_next_run(command):
 def test_readme_command_in_a_fresh_folder(command):
     done = command.run("--import", ROOT / "samples" / "mail.log")
     assert done.returncode == 0 and "rows" in done.stdout and (command.folder / "mail_relay_tracker.db").exists()
+
+
+def test_once_saves_on_its_way_and_when_it_is_ended_there_the_next_run_goes_on(command, monkeypatch):
+    """What comes before the saved position is committed."""
+    def save(state, place):
+        real(state, place)
+        saved.append(place.position)
+        if len(saved) == 2:
+            state.release()                 # as the end of the process does
+            assert 0 < len(stored_in("ended")) < len(whole)
+            raise KeyboardInterrupt
+
+    def stored_in(name):
+        store = tracker.SqliteStore(str(command.folder / (name + ".db")))
+        store.connect()
+        return sorted(map(repr, store.all_rows()))
+
+    def rows_of_two_runs(name):
+        config = tracker.load_config(command.configure(
+            database__engine="sqlite", database__database=command.folder / (name + ".db"), state__state_file=command.folder / name,
+            logging__log_file=ROOT / "samples" / "mail.log"))
+        for _ in range(2):
+            with contextlib.suppress(KeyboardInterrupt):
+                tracker.run_once(config, dry_run=False)
+        return stored_in(name)
+
+    whole, real, saved = rows_of_two_runs("whole"), tracker.StateFile.save, []
+    monkeypatch.setattr(tracker, "MAX_FINISHED", 20)
+    monkeypatch.setattr(tracker.StateFile, "save", save)
+    assert rows_of_two_runs("ended") == whole
+    assert saved[0] == 0 < saved[1]
