@@ -3288,7 +3288,7 @@ class Memory:
         if known is not None and known.continued:
             return known
         again = Message(message.host, message.server_hostname, message.queue_id, message.first_seen, self.position, True, self.now)
-        again.finished, again.proxied = True, message.proxied or was_proxied(message)
+        again.finished, again.proxied = True, was_proxied(message)
         self.finished.append(again)
         if known is None:                   # so that lines that come before it is written find it
             messages[message.queue_id] = again
@@ -4877,12 +4877,12 @@ class Correlator(Memory):
 
 
 def show_front(message: Message, peer_ip: Optional[str]) -> None:
-    """Let a message show the client of the session in front of the filter that handed it in, if a filter of this network did that. Of one
-    that is known by its row alone, that may show this client already, as XFORWARD told it; then there is only more to be learnt.
+    """Let a message show the client of the session in front of the filter that handed it in, if a filter of this network did that. A row
+    may show this client already, as XFORWARD told it; then there is only more to be learnt.
     """
     front, message.front = message.front, None
     is_filter = is_near(peer_ip)
-    if front and (is_filter or message.peer_ip is None and peer_ip == front["client_ip"]):
+    if front and (is_filter or peer_ip == front["client_ip"]):
         message.fronted = True
         for name, value in front.items():
             if value is not None or is_filter and name in CLIENT_FACTS:     # those of the filter's own hop do not count
