@@ -351,3 +351,21 @@ def test_the_first_verdict_of_all_may_come_when_its_mail_has_left_memory():
     for batches in ([BEFORE_THE_QUEUE], one_by_one(BEFORE_THE_QUEUE)):
         rows = Reader().read(*batches)
         assert [(row.queue_id, row.client_ip, row.spam_score) for row in rows] == [("4660A218633", "192.0.2.40", 0.0)]
+
+
+CLOCK_SET_BACK = """
+20:00 postfix/smtpd[1]: 4F00061AAA: client=a.example[192.0.2.1]
+20:00 postfix/cleanup[2]: 4F00061AAA: message-id=<a@a.example>
+20:00 postfix/qmgr[3]: 4F00061AAA: from=<x@a.example>, size=1000, nrcpt=1 (queue active)
+20:03 postfix/smtpd[1]: 4F00061AAA: reject: RCPT from a.example[192.0.2.1]: 550 5.1.1 <no@z>: User unknown; from=<x@a.example> to=<no@z> \
+proto=ESMTP helo=<a>
+20:03 postfix/smtpd[1]: disconnect from a.example[192.0.2.1]
+20:50 postfix/anvil[7]: statistics: max
+20:01 postfix/smtp[4]: 4F00061AAA: to=<y@z>, relay=z[192.0.2.9]:25, delay=1, delays=0/0/0/1, dsn=2.0.0, status=sent (250 ok)
+20:01 postfix/qmgr[3]: 4F00061AAA: removed"""
+
+
+def test_an_outcome_with_an_earlier_stamp_takes_the_place_of_none_at_all():
+    rows = Reader().read(CLOCK_SET_BACK)
+    assert [(row.upstream_to, row.relay_status) for row in rows] == [(None, "rejected"), ("y@z", "sent")]
+    assert Reader().read(*one_by_one(CLOCK_SET_BACK)) == rows
