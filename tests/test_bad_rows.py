@@ -259,6 +259,22 @@ def test_random_bytes_in_every_text_column(table, store_of):
     comes_back(table, store_of(table), texts)
 
 
+def test_a_nul_among_nothing_but_ascii(table, store_of):
+    comes_back(table, store_of(table), [same(b"a\0b", "a\ufffdb")])
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["large", "small"])
+def test_numbers_beyond_their_columns_become_the_last_that_fit(table, store_of, sign):
+    """Of the small ones only those that a log may tell of: scores."""
+    columns = [column for column in tracker.ROW if column.limit and column.name not in TEXT_NAMES and column.name not in tracker.KEY
+               and (sign > 0 or column.name.startswith("spam"))]
+    kept = Kept()
+    tracker.write_rows(store_of(table), [row_of(1, **{column.name: sign * (column.limit + 1) for column in columns})], kept.add)
+    found, = table.dump().values()
+    assert not kept and len(columns) > 1
+    assert {column.name: float(found[column.name]) for column in columns} == {column.name: sign * column.limit for column in columns}
+
+
 def test_no_nul_and_no_lone_surrogate_gets_to_a_driver():
     for column in FREE:
         found = getattr(tracker.fitted(row_of(1, **{column.name: "a\ud800\0"})), column.name)
