@@ -6139,11 +6139,12 @@ OUTCOMES = ("SELECT relay_status, COUNT(*), SUM(recipient_no = 0) FROM mail_rela
 
 
 # When a new row replaces the stored one: if that one has an older last_seen, or is `incomplete` while the new one is not; and at the same
-# last_seen, for a message may become better known without a new line of its own, unless the stored one has a parent or a HELO that the
-# new one lacks. Else it stays, for a statement may come late: a server that hangs may carry it out when nobody waits for it any more.
-# At the same last_seen nothing known becomes unknown, except what may prove to be another message's (REVOCABLE).
+# last_seen, for a message may become better known without a new line of its own, unless the stored one has a parent, a HELO or a login
+# that the new one lacks. Else it stays, for a statement may come late: a server that hangs may carry it out when nobody waits for it
+# any more. At the same last_seen nothing known becomes unknown, except what may prove to be another message's (REVOCABLE).
 PREVAILS = ("(NEW.last_seen > last_seen OR relay_status = '%s' AND NEW.relay_status <> '%s' OR NEW.last_seen = last_seen "
-            "AND (NEW.parent_queue_id IS NOT NULL OR parent_queue_id IS NULL) AND (NEW.helo IS NOT NULL OR helo IS NULL))"
+            "AND (NEW.parent_queue_id IS NOT NULL OR parent_queue_id IS NULL) AND (NEW.helo IS NOT NULL OR helo IS NULL) "
+            "AND (NEW.sasl_username IS NOT NULL OR sasl_username IS NULL))"
             % (INCOMPLETE, INCOMPLETE))
 REVOCABLE = CLIENT_FACTS | {"spf_result"}
 _NEWER = "WHEN " + PREVAILS + " THEN NEW.{0} ELSE {0} END"
