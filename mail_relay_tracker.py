@@ -3201,9 +3201,9 @@ def is_generated(message: Message) -> bool:
 
 def outlives_helo(verdict: Verdict) -> bool:
     """Whether a decision befalls a mail: the client's HELO undoes those taken before it (smtpd.c:mail_reset). Of a client that says none a
-    milter's hold at CONNECT stays, which smtpd does not repeat.
+    hold at CONNECT stays, which smtpd does not repeat. What an access table would have thrown away there comes in after a HELO.
     """
-    return verdict.envelope_from is not None or verdict.helo is None
+    return verdict.envelope_from is not None or verdict.action == "hold" and verdict.helo is None
 
 
 def is_draft(message: Message) -> bool:
@@ -5010,7 +5010,7 @@ def inherit(message: Message, gone_on: GoneOnOf) -> None:
     leg = below = message.queue_id
     parents = lineage(message)
     is_lost = bool(parents and message.stored) and is_apart(parents[-1])
-    for parent in parents:
+    for place, parent in enumerate(parents):
         if parent.queue_id != leg:          # else it is the past of the one before
             leg, below = parent.queue_id, leg
         for name in INHERITED:
@@ -5019,12 +5019,13 @@ def inherit(message: Message, gone_on: GoneOnOf) -> None:
             is_told = value is not None or name in CLIENT_FACTS and parent.client_ip is not None
             if is_told and not (is_lost and getattr(message, name) is not None):
                 setattr(message, name, value)
-        inherit_names(message, gone_on(parent), below, [gone_on(one) for one in (message, *parents) if one.queue_id == below])
+        later = [gone_on(one) for one in (message, *parents[:place]) if one.queue_id != leg]
+        inherit_names(message, gone_on(parent), below, later)
 
 
-def inherit_names(message: Message, known: GoneOn, leg: str, below: List[GoneOn]) -> None:
-    """Let recipients show the names (orig_to) that a parent of theirs, whose mail went on as `leg`, knew them by; `below` is what tells of
-    that leg.
+def inherit_names(message: Message, known: GoneOn, leg: str, later: List[GoneOn]) -> None:
+    """Let recipients show the names (orig_to) that a parent of theirs, whose mail went on as `leg`, knew them by; `later` is what tells of
+    that leg and of those after it.
 
     One keeps its own name if the parent handed it on under the very same two addresses. If its lines tell a name, as of an alias, that is
     the parent's `to`. If they do not, and the mail went on directly, the `to` of both is the same; likewise if it was requeued, which
@@ -5038,7 +5039,7 @@ def inherit_names(message: Message, known: GoneOn, leg: str, below: List[GoneOn]
     for recipient in message.recipients:
         own, to = recipient.orig_to or "", recipient.upstream_to
         if to is not None and (own, to) not in into.kept:
-            is_untold = any(own in one.untold for one in below)
+            is_untold = any(own in one.untold for one in later)
             named = into.by_upstream.get(own) or known.named(own, is_untold)
             is_same = is_direct and (own in ("", to) or is_requeued and named is None and into.sharing[to] == 1)
             same = into.by_upstream.get(to) if is_same else None
