@@ -1498,7 +1498,7 @@ FIELD = re.compile(r"([a-z_]+)=([^,]*)")
 SMTP_NOISE = PEER_NOISE + (
     "certificate verification failed ", "server certificate verification failed ", "setting up TLS ", "SSL_connect",
     "initializing the client-side TLS engine", "looking for session ", "save session ", "reloaded session ", "remove session ", "TLSRPT: ",
-    "skipping SRV lookup ", "SMTPS wrappermode ",
+    "skipping SRV lookup ", "SMTPS wrappermode ", "host ",
 )
 RELAY_LOST = re.compile(r"(?:lost connection with ([^ \[\]]*\[[^ \[\]]*\])|conversation with ([^ \[\]]*\[[^ \[\]]*\]) timed out) while ")
 DELIVERY_ID_NOISE = (
@@ -5398,7 +5398,7 @@ def unite(message: Message, known: List[Recipient]) -> None:
     untold: List[Recipient] = []
     gone = next(filter(is_gone, known), None)
     for recipient in fresh:
-        if gone is not None and recipient.relay_status == DEFERRED:
+        if gone is not None and (recipient.relay_status == DEFERRED or is_gone(recipient)):
             take_away(recipient, gone)
         recipient.orig_to = stored_text("orig_to", recipient.orig_to)
         recipient.upstream_to = stored_text("upstream_to", recipient.upstream_to)
@@ -5522,7 +5522,7 @@ def take_outcome(known: Recipient, new: Recipient, released: bool) -> None:
     if new.relay_status in (None, INCOMPLETE) or not later or tells_less(known, new):
         return
     newest = new.last_seen if known.relay_status == INCOMPLETE else max(known.last_seen, new.last_seen)
-    if is_gone(known) and new.relay_status == known.relay_status and new.relay_host is None:
+    if is_gone(known) and is_gone(new) and new.relay_status == known.relay_status:
         known.last_seen = newest            # postsuper's word once more, or pickup's, of one whose attempts are told no more
         return
     read_again = new.last_seen <= known.last_seen       # perhaps without the line before it that told of TLS
@@ -5537,9 +5537,11 @@ def take_outcome(known: Recipient, new: Recipient, released: bool) -> None:
 
 def take_away(recipient: Recipient, other: Recipient) -> None:
     """Let a recipient be gone like another one of its message, which postsuper takes away as a whole: an attempt tells no more of it."""
+    told = recipient if is_gone(recipient) else other       # by pickup, under which ID
+    status, time, next_queue_id = told.relay_status, told.last_seen, told.next_queue_id
     for name in OUTCOME:
         setattr(recipient, name, None)
-    recipient.relay_status, recipient.last_seen, recipient.next_queue_id = other.relay_status, other.last_seen, other.next_queue_id
+    recipient.relay_status, recipient.last_seen, recipient.next_queue_id = status, time, next_queue_id
 
 
 Name = Tuple[str, str]                      # (server_hostname, queue_id): how the store knows a message
