@@ -3219,7 +3219,7 @@ def is_draft(message: Message) -> bool:
 
 
 def is_just_back(message: Message) -> bool:
-    """Whether a requeued message is not in the queue yet: pickup, which brought it, may be about to say that nobody is left to get it."""
+    """Whether what pickup brought is not in the queue yet: of a requeued mail it may be about to say that nobody is left to get it."""
     return message.pickup_sender is not None and message.fate is None and not message.queued
 
 
@@ -4970,7 +4970,8 @@ class Leg:
 
 class GoneOn:
     """The recipients of a message whose mail goes on under other IDs, by these, and by the address handed on. There may be many, and many
-    messages that came from it. `untold`: the addresses handed on of those whose lines tell no other name.
+    messages that came from it. `untold`: the addresses handed on of those with no other name when it was made, mostly before they inherit
+    one: their lines tell none.
     """
 
     __slots__ = ("recipients", "requeued_as", "by_id", "legs", "by_upstream", "untold")
