@@ -4398,7 +4398,7 @@ class Correlator(Memory):
         session = self._session(origin) if event.client_ip is None else self._session_of(origin, event)
         if origin.daemon == "smtpd":
             session.greet(event.helo, event.protocol, self.position)
-        if event.envelope_from is not None:
+        if session.pending and event.envelope_from is not None:
             session.turn_to(event.envelope_from)
         if event.action == "reject_warning":
             self.spf.heed_warning(origin.host, session, event)
@@ -4564,7 +4564,8 @@ class Correlator(Memory):
         self._number(message, recipient)
         if message.fate is not None:
             sweep_recipient(recipient, message.fate)
-            recipient.last_seen = message.fate.time if is_gone(recipient) else recipient.last_seen
+            if is_gone(recipient):
+                recipient.last_seen = message.fate.time
         message.recipients.append(recipient)
         return recipient
 
@@ -5407,7 +5408,8 @@ def unite(message: Message, known: List[Recipient]) -> None:
         if same is not None:
             recipient.became = same
             take_outcome(same, recipient, released)
-            untold += [same] if recipient.relay_status is None else []
+            if recipient.relay_status is None:
+                untold.append(same)
         else:
             if recipient.recipient_no is not None:
                 recipient.recipient_no, message.next_no = message.next_no, message.next_no + 1
@@ -5539,10 +5541,8 @@ def take_outcome(known: Recipient, new: Recipient, released: bool) -> None:
 def take_away(recipient: Recipient, other: Recipient) -> None:
     """Let a recipient be gone like another one of its message, which postsuper takes away as a whole: an attempt tells no more of it."""
     told = recipient if is_gone(recipient) else other       # by pickup, under which ID
-    status, time, next_queue_id = told.relay_status, told.last_seen, told.next_queue_id
     for name in OUTCOME:
-        setattr(recipient, name, None)
-    recipient.relay_status, recipient.last_seen, recipient.next_queue_id = status, time, next_queue_id
+        setattr(recipient, name, getattr(told, name) if name in ("relay_status", "last_seen", "next_queue_id") else None)
 
 
 Name = Tuple[str, str]                      # (server_hostname, queue_id): how the store knows a message

@@ -304,6 +304,9 @@ def test_a_line_takes_linear_time_from_its_stamp_to_its_rows(name):
 
 # -- many messages at once
 
+SENT = ", delay=1, delays=0/0/1/0, dsn=2.0.0, status=sent "
+
+
 def newsletter(copies):
     """Mails with one Message-ID, all in the queue before the first of them is delivered, on a host that scans others."""
     ids = ["4%09X1" % number for number in range(copies)]
@@ -313,8 +316,8 @@ def newsletter(copies):
                   "postfix/cleanup[8]: %s: message-id=<issue-7@example.org>" % queue_id,
                   "postfix/qmgr[7]: %s: from=<list@example.org>, size=9, nrcpt=1 (queue active)" % queue_id]
     for queue_id in ids:
-        lines += ["postfix/smtp[6]: %s: to=<b@example.net>, relay=mx[192.0.2.9]:25, delay=1, delays=0/0/1/0, dsn=2.0.0, status=sent (ok)"
-                  % queue_id, "postfix/qmgr[7]: %s: removed" % queue_id]
+        lines += ["postfix/smtp[6]: %s: to=<b@example.net>, relay=mx[192.0.2.9]:25%s(ok)" % (queue_id, SENT),
+                  "postfix/qmgr[7]: %s: removed" % queue_id]
     return [STAMP + line for line in lines]
 
 
@@ -328,7 +331,6 @@ def guesses(count):
     return [STAMP + "postfix/smtpd[9]: " + line for line in lines]
 
 
-SENT = ", delay=1, delays=0/0/1/0, dsn=2.0.0, status=sent "
 MAILING = ["postfix/cleanup[8]: 3B1B2172385: message-id=<issue-8@example.org>",
            "postfix/qmgr[7]: 3B1B2172385: from=<list@example.org>, size=9, nrcpt=1 (queue active)"]
 
