@@ -2582,8 +2582,7 @@ class Message:
         queued              qmgr had it in the active queue
         ended, removed      the log has told its end; its queue file is gone
         finished            given to a harvest
-        probe               it only asks whether an address is good
-        void                nobody was left to get it: all had got it under the ID before
+        void                nobody is to get it: a probe of an address, or requeued when all had got it under the ID before
         stored              the rows that the store has of it, by recipient_no
     Its recipients:
         recipients          all of them; next_no: the number that the next tracked one gets
@@ -2614,7 +2613,7 @@ class Message:
 
     __slots__ = MESSAGE_COLUMNS + (
         "host", "low", "last_seen", "opened", "heard", "recipients", "next_no", "fate", "sweeps", "continued", "queued", "ended",
-        "removed", "finished", "probe", "void", "session", "spf", "milter_spf", "dkim_weight", "pickup_sender", "peer_ip", "orig_queue_id",
+        "removed", "finished", "void", "session", "spf", "milter_spf", "dkim_weight", "pickup_sender", "peer_ip", "orig_queue_id",
         "requeued_as", "parent", "mid_key", "spf_key", "stored", "by_address", "named", "pending", "front", "fronted", "proxied", "scored",
         "scanned_until", "called_in", "past", "kept_back", "put_off", "given_up")
 
@@ -2639,7 +2638,7 @@ class Message:
         self.next_no = 0
         self.fate: Optional[Sweep] = None
         self.sweeps: Tuple[Sweep, ...] = ()
-        self.queued = self.ended = self.removed = self.finished = self.probe = self.void = False
+        self.queued = self.ended = self.removed = self.finished = self.void = False
         self.session: Optional[Session] = None
         self.spf: Optional[Waiting] = None
         self.milter_spf = self.pickup_sender = self.peer_ip = self.orig_queue_id = None  # type: Optional[str]
@@ -4112,7 +4111,7 @@ class Correlator(Memory):
         self.finished, self.links = [], []
         for message in harvest.messages:
             self._leave(message)
-            self.dropped += bool(self.filter.domains) and not message.recipients and not message.probe
+            self.dropped += bool(self.filter.domains) and not message.recipients and not message.void
         self._forget_outdated()
         return harvest
 
@@ -4597,7 +4596,7 @@ class Correlator(Memory):
         _, upstream_to, orig_to, relay, _, delay, delays, _, dsn, said, reason = event
         status = STATUSES[said]
         if status is None:
-            message.probe = True
+            message.void = True
             return
         recipient = self._recipient(message, orig_to or upstream_to, upstream_to)
         if recipient.relay_status is not None and not outranks(status, self.time, recipient):
@@ -5136,7 +5135,7 @@ def rows_of(message: Message, tracked: DomainFilter, gone_on: GoneOnOf = GoneOn)
 
     A message that named no recipient makes one row; while a domain filter is set, only when a refusal is all there is.
     """
-    if message.probe or message.void or comes_again(message):
+    if message.void or comes_again(message):
         return []
     if not message.by_address and not message.stored and not message.queue_id.startswith("NOQUEUE") \
             and all(one.refused for one in message.recipients):
