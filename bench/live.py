@@ -111,8 +111,8 @@ class Live:
             self.folder, database__unix_socket=self.server.socket, database__password=mariadb_server.PASSWORD, logging__log_file=self.log,
             state__state_file=self.folder / "state.json", logging__cleanup_interval=CLEANUP, logging__poll_interval=POLL, **settings)
         errors = open(self.folder / "errors", "wb")
-        self.daemon = subprocess.Popen([self.python, str(report.TRACKER), "-v", "-c", str(config)], env=dict(os.environ, TZ="UTC"),
-                                       cwd=str(self.folder), stderr=errors)
+        self.daemon = subprocess.Popen([self.python, "-m", report.TRACKER.stem, "-v", "-c", str(config)], cwd=str(self.folder),
+                                       env=dict(os.environ, TZ="UTC", PYTHONPATH=str(report.ROOT)), stderr=errors)
         wait_for(lambda: b"following" in (self.folder / "errors").read_bytes(), 30)
 
     def stop(self):
@@ -269,6 +269,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     os.environ["PATH"] += ":/usr/sbin"
     report.CACHE.mkdir(exist_ok=True)
+    subprocess.run([options.python, "-m", "py_compile", str(report.TRACKER)], check=True)       # as README installs it
     with mariadb_server.running() as server, contextlib.ExitStack() as stack:
         lives = {}
         for name in options.only.split(","):

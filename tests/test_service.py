@@ -1,8 +1,11 @@
 """The systemd unit: valid, well locked up, and not restarted for what a restart cannot heal."""
 import configparser
+import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
@@ -46,6 +49,19 @@ def test_it_runs_as_its_own_user_reads_the_log_by_group_adm_and_keeps_state(unit
 def test_the_journal_calls_it_by_its_name(unit):
     """Its messages there do not name the program themselves."""
     assert unit["Service"]["SyslogIdentifier"] == "mail_relay_tracker"
+
+
+def test_its_command_starts_the_program(unit, tmp_path):
+    """It is found where README puts it, and speaks in its own name."""
+    words = shlex.split(unit["Service"]["ExecStart"])
+    config = words[words.index("-c") + 1] = str(tmp_path / "none.conf")
+    installed = re.search(r"Environment=PYTHONPATH=(\S+)", UNIT.read_text(encoding="utf-8")).group(1)
+    assert "mail_relay_tracker.py %s/" % installed in (ROOT / "README.md").read_text(encoding="utf-8")
+    path = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
+    done = subprocess.run(words, env=dict(os.environ, PATH=path, PYTHONPATH=str(ROOT)), cwd=str(tmp_path), stderr=subprocess.PIPE,
+                          check=False)
+    assert done.returncode == tracker.ConfigError.exit_code
+    assert done.stderr.startswith(b"mail_relay_tracker: configuration %s: " % os.fsencode(config))
 
 
 def test_restarted_on_failure_but_not_for_a_wrong_configuration(unit):
