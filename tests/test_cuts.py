@@ -256,6 +256,12 @@ def test_T2_a_story_that_is_imported_and_written_at_its_end_only_is_the_same(nam
 
 
 @of_each_story
+def test_T2_a_story_that_is_read_again_and_written_after_every_line_is_the_same(name, lines, settings):
+    replay = Replay(lines, **settings)
+    assert not differences(replay.twice(rhythm=1), replay.whole())
+
+
+@of_each_story
 def test_T14_on_the_server_too_a_story_restarted_before_every_line_is_the_same(server_table, name, lines, settings):
     rows, replay = Replay(lines, **settings).whole(), replay_into(server_table, lines, **settings)
     assert not differences(replay.cut(*range(1, len(lines)), rhythm=1), rows)
