@@ -245,7 +245,7 @@ class CheckingSite(Site):
         return time
 
 
-TELLING = (91, 96, 103, 161, 164, 285, 347, 364, 626, 733, 821, 899, 1171, 1279, 1311, 1433)       # that found something once
+TELLING = (91, 96, 103, 161, 164, 285, 347, 364, 626, 733, 821, 899, 1171, 1279, 1311, 1433, 31101)       # that found something once
 
 
 def seeds():
