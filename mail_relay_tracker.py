@@ -5402,15 +5402,14 @@ def unite(message: Message, known: List[Recipient]) -> None:
         recipient.orig_to = stored_text("orig_to", recipient.orig_to)
         recipient.upstream_to = stored_text("upstream_to", recipient.upstream_to)
         same = free.take(recipient)
-        waits = same is None or same.relay_status in UNDECIDED or is_gone(same)     # else, read again, it had got it by then
-        if gone is not None and waits and (recipient.relay_status == DEFERRED or is_gone(recipient)):
-            take_away(recipient, gone)
         if same is not None:
             recipient.became = same
             take_outcome(same, recipient, released)
             if recipient.relay_status is None:
                 untold.append(same)
         else:
+            if gone is not None and (recipient.relay_status == DEFERRED or is_gone(recipient)):
+                take_away(recipient, gone)
             if recipient.recipient_no is not None:
                 recipient.recipient_no, message.next_no = message.next_no, message.next_no + 1
             message.recipients.append(recipient)
