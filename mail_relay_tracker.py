@@ -7872,6 +7872,8 @@ def remedy_of(error: OSError, path: str) -> str:
         remedy = "make room (`df -h`, `df -i`)"
     elif error.errno in (errno.EACCES, errno.EPERM) and os.path.exists(path):
         remedy = "make it writable for user %s, as by `chown %s %s`" % (user_name(), user_name(), path)
+    elif error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):       # what lies there is a link, a pipe or socket, a directory
+        remedy = "move it away"
     return remedy + ", or set [state] state_file"
 
 
@@ -7883,6 +7885,14 @@ def open_lock(path: str, flags: int = 0) -> IO[bytes]:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         return open(os.open(path, os.O_RDONLY | flags, 0o644), "rb", buffering=0)
+
+
+def open_temporary(path: str) -> TextIO:
+    """A file that is to become the state, empty. One that a crash has left is taken; nothing is written to behind a link that lies there,
+    for root would write over any file that whoever owns the directory has linked to, nor is a reader of a pipe waited for.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
+    return open(path, "w", encoding="ascii", opener=lambda name, _: os.open(name, flags, 0o666))
 
 
 STATE_BYTES = 4096                  # what a state needs on a disk: less than a block
@@ -7925,7 +7935,7 @@ class StateFile:
         """Make sure that it can be written; nothing is changed. `ending`: of the temporary file's name; `size`: what has to fit into it."""
         temporary = self.path + ending
         try:
-            with open(temporary, "w", encoding="ascii") as handle:
+            with open_temporary(temporary) as handle:
                 os.unlink(temporary)
                 handle.write(" " * size)
         except OSError as error:
@@ -7979,7 +7989,7 @@ class StateFile:
                  "fingerprint": {"head": place.head, "tail": place.tail}, "mtime": place.mtime, "repeated": place.repeated}
         temporary = self.path + ".tmp"
         try:
-            with open(temporary, "w", encoding="ascii") as handle:
+            with open_temporary(temporary) as handle:
                 handle.write(json.dumps(state) + "\n")
                 handle.flush()
                 os.fsync(handle.fileno())

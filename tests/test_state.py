@@ -409,6 +409,7 @@ def make_link(path):
 
 STRANGE = {"directory": os.mkdir, "pipe": os.mkfifo, "socket": make_socket, "link to a pipe": make_link,
            "link to a directory": lambda path: os.symlink(os.path.dirname(path), path)}
+LINKS = {"link to a file": lambda path: os.symlink("target", path), "link to nowhere": lambda path: os.symlink("nowhere", path)}
 
 
 @pytest.mark.parametrize("kind", STRANGE)
@@ -422,6 +423,21 @@ def test_T12_what_is_no_regular_file_is_refused_before_reading_and_left_as_it_is
     assert "FAULT state" in tell.once("--check").stdout
     assert (os.lstat(str(tell.state)).st_mode, os.lstat(str(tell.state)).st_ino) == (before.st_mode, before.st_ino)
     assert tell.nothing_was_read()
+
+
+@pytest.mark.parametrize("kind", [*STRANGE, *LINKS])
+def test_T12_only_a_file_is_taken_for_a_leftover_temporary_one(tell, monkeypatch, kind):
+    """Behind a link root would write over any file that the owner of the directory has chosen; of a pipe a reader would be waited for."""
+    temporary, target = tell.folder / "state.json.tmp", tell.folder / "target"
+    target.write_text("somebody's")
+    monkeypatch.chdir(tell.folder)
+    dict(STRANGE, **LINKS)[kind](str(temporary))
+    tell.write(message(1))
+    for arguments in (["--once"], ["-v"]):
+        told(tell.once(*arguments), 73, str(temporary), "move it away, or set [state] state_file")
+    assert "FAULT state" in tell.once("--check").stdout
+    assert target.read_text() == "somebody's" and not (tell.folder / "nowhere").exists()
+    assert os.path.lexists(str(temporary)) and tell.nothing_was_read()
 
 
 @as_root
