@@ -6087,7 +6087,7 @@ class Store:
         raise NotImplementedError
 
     def weakness(self) -> str:
-        """How the store may lose what it has committed, for `--check`; empty when it does not."""
+        """How the store may refuse rows, or lose what it has committed, for `--check`; empty when it does not."""
         return ""
 
     def complete(self) -> None:
@@ -6506,6 +6506,17 @@ def fault_of(column: Column, shown: Shown) -> str:
     return ""
 
 
+def is_narrow(column: Column, shown: Shown) -> bool:
+    """Whether a column of the table is too short for what is written there, or takes no NULL.
+
+    >>> [is_narrow(Column("helo", "VARCHAR(255)", 255, "message", ""), Shown("helo", found, "None", "YES", "", "None", ""))
+    ...  for found in ("varchar(64)", "varchar(300)", "text")]
+    [True, False, False]
+    """
+    length = re.match(r"(?:var)?char\(([0-9]+)\)", shown.type)
+    return length is not None and int(length.group(1)) < column.limit or shown.null == "NO" and "NOT NULL" not in column.type
+
+
 class MysqlStore(Store):
     """MySQL, MariaDB, and clusters that speak their protocol. One connection, one statement per batch, committed by itself.
 
@@ -6515,7 +6526,8 @@ class MysqlStore(Store):
     `host_no` counts how often a host was left for the next one: modulo their number it is the place of the one in use. `idle`: every
     statement sent was answered. `served`: this connection has carried out a write. `session`: of the last one the name of the database
     and host, when that server was started, and the number there. `recent`: the rows of the last seconds, and when they were written.
-    `may_have_forgotten`: this server may lack these, for it was started anew since, or is another one.
+    `may_have_forgotten`: this server may lack these, for it was started anew since, or is another one. `narrow`: the columns in which the
+    table does not take all that ours would.
     """
 
     def __init__(self, hosts: List[Tuple[str, int]], options: Dict[str, Any], tls_required: bool = False) -> None:
@@ -6532,6 +6544,7 @@ class MysqlStore(Store):
         self.session = ("", 0.0, 0)
         self.recent: Deque[Tuple[float, Row]] = collections.deque(maxlen=MAX_RECENT)
         self.may_have_forgotten = False
+        self.narrow: List[Column] = []
         bytes(COPIES * BATCH_BYTES)         # once glibc has freed so large a piece, it keeps what one statement frees for the next
 
     def connect(self) -> None:
@@ -6652,6 +6665,7 @@ class MysqlStore(Store):
             faults.setdefault(fault_of(column, found[column.name]), []).append("MODIFY " + self.definition(column))
         for fault in filter(None, faults):
             raise ConfigError("%s: table mail_relay_log %s: ALTER TABLE mail_relay_log %s" % (self.name, fault, ", ".join(faults[fault])))
+        self.narrow = [column for column in COLUMNS if is_narrow(column, found[column.name])]
 
     def without_index(self, name: str, columns: List[str]) -> str:
         return "ALTER TABLE mail_relay_log DROP INDEX `%s`" % name.replace("`", "``")
@@ -6703,11 +6717,15 @@ class MysqlStore(Store):
                       "ON DUPLICATE KEY UPDATE dsn = VALUES(dsn)".format(", ".join(ROW_COLUMNS)))
 
     def weakness(self) -> str:
+        told = []
+        if self.narrow:
+            told.append("rows that do not fit into all columns are refused: ALTER TABLE mail_relay_log "
+                        + ", ".join("MODIFY " + self.definition(column) for column in self.narrow))
         flushed = int(self._query("SELECT @@innodb_flush_log_at_trx_commit")[0][0])
-        if flushed == 1:
-            return ""
-        return ("innodb_flush_log_at_trx_commit = %s: when the server crashes, only a tracker that runs on writes its last rows again: "
-                "set it to 1, or --import the log after a crash of both" % flushed)
+        if flushed != 1:
+            told.append("innodb_flush_log_at_trx_commit = %s: when the server crashes, only a tracker that runs on writes its last rows "
+                        "again: set it to 1, or --import the log after a crash of both" % flushed)
+        return "; ".join(told)
 
     def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
         found = self._query(OUTCOMES % ("'%s'" % time_text(since), "'%s'" % time_text(until), ", ".join(map(literal, map(text_of, hosts)))))
@@ -8102,7 +8120,8 @@ class RejectFile:
                               % (self.path, error.strerror, user_name())) from error
         self.count += 1
         if self.count <= SAMPLES:
-            LOG.error("the database refuses a row of %s: %s; kept in %s", row.queue_id, reason, self.path)
+            LOG.error("the database refuses a row of %s: %s; kept in %s: mend the table, as schema.sql has it, and --import the log",
+                      row.queue_id, reason, self.path)
         if self.count == SAMPLES:
             LOG.error("further ones are kept there, and counted, but not shown")
 

@@ -558,6 +558,18 @@ def test_check_tells_of_a_server_that_may_forget_rows(command, mysql, mariadb):
         assert done.returncode == 0 and told_of == (flushed == 2)
 
 
+@pytest.mark.parametrize("narrowed", [
+    "MODIFY relay_message VARCHAR(255), MODIFY envelope_from VARCHAR(320)", "MODIFY helo VARCHAR(255) NOT NULL"])
+def test_check_tells_of_columns_that_do_not_take_all_and_they_are_mended_as_told(command, mysql, mariadb, narrowed):
+    mariadb.client("ALTER TABLE mail_relay_log " + narrowed, "errors")
+    path, said = command.configure(**mysql), "; rows that do not fit into all columns are refused: "
+    done = command.run("-c", path, "--check")
+    assert done.returncode == 0 and said in done.stdout
+    assert done.stdout.count("MODIFY ") == narrowed.count("MODIFY ")
+    mariadb.client(done.stdout.partition(said)[2].partition("; innodb")[0], "errors")
+    assert said not in command.run("-c", path, "--check").stdout
+
+
 TWINS = """\
 Nov 20 10:00:00 mx postfix/smtpd[1]: {0}: client=c.test[192.0.2.1]
 Nov 20 10:00:00 mx postfix/qmgr[2]: {0}: from=<a@b.test>, size=7, nrcpt=1 (queue active)
