@@ -5134,14 +5134,14 @@ def rows_as_known(message: Message) -> List[Row]:
 def rows_of(message: Message, tracked: DomainFilter, gone_on: GoneOnOf = GoneOn) -> List[Row]:
     """The rows of a message, one per tracked recipient; those that the store has already, unchanged, are left out.
 
-    A message that named no recipient makes one row; while a domain filter is set, only when a refusal is all there is.
+    A message that named no recipient, but those refused, makes one row; while a domain filter is set, only when it was refused itself.
     """
     if message.void or comes_again(message):
         return []
     if not message.by_address and not message.stored and not message.queue_id.startswith("NOQUEUE") \
             and all(one.refused for one in message.recipients):
         refused = message.fate is not None and message.fate.status == REJECTED
-        stand_in = stand_in_for(message) if not tracked.domains or refused and not message.recipients else None
+        stand_in = stand_in_for(message) if not tracked.domains or refused else None
         if stand_in is not None:
             message.recipients.append(stand_in)
     if message.parent is not None:
@@ -5486,8 +5486,8 @@ LOOSE_MATCHES: Tuple[Callable[[Recipient, Recipient], bool], ...] = (      # of 
     lambda new, old: new.relay_status == old.relay_status == REJECTED and new.upstream_to is None
     and new.orig_to == old.orig_to and new.last_seen == old.last_seen,
     was_named, was_named_anew,
-    # A row that stands for all recipients, when none was named yet.
-    lambda new, old: old.orig_to is None,
+    # A row that stands for all recipients, when none was named yet; not for one refused of whom a domain filter wants no row.
+    lambda new, old: old.orig_to is None and not (new.refused and new.recipient_no is None),
     # One that a milter refused: cleanup itself tells its bounce.
     lambda new, old: not new.refused and new.relay_host == "none" and old.relay_status == REJECTED and old.orig_to == new.orig_to,
 )
