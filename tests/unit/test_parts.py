@@ -1,4 +1,5 @@
 """Small parts, each by a table: time stamps, queue IDs, replies, columns, places in files, what is stored and what is new."""
+import collections
 import json
 import os
 import pathlib
@@ -286,6 +287,44 @@ class Counters(unittest.TestCase):
         self.assertEqual(sum(reader.totals()), len(lines))
         self.assertEqual(reader.totals()[tracker.FAILED], 0)
 
+    def test_each_line_counts_in_its_class_and_what_nobody_knows_is_shown_once(self):
+        stamp, known, unknown = "Nov 22 10:00:00 mx ", "3854F172385: removed", "never seen before"
+        lines = {                           # with where each counts: program and class
+            stamp + "postfix/qmgr[1]: " + known: ("postfix/qmgr", tracker.PARSED),
+            "mx last message repeated 2 times": ("", tracker.FOREIGN),      # no stamp tells when
+            stamp + "postfix/qmgr[1]: " + unknown: ("postfix/qmgr", tracker.UNSUPPORTED),
+            stamp + "last message repeated 2 times": ("postfix/qmgr", tracker.IGNORED_LINES),
+            stamp + "postfix/qmgr[1]: x message repeated 2 times: [ %s]" % known: ("postfix/qmgr", tracker.UNSUPPORTED),
+            stamp + "postfix/anvil[1]: statistics: x": ("postfix/anvil", tracker.IGNORED_LINES),
+            stamp + "kernel: hello": ("", tracker.FOREIGN),
+            stamp + "postfix/new[1]: x": ("", tracker.UNSUPPORTED),
+            "x" * 99 + " postfix/smtpd[1]: x": ("", tracker.FOREIGN),
+            "": ("", tracker.IGNORED_LINES), "\0\0": ("", tracker.IGNORED_LINES), "-- Boot 1 --": ("", tracker.IGNORED_LINES),
+        }
+        shown = []
+        reader = tracker.Tracker(tracker.Calendar(PRESENT), tracker.Correlator(30 * tracker.SECOND), shown.append, self.fail)
+        reader.feed(list(lines), 0, 0)
+        counted = {(program, place): count for program, tally in reader.tallies.items() for place, count in enumerate(tally) if count}
+        self.assertEqual(counted, collections.Counter(lines.values()))
+        self.assertEqual(sorted(shown), sorted(line for line, (_, place) in lines.items() if place == tracker.UNSUPPORTED))
+
+    def test_a_repetition_that_syslog_ng_tells_is_of_the_program_that_it_names(self):
+        before = "Nov 22 10:00:00 mx postfix/qmgr[1]: 3854F172385: removed"
+        for program, place in (("postfix/qmgr", tracker.PARSED), ("postfix/smtp", tracker.IGNORED_LINES)):
+            told = "Nov 22 10:00:00 mx %s[7]: Last message '3854F172385: removed' repeated 2 times, suppressed by syslog-ng on mx" % program
+            reader = tracker.Tracker(tracker.Calendar(PRESENT), tracker.Correlator(30 * tracker.SECOND), self.fail, self.fail)
+            reader.feed([before], 0, 0)
+            reader.feed([told], len(before) + 1, 0)
+            self.assertEqual(reader.totals()[place], 2 if place == tracker.PARSED else 1, program)
+
+    def test_lines_whose_text_begins_elsewhere_than_behind_the_first_colon(self):
+        """Nothing is remembered by what stands before that: an ID, or a part of a host's address."""
+        texts = ["3854F172385: from=<a@example.com>, size=9, nrcpt=1 (queue active)", "3854F172385: removed"]
+        for head in ("mx postfix/qmgr 7 - - ", "2001:db8:: postfix/qmgr[7]: "):
+            reader = tracker.Tracker(tracker.Calendar(PRESENT), tracker.Correlator(30 * tracker.SECOND), self.fail, self.fail)
+            reader.feed(["Nov 22 10:00:00 " + head + text for text in texts], 0, 0)
+            self.assertEqual(reader.tallies["postfix/qmgr"][tracker.PARSED], 2, head)
+
     def test_the_line_of_a_container_within_one_of_the_host_is_shown(self):
         lines = ["Nov 22 10:00:00 mx docker[7]: Nov 22 09:00:00 mail dovecot: x",
                  "Nov 22 10:00:00 mx 3f2b6a1c9d01[7]: Nov 22 09:00:00 mail postfix/smtpd[1]: connect from localhost[::1]",
@@ -314,6 +353,17 @@ class Counters(unittest.TestCase):
         reader = tracker.Tracker(tracker.Calendar(PRESENT), correlator, self.fail, self.fail)
         reader.feed([refusal, *others], 0, 0)
         self.assertEqual(len(correlator.harvest().messages), 1)
+
+    def test_a_refusal_has_its_name_from_where_it_stands_in_its_file_whatever_was_repeated_before(self):
+        """By that name its row is found again when the file is read alone, or anew."""
+        refusal = "Nov 22 10:00:%02d mx postfix/smtpd[1]: %sNOQUEUE: reject: CONNECT from x[192.0.2.1]: 554 5.7.1 no; proto=SMTP"
+        often = refusal % (0, "message repeated 999 times: [ ") + "]"
+        for file_start in (0, 5000):
+            correlator = tracker.Correlator(30 * tracker.SECOND)
+            reader = tracker.Tracker(tracker.Calendar(PRESENT), correlator, self.fail, self.fail)
+            reader.feed([often, refusal % (1, "")], file_start, file_start)
+            last = correlator.harvest().messages[-1]
+            self.assertEqual((last.queue_id, last.next_no), ("NOQUEUE-20261122100001%06d" % (len(often) + 1), 1))
 
 
 if __name__ == "__main__":
