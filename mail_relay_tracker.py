@@ -2730,6 +2730,10 @@ class Waiting:
         self.message = self.refused = None      # type: Optional[Message]
         self.contended = self.lent = False
 
+    def is_on_trial(self) -> bool:
+        """Whether a message shows it whose sender is not known yet."""
+        return self.message is not None and self.message.spf_key is not None
+
 
 PAIR = 2                            # one result and one message leave nothing to be told apart
 
@@ -3451,7 +3455,7 @@ class SpfResults:
             self.tell_late()
         now = self.memory.now
         if crowd.results and now - crowd.results[0].heard > SPF_WAIT:
-            crowd.results = [one for one in crowd.results if now - one.heard <= SPF_WAIT or one.message in crowd.unnamed]
+            crowd.results = [one for one in crowd.results if now - one.heard <= SPF_WAIT or one.is_on_trial()]
         return not crowd.results and not crowd.unnamed
 
     def tell_late(self, at_end: bool = False) -> None:
@@ -3540,11 +3544,11 @@ class SpfResults:
 
     def _exchange(self, crowd: ClientCrowd, message: Message, own: Optional[Waiting], found: Optional[Waiting]) -> None:
         """Give a message the result that was found for it; whoever had that on trial has the message's own one now, if it still waits."""
-        holder = found.message if found is not None else None
+        holder = found.message if found is not None and found.is_on_trial() else None
         if own is not None and own in crowd.results:
             own.message = None
         show_on_trial(message, self._call_in(found))
-        if holder in crowd.unnamed and own in crowd.results:
+        if holder is not None and own in crowd.results:
             show_on_trial(holder, own)      # there it does not age
 
     def _call_in(self, one: Optional[Waiting]) -> Optional[Waiting]:
