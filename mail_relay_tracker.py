@@ -2730,10 +2730,6 @@ class Waiting:
         self.message = self.refused = None      # type: Optional[Message]
         self.contended = self.lent = False
 
-    def is_on_trial(self) -> bool:
-        """Whether a message shows it whose sender is not known yet."""
-        return self.message is not None and self.message.spf_key is not None
-
 
 PAIR = 2                            # one result and one message leave nothing to be told apart
 
@@ -2784,16 +2780,15 @@ class ClientCrowd(Crowd):
         self.low = self.high = low
         self.since, self.size = since, 0
         self.results: List[Waiting] = []
-        self.unnamed: List[Message] = []
+        self.unnamed: "collections.OrderedDict[Message, None]" = collections.OrderedDict()
 
     def name(self, message: Message) -> None:
         """The sender of a message is known, or never will be."""
-        if message in self.unnamed:
-            self.unnamed.remove(message)
+        self.unnamed.pop(message, None)
 
     def is_pair(self, one: Waiting, message: Message) -> bool:
         """Whether one result and one message are all that ever was under way, and the result is about no refusal."""
-        return self.size == PAIR and self.results == [one] and self.unnamed == [message] and one.refused is None
+        return self.size == PAIR and self.results == [one] and list(self.unnamed) == [message] and one.refused is None
 
     def free(self) -> List[Waiting]:
         """The results that wait for a message."""
@@ -3455,7 +3450,7 @@ class SpfResults:
             self.tell_late()
         now = self.memory.now
         if crowd.results and now - crowd.results[0].heard > SPF_WAIT:
-            crowd.results = [one for one in crowd.results if now - one.heard <= SPF_WAIT or one.is_on_trial()]
+            crowd.results = [one for one in crowd.results if now - one.heard <= SPF_WAIT or one.message in crowd.unnamed]
         return not crowd.results and not crowd.unnamed
 
     def tell_late(self, at_end: bool = False) -> None:
@@ -3484,13 +3479,13 @@ class SpfResults:
         newest, before = free[-1] if free else None, self._remembered(session)
         found = before if newest is None or before is not None and before.prefix != newest.prefix else newest
         if crowd.unnamed or len(free) > 1 or found is not newest:
-            rival = crowd.unnamed[-1].spf if crowd.unnamed else None       # those before it contend already
+            rival = next(reversed(crowd.unnamed)).spf if crowd.unnamed else None       # those before it contend already
             for one in (rival, *free, found):
                 if one is not None:
                     one.contended = True
         if found is not None:
             show_on_trial(message, found)
-        crowd.unnamed.append(message)
+        crowd.unnamed[message] = None
         crowd.size += 1
 
     def forgo_sender(self, message: Message) -> None:
@@ -3544,11 +3539,11 @@ class SpfResults:
 
     def _exchange(self, crowd: ClientCrowd, message: Message, own: Optional[Waiting], found: Optional[Waiting]) -> None:
         """Give a message the result that was found for it; whoever had that on trial has the message's own one now, if it still waits."""
-        holder = found.message if found is not None and found.is_on_trial() else None
+        holder = found.message if found is not None else None
         if own is not None and own in crowd.results:
             own.message = None
         show_on_trial(message, self._call_in(found))
-        if holder is not None and own in crowd.results:
+        if holder is not None and holder in crowd.unnamed and own in crowd.results:
             show_on_trial(holder, own)      # there it does not age
 
     def _call_in(self, one: Optional[Waiting]) -> Optional[Waiting]:
