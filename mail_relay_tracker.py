@@ -6473,8 +6473,11 @@ def as_shown(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, (bytes, bytearray)) else str(value)
 
 
+SHOW_COLUMNS = "SHOW FULL COLUMNS FROM mail_relay_log"
+
+
 class Shown(NamedTuple):
-    """A column of the server's table, as SHOW FULL COLUMNS begins to tell of it."""
+    """A column of the server's table, as SHOW_COLUMNS begins to tell of it."""
 
     field: str
     type: str
@@ -6483,6 +6486,11 @@ class Shown(NamedTuple):
     key: str
     default: str
     extra: str
+
+
+def by_field(columns: Iterable[Sequence[Any]]) -> Dict[str, Shown]:
+    """The columns of the table that SHOW_COLUMNS tells of, by their names."""
+    return {one.field: one for one in (Shown(*map(as_shown, column[:7])) for column in columns)}
 
 
 def numbers_alike(number: Shown) -> bool:
@@ -6525,8 +6533,7 @@ class MysqlStore(Store):
     `host_no` counts how often a host was left for the next one: modulo their number it is the place of the one in use. `idle`: every
     statement sent was answered. `served`: this connection has carried out a write. `session`: of the last one the name of the database
     and host, when that server was started, and the number there. `recent`: the rows of the last seconds, and when they were written.
-    `may_have_forgotten`: this server may lack these, for it was started anew since, or is another one. `narrow`: the columns in which the
-    table does not take all that ours would.
+    `may_have_forgotten`: this server may lack these, for it was started anew since, or is another one.
     """
 
     def __init__(self, hosts: List[Tuple[str, int]], options: Dict[str, Any], tls_required: bool = False) -> None:
@@ -6543,7 +6550,6 @@ class MysqlStore(Store):
         self.session = ("", 0.0, 0)
         self.recent: Deque[Tuple[float, Row]] = collections.deque(maxlen=MAX_RECENT)
         self.may_have_forgotten = False
-        self.narrow: List[Column] = []
         bytes(COPIES * BATCH_BYTES)         # once glibc has freed so large a piece, it keeps what one statement frees for the next
 
     def connect(self) -> None:
@@ -6648,8 +6654,8 @@ class MysqlStore(Store):
 
     def _look_at_table(self) -> None:
         """Find out whether the table is there, has all columns, and tells apart what is to be."""
-        self.cursor.execute("SHOW FULL COLUMNS FROM mail_relay_log")
-        found = {one.field: one for one in (Shown(*map(as_shown, column[:7])) for column in self.cursor.fetchall())}
+        self.cursor.execute(SHOW_COLUMNS)
+        found = by_field(self.cursor.fetchall())
         self.cursor.execute("SHOW INDEX FROM mail_relay_log WHERE Non_unique = 0")
         unique: Dict[str, List[str]] = {}
         for index in self.cursor.fetchall():
@@ -6659,12 +6665,15 @@ class MysqlStore(Store):
         if "id" in found and numbers_alike(found["id"]):
             raise ConfigError("%s: table mail_relay_log does not number its rows: ALTER TABLE mail_relay_log "
                               "MODIFY id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT" % self.name)
-        faults: Dict[str, List[str]] = {}
+        faults: Dict[str, List[Column]] = {}
         for column in COLUMNS:
-            faults.setdefault(fault_of(column, found[column.name]), []).append("MODIFY " + self.definition(column))
+            faults.setdefault(fault_of(column, found[column.name]), []).append(column)
         for fault in filter(None, faults):
-            raise ConfigError("%s: table mail_relay_log %s: ALTER TABLE mail_relay_log %s" % (self.name, fault, ", ".join(faults[fault])))
-        self.narrow = [column for column in COLUMNS if is_narrow(column, found[column.name])]
+            raise ConfigError("%s: table mail_relay_log %s: %s" % (self.name, fault, self.with_defined(faults[fault])))
+
+    def with_defined(self, columns: List[Column]) -> str:
+        """The statement that makes columns of the table what they are to be."""
+        return "ALTER TABLE mail_relay_log " + ", ".join("MODIFY " + self.definition(column) for column in columns)
 
     def without_index(self, name: str, columns: List[str]) -> str:
         return "ALTER TABLE mail_relay_log DROP INDEX `%s`" % name.replace("`", "``")
@@ -6717,9 +6726,10 @@ class MysqlStore(Store):
 
     def weakness(self) -> str:
         told = []
-        if self.narrow:
-            told.append("rows that do not fit into all columns are refused: ALTER TABLE mail_relay_log "
-                        + ", ".join("MODIFY " + self.definition(column) for column in self.narrow))
+        found = by_field(self._query(SHOW_COLUMNS))
+        narrow = [column for column in COLUMNS if is_narrow(column, found[column.name])]
+        if narrow:
+            told.append("rows that do not fit into all columns are refused: " + self.with_defined(narrow))
         flushed = int(self._query("SELECT @@innodb_flush_log_at_trx_commit")[0][0])
         if flushed != 1:
             told.append("innodb_flush_log_at_trx_commit = %s: when the server crashes, only a tracker that runs on writes its last rows "
