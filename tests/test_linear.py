@@ -393,6 +393,13 @@ def burst(count):
     return [STAMP + line for line in lines]
 
 
+def burst_backwards(count):
+    """The same, when qmgr tells of the last one first."""
+    lines = burst(count)
+    told = len(lines) - 2 * count
+    return lines[:told] + [line for place in range(len(lines) - 2, told - 1, -2) for line in lines[place:place + 2]]
+
+
 def refuse(line):
     """None of these lines is odd."""
     raise AssertionError(line)
@@ -408,7 +415,8 @@ def correlate(lines):
 
 
 @pytest.mark.parametrize("log_of, rows", [
-    (newsletter, 1), (guesses, 1), (forwards, 2), (forwards_behind_a_filter, 3), (batches, 2), (aliases, 1), (burst, 1)])
+    (newsletter, 1), (guesses, 1), (forwards, 2), (forwards_behind_a_filter, 3), (batches, 2), (aliases, 1), (burst, 1),
+    (burst_backwards, 1)])
 def test_mails_cost_each_what_one_costs(log_of, rows):
     """Also those with one Message-ID, and those that one client does not get rid of; and so does each recipient of one mail."""
     few, many = log_of(500), log_of(4000)
