@@ -5002,25 +5002,33 @@ class GoneOn:
 GoneOnOf = Callable[[Message], GoneOn]       # may remember, for as long as no message changes
 
 
+def legs_before(message: Message) -> List[Tuple[Message, str]]:
+    """The messages this one came from, in the order of `lineage`, each with the ID under which its mail went on then."""
+    found: List[Tuple[Message, str]] = []
+    leg = below = message.queue_id
+    for parent in lineage(message):
+        if parent.queue_id != leg:          # else it is the past of the one before
+            leg, below = parent.queue_id, leg
+        found.append((parent, below))
+    return found
+
+
 def inherit(message: Message, gone_on: GoneOnOf) -> None:
     """Let a message show what only the first leg of its mail knows.
 
     Where reading began anew behind the birth of that leg, and it has no row, as when it is not tracked, it tells nothing. Then what the
     rows of this message already show of it stays: nobody else knows it any more.
     """
-    leg = below = message.queue_id
-    parents = lineage(message)
-    is_lost = bool(parents and message.stored) and is_apart(parents[-1])
-    for place, parent in enumerate(parents):
-        if parent.queue_id != leg:          # else it is the past of the one before
-            leg, below = parent.queue_id, leg
+    legs = legs_before(message)
+    is_lost = bool(legs and message.stored) and is_apart(legs[-1][0])
+    for place, (parent, below) in enumerate(legs):
         for name in INHERITED:
             value = getattr(parent, name)
             # That the client had no TLS, or no login, is told, too: what the message has itself is of the filter's hop.
             is_told = value is not None or name in CLIENT_FACTS and parent.client_ip is not None
             if is_told and not (is_lost and getattr(message, name) is not None):
                 setattr(message, name, value)
-        later = [gone_on(one) for one in (message, *parents[:place]) if one.queue_id != leg]
+        later = [gone_on(one) for one in (message, *(known for known, _ in legs[:place])) if one.queue_id != parent.queue_id]
         inherit_names(message, gone_on(parent), below, later)
 
 
@@ -5394,7 +5402,7 @@ def unite(message: Message, known: List[Recipient]) -> None:
     """
     fresh, message.recipients = message.recipients, known
     message.next_no = max(one.recipient_no or 0 for one in known) + 1
-    free = Unmatched(known, inherited=message.parent_queue_id is not None)
+    free = Unmatched(known, message.parent_queue_id is not None, names_before(message))
     released = any(sweep.status is None for sweep in message.sweeps)
     untold: List[Recipient] = []
     gone = next(filter(is_gone, known), None)
@@ -5418,11 +5426,20 @@ def unite(message: Message, known: List[Recipient]) -> None:
             sweep_recipient(recipient, sweep)
 
 
-class Unmatched:
-    """The stored recipients of a message, each to be matched once by one of its continuation; by index, mostly, for there may be many."""
+def names_before(message: Message) -> List[Dict[Optional[str], Optional[str]]]:
+    """The names of recipients on each leg before, nearest first, by their addresses then: who is but named so far is so by one of these."""
+    legs = legs_before(message) if message.named else []
+    return [{to: one.orig_to for to, one in GoneOn(parent).leg(below).by_upstream.items()} for parent, below in legs]
 
-    def __init__(self, known: List[Recipient], inherited: bool) -> None:
-        self.inherited = inherited
+
+class Unmatched:
+    """The stored recipients of a message, each to be matched once by one of its continuation; by index, mostly, for there may be many.
+
+    `inherited`: the stored ones may have a name of the message before; `before`: as names_before gives it.
+    """
+
+    def __init__(self, known: List[Recipient], inherited: bool, before: List[Dict[Optional[str], Optional[str]]]) -> None:
+        self.inherited, self.before = inherited, before
         self.known = {id(one): one for one in known}
         delivered = [one for one in known if one.upstream_to is not None]
         self.loose: Named = {}
@@ -5451,7 +5468,7 @@ class Unmatched:
         if new.refused:
             return None
         if new.upstream_to is None:         # read again: by now a delivery to it is told
-            return self.by_orig.get(small(new.orig_to)) or self.by_upstream.get(new.orig_to)
+            return self.by_orig.get(small(new.orig_to)) or self.by_upstream.get(new.orig_to) or self.by_orig.get(self._before(new))
         same = self.by_address.get((new.orig_to, new.upstream_to))
         if same is None and self.inherited:
             same = self.by_upstream.get(new.upstream_to)
@@ -5459,6 +5476,13 @@ class Unmatched:
             meant = self.by_orig.get(small(new.orig_to))
             same = meant if meant is not None and not is_older(meant.last_seen, new.last_seen) else None
         return same
+
+    def _before(self, new: Recipient) -> str:
+        """The name that one who is but named had when its mail came here, by which the row may be known that it has by now."""
+        name = new.orig_to
+        for names in self.before:
+            name = names.get(name) or name
+        return small(name)
 
     def left(self) -> List[Recipient]:
         """Those that nobody took."""
