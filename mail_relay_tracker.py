@@ -855,6 +855,16 @@ STAMP_FORMS = (
 )
 
 
+def stamp_end(line: str) -> int:
+    """Where the host of a line begins, behind what looks like a stamp; -1 when there is none.
+
+    >>> stamp_end("Nov 29 14:53:17 mx x: y"), stamp_end("mx x: y")
+    (16, -1)
+    """
+    start = cast(Match[str], BEFORE_STAMP.match(line)).end()
+    return next((found.end() for found in (form.match(line, start) for form, _ in STAMP_FORMS) if found), -1)
+
+
 class Header(NamedTuple):
     """What stands between stamp and text: `prefix` is "host program[pid]", the identity of the process that wrote the line."""
 
@@ -966,6 +976,32 @@ def out_of_json(quoted: str) -> str:
         return ""
 
 
+def innermost(line: str) -> str:
+    """The line that stands within a line, or that itself."""
+    return inner_line(line, stamp_end(line)) or line
+
+
+def says_repeated(line: str) -> bool:
+    """Whether a line is a classic syslogd's word that the one before was repeated.
+
+    >>> says_repeated("Nov 29 14:53:47 mx last message repeated 9 times"), says_repeated("mx last message repeated 9 times")
+    (True, False)
+    """
+    line = innermost(line)
+    start = stamp_end(line)
+    return start >= 0 and REPEATED_LAST.match(line, start) is not None
+
+
+def last_said(lines: Sequence[str]) -> str:
+    """The last of some lines that says no other one was repeated; empty when there is none. As long as the same comes, a classic syslogd
+    tells so again and again (FreeBSD's syslogd.c:logmsg).
+
+    >>> last_said(["Nov 29 14:53:17 mx x: y", "Nov 29 14:53:47 mx last message repeated 9 times"])
+    'Nov 29 14:53:17 mx x: y'
+    """
+    return next((line for line in reversed(lines) if not says_repeated(line)), "")
+
+
 def times_in(lines: Iterable[str], present: int) -> List[int]:
     r"""The times that lines, or those within them, are stamped with.
 
@@ -973,7 +1009,7 @@ def times_in(lines: Iterable[str], present: int) -> List[int]:
     [1794928800000000, 1795964000000001]
     """
     dates = Calendar(present)
-    found = [dates.read(inner_line(line, -1) or line) for line in lines]
+    found = [dates.read(innermost(line)) for line in lines]
     return [time for time, start in found if start >= 0]
 
 
@@ -5779,7 +5815,7 @@ class Tracker:
 
     `origins` are the processes met, by prefix, and by what lines have in its place; `piles` the lines of a batch, by parser; `tallies`
     the lines counted, by program. `nobody` is the process of lines that have none. `previous` is the last line of the batch before, should
-    the next one say that it is repeated.
+    the next one say that it is repeated; `repeated` is the one of which that was said last.
     """
 
     def __init__(self, calendar: Calendar, correlator: Correlator, on_unsupported: Callable[[str], None],
@@ -5791,7 +5827,7 @@ class Tracker:
         self.tallies: Dict[str, List[int]] = {}
         self.piles: Dict[Optional[Callable[[str], Event]], Pile] = {}
         self.nobody = Origin(Header("", "", ""), {}, self._pile(None), [0] * len(CLASSES), IGNORED_LINES)
-        self.previous = ""
+        self.previous = self.repeated = ""
 
     def feed(self, lines: List[str], position: int, file_start: int) -> None:
         """Read complete lines, one character per byte, without their newline. `position` is that of the first, `file_start` its file's.
@@ -5932,15 +5968,12 @@ class Tracker:
             self.correlator.turn = 0
 
     def _repeat_last(self, previous: str, host: str, times: str, program: str = "", beginning: str = "") -> Tuple[Origin, str]:
-        """Classic syslogd's `last message repeated n times`, in rsyslog's words: the line before it, if that was of the same host. So
-        syslog-ng's, which tells the program, too, and how the line begins (logwriter.c:log_writer_emit_suppress_summary).
+        """Classic syslogd's `last message repeated n times`, in rsyslog's words: the line before it, if that was of the same host; behind
+        another such line, what that one repeats. So syslog-ng's, which tells the program, too, and how the line begins
+        (logwriter.c:log_writer_emit_suppress_summary).
         """
-        _, start = self.calendar.read(previous)
-        inner = inner_line(previous, start)
-        if inner:
-            previous = inner
-            _, start = self.calendar.read(previous)
-        header, text = self._split(previous, start) or (None, "")
+        self.repeated = previous = self.repeated if says_repeated(previous) else innermost(previous)
+        header, text = self._split(previous, stamp_end(previous)) or (None, "")
         if header is None or header.host != host or program not in ("", header.program) or not text.startswith(beginning):
             return self._pass(IGNORED_LINES)
         origin = self._origin(header)
@@ -7062,10 +7095,10 @@ class LogFile:
         return data
 
     def line_before(self) -> str:
-        """The line that ends where the reading stands; empty at the file's beginning."""
+        """The line that ends where the reading stands, or, if that tells a repetition, what it repeats; empty at the file's beginning."""
         data = self.peek(max(self.offset - MAX_LINE, 0), min(self.offset, MAX_LINE))
-        line = data[:-1].rpartition(b"\n")[2] if data.endswith((b"\n", b"\0")) else b""
-        return torn(line.decode("latin-1").rstrip("\0"))[-1][1].rstrip("\r")
+        lines = data[:-1].decode("latin-1").split("\n") if data.endswith((b"\n", b"\0")) else []
+        return last_said([torn(line.rstrip("\0"))[-1][1].rstrip("\r") for line in lines])
 
     def place(self, offset: int) -> Place:
         """This file and this offset, to be found again."""

@@ -809,7 +809,9 @@ def test_T10_restarted_before_and_behind_zeros_in_the_midst_of_a_line(tmp_path):
 
 
 @pytest.mark.parametrize("end, line", [("", ""), ("one\n", "one"), ("one\nsecond\r\n", "second"), ("one\nseco", ""), ("\n", ""),
-                                       ("x" * tracker.MAX_LINE + "\none\n", "one")])
+                                       ("x" * tracker.MAX_LINE + "\none\n", "one"),
+                                       ("Nov 20 10:00:00 mx a: b\nNov 20 10:00:30 mx last message repeated 9 times\n",
+                                        "Nov 20 10:00:00 mx a: b")])
 def test_T9_the_line_before_the_place_where_reading_begins(tmp_path, end, line):
     """As it was handed out; a classic syslogd may say next that it was repeated."""
     path = tmp_path / "mail.log"

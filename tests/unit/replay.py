@@ -80,7 +80,7 @@ class Replay:
         unsupported, failed = [], []
         dates = tracker.Calendar(self.present)
         self.tracker = tracker.Tracker(dates, tracker.Correlator(*self.settings), unsupported.append, failed.append)
-        self.tracker.previous = self.lines[first - 1] if first else ""
+        self.tracker.previous = tracker.last_said(self.lines[:first])
         recorder = tracker.Recorder(store, self.tracker, self, None, 1)
         recorder.connected, recorder.known_until = True, store.newest()
         correlator, saved = self.tracker.correlator, self.offsets[first]

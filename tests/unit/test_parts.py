@@ -1,5 +1,6 @@
 """Small parts, each by a table: time stamps, queue IDs, replies, columns, places in files, what is stored and what is new."""
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -16,6 +17,19 @@ MS = 1000
 def utc(year, month, day, hour=0, minute=0, second=0, micro=0):
     """A moment in UTC, as the module counts."""
     return tracker.epoch(year, month, day, hour * 3600 + minute * 60 + second) + micro
+
+
+@contextlib.contextmanager
+def time_zone(name):
+    """The local time zone, for a while."""
+    before = os.environ["TZ"]
+    os.environ["TZ"] = name
+    time.tzset()
+    try:
+        yield
+    finally:
+        os.environ["TZ"] = before
+        time.tzset()
 
 
 class TimeStamps(unittest.TestCase):
@@ -89,19 +103,21 @@ class TimeStamps(unittest.TestCase):
         self.assertEqual(calendar.read("Dec 31 23:59:59 mx x: y")[0], utc(2026, 12, 31, 23, 59, 59))
 
     def test_the_hour_that_the_end_of_summer_time_repeats(self):
-        before = os.environ["TZ"]
-        os.environ["TZ"] = "Europe/Berlin"
-        time.tzset()
-        try:
+        with time_zone("Europe/Berlin"):
             calendar = tracker.Calendar(PRESENT)
             clocks = ("02:59:58", "02:00:01", "02:59:59", "02:00:01", "02:31:00", "02:59:59", "03:00:00")
             times = [calendar.read("Oct 25 %s mx x: y" % clock)[0] for clock in clocks]
             self.assertEqual(times, [utc(2026, 10, 25, 0, 59, 58), utc(2026, 10, 25, 1, 0, 1), utc(2026, 10, 25, 0, 59, 59),
                                      utc(2026, 10, 25, 1, 0, 1), utc(2026, 10, 25, 1, 31), utc(2026, 10, 25, 1, 59, 59),
                                      utc(2026, 10, 25, 2)])
-        finally:
-            os.environ["TZ"] = before
-            time.tzset()
+
+    def test_what_a_classic_syslogd_says_was_repeated_is_not_read_again_behind_that_hour(self):
+        with time_zone("Europe/Berlin"):
+            lines = ["Oct 25 02:59:58 mx x: y", "Oct 25 02:00:01 mx x: y", "Oct 25 02:59:59 mx x: y",
+                     "Oct 25 03:00:00 mx last message repeated 2 times"]
+            reader = tracker.Tracker(tracker.Calendar(PRESENT), tracker.Correlator(30), self.fail, self.fail)
+            reader.feed(lines, 0, 0)
+            self.assertEqual([reader.calendar.is_repeated(24 * place) for place in range(4)], [False, True, True, False])
 
 
 class QueueIds(unittest.TestCase):
