@@ -5438,7 +5438,7 @@ def unite(message: Message, known: List[Recipient]) -> None:
     """
     fresh, message.recipients = message.recipients, known
     message.next_no = max(one.recipient_no or 0 for one in known) + 1
-    free = Unmatched(known, message.parent_queue_id is not None, names_before(message))
+    free = Unmatched(known, message)
     released = any(sweep.status is None for sweep in message.sweeps)
     untold: List[Recipient] = []
     gone = next(filter(is_gone, known), None)
@@ -5462,20 +5462,11 @@ def unite(message: Message, known: List[Recipient]) -> None:
             sweep_recipient(recipient, sweep)
 
 
-def names_before(message: Message) -> List[Dict[Optional[str], Optional[str]]]:
-    """The names of recipients on each leg before, nearest first, by their addresses then: who is but named so far is so by one of these."""
-    legs = legs_before(message) if message.named else []
-    return [{to: one.orig_to for to, one in GoneOn(parent).leg(below).by_upstream.items()} for parent, below in legs]
-
-
 class Unmatched:
-    """The stored recipients of a message, each to be matched once by one of its continuation; by index, mostly, for there may be many.
+    """The stored recipients of a message, each to be matched once by one of its continuation; by index, mostly, for there may be many."""
 
-    `inherited`: the stored ones may have a name of the message before; `before`: as names_before gives it.
-    """
-
-    def __init__(self, known: List[Recipient], inherited: bool, before: List[Dict[Optional[str], Optional[str]]]) -> None:
-        self.inherited, self.before = inherited, before
+    def __init__(self, known: List[Recipient], message: Message) -> None:
+        self.message = message
         self.known = {id(one): one for one in known}
         delivered = [one for one in known if one.upstream_to is not None]
         self.loose: Named = {}
@@ -5504,20 +5495,21 @@ class Unmatched:
         if new.refused:
             return None
         if new.upstream_to is None:         # read again: by now a delivery to it is told
-            return self.by_orig.get(small(new.orig_to)) or self.by_upstream.get(new.orig_to) or self.by_orig.get(self._before(new))
+            return self.by_orig.get(small(new.orig_to)) or self.by_upstream.get(new.orig_to) or self.by_orig.get(self._name_before(new))
         same = self.by_address.get((new.orig_to, new.upstream_to))
-        if same is None and self.inherited:
+        if same is None and self.message.parent_queue_id is not None:
             same = self.by_upstream.get(new.upstream_to)
         if same is None and awaits_alias(new):      # read again: by now it has the name that the alias stands for
             meant = self.by_orig.get(small(new.orig_to))
             same = meant if meant is not None and not is_older(meant.last_seen, new.last_seen) else None
         return same
 
-    def _before(self, new: Recipient) -> str:
-        """The name that one who is but named had when its mail came here, by which the row may be known that it has by now."""
+    def _name_before(self, new: Recipient) -> str:
+        """The name that one who is but named had on the first leg: its row may have inherited that by now."""
         name = new.orig_to
-        for names in self.before:
-            name = names.get(name) or name
+        for parent, below in legs_before(self.message):
+            one = GoneOn(parent).leg(below).by_upstream.get(name)
+            name = one and one.orig_to or name
         return small(name)
 
     def left(self) -> List[Recipient]:
