@@ -9325,11 +9325,15 @@ def check_database(config: Config) -> str:
 # -- the command line
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Usage errors with their own exit code."""
+    """Usage errors with their own exit code, and help that is shown as all else is."""
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line."""
         raise UsageError("%s: see --help" % message)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Show the help, or the version; argparse itself takes no notice when that cannot be written."""
+        show(message.splitlines(), sys.stdout)
 
 
 def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
@@ -9417,16 +9421,25 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except BrokenPipeError:
         silence(1)
         return complain("standard output was closed by its reader", OutputError.exit_code)
+    finally:
+        let_go_of_errors()
 
 
 def complain(text: str, code: int) -> int:
     """Tell what is wrong in one line, if anybody still listens; returns the exit code."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):  # its reader is gone, or its disk is full: the exit code tells all the same
+            print(addressed(text, logging.ERROR, is_journal(sys.stderr)), file=sys.stderr)
+    return code
+
+
+def let_go_of_errors() -> None:
+    """Give up what standard error did not take: at its end the interpreter would try again, and end with a code of its own, 120."""
     try:
         if sys.stderr is not None:
-            print(addressed(text, logging.ERROR, is_journal(sys.stderr)), file=sys.stderr)
-    except OSError:                         # its reader is gone, or its disk is full: the exit code tells all the same
+            sys.stderr.flush()
+    except OSError:
         silence(2)
-    return code
 
 
 if __name__ == "__main__":

@@ -891,11 +891,12 @@ def test_reader_of_a_dry_run_goes_away(command):
 
 
 @pytest.mark.parametrize("output, words", [(">/dev/full", "No space left on device"), (">&-", "standard output is closed")])
-@pytest.mark.parametrize("arguments", ["--import %s" % LOG, "--import %s --dry-run" % LOG, "--check"])
-def test_output_that_cannot_be_written(command, arguments, output, words):
+@pytest.mark.parametrize("arguments", ["--import %s" % LOG, "--import %s --dry-run" % LOG, "--check", "--help", "--version"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written(command, arguments, output, words, unbuffered):
     line = "exec %s %s %s %s" % (sys.executable, ROOT / "mail_relay_tracker.py", arguments, output)
     told(subprocess.run(["/bin/bash", "-c", line], cwd=str(command.folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
-                        universal_newlines=True), 73, words)
+                        universal_newlines=True, env=dict(os.environ, PYTHONUNBUFFERED=unbuffered)), 73, words)
 
 
 @pytest.mark.parametrize("form", ["<(cat %s)", "<(gzip -c %s)", "- < %s", "/dev/stdin < <(cat %s)"])
@@ -965,6 +966,16 @@ def test_errors_that_cannot_be_told_end_with_their_code(command, arguments, code
         done = subprocess.run([sys.executable, str(ROOT / "mail_relay_tracker.py"), *arguments.split()], cwd=str(command.folder),
                               stdout=subprocess.PIPE, stderr=full, check=False)
     assert done.returncode == code
+
+
+def test_warnings_that_cannot_be_told_change_no_code(command, settings):
+    """The interpreter tries at its end to write what is left of them, and has a code of its own for its failure."""
+    path = command.configure(**dict(settings, database__password="known to all"))
+    os.chmod(path, 0o644)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, str(ROOT / "mail_relay_tracker.py"), "-c", path, "--once", "-v"], check=False,
+                              stdout=subprocess.PIPE, stderr=full, env=dict(os.environ, PYTHONUNBUFFERED=""))
+    assert done.returncode == 0 and b"rows            346 in SQLite file" in done.stdout
 
 
 def test_import_from_standard_input_that_cannot_be_read(command):
