@@ -8295,7 +8295,7 @@ def load_config(path: Optional[str]) -> Config:
 
 def read_config(path: str) -> configparser.ConfigParser:
     """What a configuration file holds, not checked yet; raises ConfigError when it cannot be read, or is no INI file."""
-    parser = configparser.ConfigParser(interpolation=None, strict=True)
+    parser = configparser.ConfigParser(interpolation=None, strict=True, default_section="")     # no keys that count in every section
     try:
         with open(path, encoding="utf-8-sig") as handle:        # editors put a mark at its head
             parser.read_file(handle)
@@ -8317,11 +8317,8 @@ def read_config(path: str) -> configparser.ConfigParser:
 
 
 def unknown_keys(parser: configparser.ConfigParser) -> Iterator[str]:
-    """What is wrong with keys that no option has. Those of [DEFAULT] would count for every section."""
+    """What is wrong with keys that no option has."""
     known = {(option.section, option.key) for option in OPTIONS}
-    if parser.defaults():
-        yield "section [DEFAULT] is not used: put each key into its section; the template lists all"
-        return
     for section in parser.sections():
         for key in parser[section]:
             if (section, key) not in known:
@@ -8372,7 +8369,7 @@ def advice(key: str) -> str:
     """What may have been meant by an unknown key."""
     homes = [option.section for option in OPTIONS if option.key == key]
     if homes:
-        return "it belongs to section [%s]" % homes[0]
+        return "it belongs to section [%s]: put it into its section" % homes[0]
     near = difflib.get_close_matches(key, [option.key for option in OPTIONS], 1)
     return "did you mean %s?" % near[0] if near else "remove it; the template lists all keys"
 

@@ -123,7 +123,10 @@ def test_wrong_settings(command, settings, setting, words):
     ({"database__hots": "a", "database__port": "0", "logging__start": "middle"},
      ("unknown key hots in section [database]", "[database] port = 0", "[logging] start = middle")),
     ({"database__engine": "mysql", "database__ssl_ca": "/nowhere/ca.pem", "database__ssl_key": LOG, "state__state_file": LOG},
-     ("state_file = %s" % LOG, "[database] ssl_ca = /nowhere/ca.pem", "[database] ssl_key = %s" % LOG))])
+     ("state_file = %s" % LOG, "[database] ssl_ca = /nowhere/ca.pem", "[database] ssl_key = %s" % LOG)),
+    ({"database__hots": "a", "DEFAULT__server_hostname": "mx1", "DEFAULT__prot": "25", "database__port": "0"},
+     ("unknown key hots in section [database]", "unknown key server_hostname in section [DEFAULT]",
+      "unknown key prot in section [DEFAULT]", "[database] port = 0"))])
 def test_all_faults_of_a_configuration_are_told_a_line_each(command, settings, setting, faults):
     path = command.configure(**dict(settings, **setting))
     done = command.run("-c", path, "--check")
