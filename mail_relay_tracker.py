@@ -7938,38 +7938,49 @@ class Follower:
 
 # ============================================================================ state file
 
-def remedy_of(error: OSError, path: str) -> str:
-    """What helps when the state file, or one beside it, cannot be written."""
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return MACHINE_REMEDIES[error.errno]
+OTHER_STATE = "set [state] state_file"
+STATE_REMEDIES = {number: remedy for remedy, numbers in (       # what helps beside more rights
+    (READ_ONLY_REMEDY, (errno.EROFS,)),
+    ("make room (`df -h`, `df -i`)", (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)),
+    ("move it away", (errno.ELOOP, errno.ENXIO, errno.EISDIR)),     # what lies there is a link, a pipe or socket, a directory
+) for number in numbers}
+
+
+def remedy_of(error: OSError, path: str, elsewhere: str = OTHER_STATE) -> str:
+    """What helps when the state file, or one of those beside it, cannot be written. `elsewhere`: how to have it in another place."""
+    number = error.errno or 0
+    if number in MACHINE_REMEDIES:
+        return MACHINE_REMEDIES[number]
     remedy = "create its directory, with all in it writable for user %s" % user_name()
-    if error.errno == errno.EROFS:
-        remedy = READ_ONLY_REMEDY
-    elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        remedy = "make room (`df -h`, `df -i`)"
-    elif error.errno in (errno.EACCES, errno.EPERM) and os.path.exists(path):
+    if number in (errno.EACCES, errno.EPERM) and os.path.exists(path):
         remedy = "make it writable for user %s, as by `chown %s %s`" % (user_name(), user_name(), path)
-    elif error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):       # what lies there is a link, a pipe or socket, a directory
-        remedy = "move it away"
-    return remedy + ", or set [state] state_file"
+    return "%s, or %s" % (STATE_REMEDIES.get(number, remedy), elsewhere)
+
+
+def open_own(path: str, flags: int, mode: int) -> int:
+    """A descriptor of a file that the tracker keeps for itself; raises OSError for what is none. A link that lies there is not followed,
+    for root would make, or write to, any file that whoever owns the directory has linked to, nor is a reader of a pipe waited for.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.ENXIO, "is not a regular file", path)
 
 
 def open_lock(path: str, flags: int = 0) -> IO[bytes]:
     """A lock file, open for writing where that is allowed: on NFS only such a one can be locked (flock(2))."""
     try:
-        return open(os.open(path, os.O_RDWR | flags, 0o644), "r+b", buffering=0)
+        return open(open_own(path, os.O_RDWR | flags, 0o644), "r+b", buffering=0)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        return open(os.open(path, os.O_RDONLY | flags, 0o644), "rb", buffering=0)
+        return open(open_own(path, os.O_RDONLY | flags, 0o644), "rb", buffering=0)
 
 
 def open_temporary(path: str) -> TextIO:
-    """A file that is to become the state, empty. One that a crash has left is taken; nothing is written to behind a link that lies there,
-    for root would write over any file that whoever owns the directory has linked to, nor is a reader of a pipe waited for.
-    """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
-    return open(path, "w", encoding="ascii", opener=lambda name, _: os.open(name, flags, 0o666))
+    """A file that is to become the state, empty. One that a crash has left is taken."""
+    return open(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), "w", encoding="ascii")
 
 
 STATE_BYTES = 4096                  # what a state needs on a disk: less than a block
@@ -8157,14 +8168,16 @@ class RejectFile:
     """Rows that the database will never take, kept with their values and the reason, one JSON object per line.
 
     One that stands there already, be it for another reason, is not added again; of a large file only the last part is looked through.
+    `elsewhere`: how to have it in another place.
     """
 
     LOOKED_THROUGH = 1 << 24
     KNOWN = 1 << 14                         # rows, as many as fit into that part
     SEAM = b', "row": '                 # between reason and row, and nowhere else: in JSON's texts quotes have a backslash
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, elsewhere: str = OTHER_STATE) -> None:
         self.path = path
+        self.elsewhere = elsewhere
         self.count = 0
         self.kept: Optional[Deque[bytes]] = None
 
@@ -8174,8 +8187,7 @@ class RejectFile:
         try:
             self._append(line.encode("ascii"))
         except OSError as error:
-            raise OutputError("reject file %s: %s: make room, and make it and its directory writable for user %s; the row waits until then"
-                              % (self.path, error.strerror, user_name())) from error
+            raise OutputError("%s; the row waits until then" % self._unwritable(error)) from error
         self.count += 1
         if self.count <= SAMPLES:
             LOG.error("the database refuses a row of %s: %s; kept in %s: mend the table, as schema.sql has it, and --import the log",
@@ -8184,12 +8196,21 @@ class RejectFile:
             LOG.error("further ones are kept there, and counted, but not shown")
 
     def rehearse(self) -> None:
-        """Make sure that a row could be added to what is there; nothing is changed."""
-        if os.path.exists(self.path) and not os.access(self.path, os.R_OK | os.W_OK):
-            raise OutputError("reject file %s: is not writable: make it writable for user %s, or move it away" % (self.path, user_name()))
+        """Make sure that a row could be added to what is there, or the file made; nothing is changed."""
+        try:
+            os.close(self._open())
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError) or not os.access(os.path.dirname(self.path) or ".", os.W_OK | os.X_OK):
+                raise self._unwritable(error) from error
+
+    def _open(self, flags: int = 0) -> int:
+        return open_own(self.path, os.O_RDWR | os.O_APPEND | flags, 0o600)
+
+    def _unwritable(self, error: OSError) -> OutputError:
+        return OutputError("reject file %s: %s: %s" % (self.path, error.strerror, remedy_of(error, self.path, self.elsewhere)))
 
     def _append(self, line: bytes) -> None:
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        descriptor = self._open(os.O_CREAT)
         try:
             size = os.fstat(descriptor).st_size
             if self.kept is None or not size:       # somebody took the file away
@@ -9019,7 +9040,8 @@ def run_import(config: Config, paths: List[str], dry_run: bool) -> int:
     store.bulk = True
     tracker = make_tracker(config)
     files = sorted(map(look_at, paths))
-    recorder = Recorder(store, tracker, RejectFile("./mail_relay_tracker.rejected.jsonl"), pause, ONE_SHOT_TRIES)
+    rejects = RejectFile("./mail_relay_tracker.rejected.jsonl", "start in another directory")
+    recorder = Recorder(store, tracker, rejects, pause, ONE_SHOT_TRIES)
     recorder.begin()
     progress, position, broken = Progress(), 0, 0
     for known in files:
@@ -9300,7 +9322,7 @@ def is_locked(path: str) -> bool:
     except BlockingIOError:
         return True
     except OSError as error:
-        raise OutputError("lock file %s: %s: make it readable for user %s" % (path, error.strerror, user_name())) from error
+        raise OutputError("lock file %s: %s: %s" % (path, error.strerror, remedy_of(error, path))) from error
     return False
 
 

@@ -540,12 +540,12 @@ def test_T13_a_refused_row_is_kept_as_it_was_with_its_reason_for_its_owner_alone
     assert stat.S_IMODE(daemon.rejects.stat().st_mode) & 0o077 == 0
 
 
-OBSTACLES = {"a full disk": lambda path: path.symlink_to("/dev/full"), "a directory": lambda path: path.mkdir()}
+OBSTACLES = {"a link": lambda path: path.symlink_to("/dev/full"), "a directory": lambda path: path.mkdir()}
 
 
 @pytest.mark.parametrize("obstacle, ending", [
-    ("a full disk", None), ("a directory", None), ("a full disk", signal.SIGKILL), ("a full disk", signal.SIGTERM)],
-    ids=["a full disk", "a directory", "a full disk, killed", "a full disk, stopped"])
+    ("a link", None), ("a directory", None), ("a link", signal.SIGKILL), ("a link", signal.SIGTERM)],
+    ids=["a link", "a directory", "a link, killed", "a link, stopped"])
 def test_T13_while_the_reject_file_cannot_be_written_nothing_is_dropped(table_on, bad, obstacle, ending):
     table = table_on("sqlite")
     table.refuse(sender(2), sender(4))

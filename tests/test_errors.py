@@ -760,6 +760,7 @@ def test_sqlite_file_without_room(command, settings):
 @pytest.mark.parametrize("number, remedy", [
     (errno.EMFILE, "raise the limit of open files (LimitNOFILE=, `ulimit -n`)"),
     (errno.ENFILE, "raise the limit of open files (LimitNOFILE=, `ulimit -n`)"),
+    (errno.EIO, "check its disk, or the server where it is"),
     (errno.EROFS, "remount it read-write, or let the service write there (ReadWritePaths=), or set [state] state_file"),
     (errno.ENOSPC, "make room (`df -h`, `df -i`), or set [state] state_file")])
 def test_what_keeps_the_state_from_being_saved_is_told_with_its_remedy(tmp_path, number, remedy):

@@ -31,6 +31,7 @@ from test_errors import as_root, run_as_nobody, told
 from test_follow import Live, message, stored
 
 import mail_relay_tracker as tracker
+from tests.unit import test_parts
 
 EXAMPLES = int(os.environ.get("STATE_EXAMPLES", "150"))
 SEED = int(os.environ.get("STATE_SEED", "1"))
@@ -367,9 +368,9 @@ def tell_all():
         found.stop(signal.SIGKILL)
 
 
-def as_nobody(tell, *arguments):
+def as_nobody(tell, *arguments, **settings):
     """Run the tracker as a user without rights."""
-    path = tell.command.configure(**tell.settings)
+    path = tell.command.configure(**dict(tell.settings, **settings))
     os.chmod(path, 0o644)
     return run_as_nobody(tell.command, "-c", path, *arguments)
 
@@ -425,10 +426,11 @@ def test_T12_what_is_no_regular_file_is_refused_before_reading_and_left_as_it_is
     assert tell.nothing_was_read()
 
 
+@pytest.mark.parametrize("name", ["state.json.tmp", "state.json.lock"])
 @pytest.mark.parametrize("kind", [*STRANGE, *LINKS])
-def test_T12_only_a_file_is_taken_for_a_leftover_temporary_one(tell, monkeypatch, kind):
+def test_T12_only_a_file_is_taken_for_a_leftover_temporary_one_or_a_lock(tell, monkeypatch, kind, name):
     """Behind a link root would write over any file that the owner of the directory has chosen; of a pipe a reader would be waited for."""
-    temporary, target = tell.folder / "state.json.tmp", tell.folder / "target"
+    temporary, target = tell.folder / name, tell.folder / "target"
     target.write_text("somebody's")
     monkeypatch.chdir(tell.folder)
     dict(STRANGE, **LINKS)[kind](str(temporary))
@@ -438,6 +440,34 @@ def test_T12_only_a_file_is_taken_for_a_leftover_temporary_one(tell, monkeypatch
     assert "FAULT state" in tell.once("--check").stdout
     assert target.read_text() == "somebody's" and not (tell.folder / "nowhere").exists()
     assert os.path.lexists(str(temporary)) and tell.nothing_was_read()
+
+
+@pytest.mark.parametrize("kind", [*STRANGE, *LINKS])
+def test_T13_refused_rows_are_kept_in_a_file_only(tell, monkeypatch, kind):
+    """Which `--check` tells before there are any."""
+    rejects, target = tell.folder / "state.json.rejected.jsonl", tell.folder / "target"
+    target.write_text("somebody's")
+    monkeypatch.chdir(tell.folder)
+    dict(STRANGE, **LINKS)[kind](str(rejects))
+    tell.write(message(1))
+    words = r"reject file %s: .*: move it away, or set \[state\] state_file" % re.escape(str(rejects))
+    assert re.search("FAULT state +" + words, tell.once("--check").stdout)
+    with pytest.raises(tracker.OutputError, match=words + "; the row waits until then"):
+        tracker.RejectFile(str(rejects)).add(test_parts.Columns().row(), "no")
+    assert target.read_text() == "somebody's" and not (tell.folder / "nowhere").exists()
+
+
+@as_root
+def test_T13_check_finds_a_folder_in_which_no_refused_row_can_be_kept(tell_all):
+    """That of a link to the state file: beside this stand the rows, beside the file itself the lock."""
+    tell_all.write(message(1))
+    (tell_all.folder / "locked").mkdir(mode=0o755)
+    link = tell_all.folder / "locked" / "state.json"
+    link.symlink_to(tell_all.state)
+    assert "ok    state" in tell_all.once("--check", state__state_file=link).stdout
+    checked = as_nobody(tell_all, "--check", state__state_file=link).stdout
+    assert "reject file %s.rejected.jsonl: No such file or directory: create its directory, with all in it writable" % link in checked
+    assert os.listdir(str(tell_all.folder / "locked")) == ["state.json"]
 
 
 @as_root
