@@ -8089,7 +8089,7 @@ class StateFile:
 
     def _sync_folder(self) -> None:
         """Make the rename last through a power cut, too."""
-        folder = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY)
+        folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
         try:
             os.fsync(folder)
         except OSError as error:
@@ -9284,7 +9284,7 @@ def check_log(config: Config) -> str:
     follower.insist()
     if batch is not None:
         tracker.feed(*batch)
-    known = tracker.totals()[PARSED]
+    known, size = tracker.totals()[PARSED], follower.current.size()
     follower.close()
     rotated = siblings(config["log_file"])
     for name in rotated[-1:]:
@@ -9292,18 +9292,18 @@ def check_log(config: Config) -> str:
             raise LogError("rotated log %s: cannot be read, but after a stop the rest of it may have to be: make it readable for user %s"
                            % (name, user_name()))
     return "%s, %d bytes, %d rotated files; %s" % (
-        config["log_file"], os.stat(config["log_file"]).st_size, len(rotated),
+        config["log_file"], size, len(rotated),
         "%d of the first lines tell of mail" % known if known else "none of the first lines tells of mail yet")
 
 
 def check_state(config: Config) -> str:
     """The state file, and the one for refused rows beside it, can be written, and what the first says."""
     state = StateFile(config["state_file"])
+    running = is_locked(state.path + ".lock")       # and then the temporary file is not to be touched
+    state.rehearse(".check-%d" % os.getpid() if running else ".tmp", STATE_BYTES)
     rejects_of(config).rehearse()
-    if is_locked(state.path + ".lock"):     # whose temporary file is not to be touched
-        state.rehearse(".check-%d" % os.getpid(), STATE_BYTES)
+    if running:
         return "%s, in use by a running tracker" % state.path
-    state.rehearse(size=STATE_BYTES)
     try:
         place = state.look()
     except ValueError as error:

@@ -283,6 +283,7 @@ def test_log_unreadable(command, settings):
 def test_state_directory_missing(command, settings):
     path = command.configure(**dict(settings, state__state_file="/nowhere/state.json"))
     told(command.run("-c", path), 73, "/nowhere/state.json", "[state] state_file")
+    assert "FAULT state         state file /nowhere/state.json: " in command.run("-c", path, "--check").stdout
 
 
 @pytest.mark.parametrize("whole, rows", [(150000, True), (0, False)])
