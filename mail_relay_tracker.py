@@ -8054,7 +8054,8 @@ class StateFile:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise OutputError("state file %s: %s: make it readable for user %s" % (self.path, error.strerror, user_name())) from error
+            remedy = machine_remedy(error, "make it readable for user %s" % user_name())
+            raise OutputError("state file %s: %s: %s" % (self.path, error.strerror, remedy)) from error
         try:
             return place_from(json.loads(data.decode("utf-8")), self.FORMAT)
         except (TypeError, KeyError, RecursionError) as error:
@@ -8065,7 +8066,8 @@ class StateFile:
         try:
             os.rename(self.path, aside)
         except OSError as error:
-            raise OutputError("state file %s: cannot be used (%s), nor moved aside: %s" % (self.path, why, error.strerror)) from error
+            raise OutputError("state file %s: cannot be used (%s), nor moved aside: %s: %s"
+                              % (self.path, why, error.strerror, remedy_of(error, self.path))) from error
         LOG.error("state file %s cannot be used (%s): moved to %s; [logging] start decides where to begin", self.path, why, aside)
 
     def save(self, place: Place) -> None:

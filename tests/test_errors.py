@@ -770,6 +770,31 @@ def test_what_keeps_the_state_from_being_saved_is_told_with_its_remedy(tmp_path,
     assert said == "state file %s: %s: %s" % (state.path, os.strerror(number), remedy)
 
 
+@pytest.mark.parametrize("number, remedy", [
+    (errno.EMFILE, "raise the limit of open files (LimitNOFILE=, `ulimit -n`)"), (errno.EACCES, "make it readable for user ")])
+def test_a_state_that_cannot_be_read_is_told_with_its_remedy(tmp_path, monkeypatch, number, remedy):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    state = tracker.StateFile(str(tmp_path / "state.json"))
+    (tmp_path / "state.json").touch()
+    monkeypatch.setattr(tracker, "open", refuse, raising=False)
+    with pytest.raises(tracker.OutputError, match="state file %s: %s: %s" % (state.path, os.strerror(number), re.escape(remedy))):
+        state.load()
+
+
+def test_a_damaged_state_that_cannot_be_moved_aside_is_told_with_its_remedy(tmp_path, monkeypatch):
+    """As when it is another user's, in a folder where each may remove his own only."""
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    state = tracker.StateFile(str(tmp_path / "state.json"))
+    (tmp_path / "state.json").touch()
+    monkeypatch.setattr(tracker.os, "rename", refuse)
+    with pytest.raises(tracker.OutputError, match="nor moved aside: Operation not permitted: make it writable for user .*, or set .state."):
+        state.load()
+
+
 def test_rows_that_are_held_and_a_bad_disk_are_told_with_their_remedy():
     held = tracker.MysqlStore([("db", 3306)], {"database": "errors"})._meaning(
         errors.DatabaseError("Lock wait timeout exceeded; try restarting transaction", 1205, sqlstate="HY000"))
