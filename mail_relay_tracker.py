@@ -9464,4 +9464,6 @@ def let_go_of_errors() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)        # it takes a while to end, and would tell of an interrupt by a traceback
+    sys.exit(status)

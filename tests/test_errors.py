@@ -883,6 +883,13 @@ def test_a_signal_while_the_program_is_loaded(command, settings, name, arguments
     assert b"Traceback" not in said.read_bytes()
 
 
+def test_an_interrupt_while_the_interpreter_ends(command):
+    (command.folder / "bisect.py").write_text("import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+                                              "from _bisect import *\nbisect, insort = bisect_right, insort_right\n")
+    done = command.run("--import", LOG, environment={"PYTHONPATH": str(command.folder)})
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "") and "rows            347 in SQLite file" in done.stdout
+
+
 def test_a_command_and_a_service_that_end_take_their_leave_of_the_server(command, mysql, mariadb):
     """The server counts no aborted client."""
     def aborted():
