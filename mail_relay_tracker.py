@@ -7972,9 +7972,7 @@ def open_lock(path: str, flags: int = 0) -> IO[bytes]:
     """A lock file, open for writing where that is allowed: on NFS only such a one can be locked (flock(2))."""
     try:
         return open(open_own(path, os.O_RDWR | flags, 0o644), "r+b", buffering=0)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
+    except OSError:                         # whatever else is wrong with it will show again
         return open(open_own(path, os.O_RDONLY | flags, 0o644), "rb", buffering=0)
 
 
@@ -9193,14 +9191,13 @@ def end_of(file: LogFile) -> List[str]:
 def import_file(file: LogFile, recorder: Recorder, progress: Progress) -> bool:
     """Read one file to its end; False when it is damaged on the way."""
     whole = True
-    batches: List[Batch] = []
     while not file.at_end:
         try:
             batches = file.lines()
         except BAD_FILE as error:
             LOG.error("cannot read on in %s: %s; what was read counts", file.path, error)
             whole, file.at_end = False, True
-        for batch in batches if not file.at_end else file.last_line():
+        for batch in file.last_line() if file.at_end else batches:
             recorder.tracker.feed(*batch)
         if len(recorder.tracker.correlator.finished) >= BATCH_ROWS // 2:
             recorder.flush()

@@ -635,6 +635,17 @@ def test_T13_a_row_that_is_refused_again_is_kept_once(tmp_path, monkeypatch):
     assert len(path.read_text().splitlines()) == 1
 
 
+def test_T13_only_the_first_refused_rows_are_shown_which_is_said_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tracker, "SAMPLES", 2)
+    rejects = tracker.RejectFile(str(tmp_path / "rejected.jsonl"))
+    for number in range(1, 5):
+        rejects.add(row_of(number), "no")
+    assert [said.partition(":")[0] for said in caplog.messages] == [
+        "the database refuses a row of %s" % row_of(1).queue_id, "the database refuses a row of %s" % row_of(2).queue_id,
+        "further ones are kept there, and counted, but not shown"]
+    assert rejects.count == len((tmp_path / "rejected.jsonl").read_text().splitlines()) == 4
+
+
 def test_T13_reading_again_refuses_again_and_changes_nothing_else(engine_table, bad):
     """Without a state all is read again: the table stays as it is, the refused rows are the same."""
     engine_table.refuse(sender(2))

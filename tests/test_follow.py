@@ -399,3 +399,12 @@ def test_once_saves_on_its_way_and_when_it_is_ended_there_the_next_run_goes_on(c
     monkeypatch.setattr(tracker.StateFile, "save", save)
     assert rows_of_two_runs("ended") == whole
     assert saved[0] == 0 < saved[1]
+
+
+def test_a_signal_ends_one_wait_only():
+    """The byte by which it does that is taken away, or the daemon would never rest again."""
+    waiter = tracker.Waiter()
+    waiter.writer.send(b"\0")
+    begun = time.monotonic()
+    assert waiter.sleep(5) and time.monotonic() - begun < 2
+    assert waiter.sleep(0.3) and time.monotonic() - begun >= 0.3

@@ -452,8 +452,10 @@ def test_T13_refused_rows_are_kept_in_a_file_only(tell, monkeypatch, kind):
     tell.write(message(1))
     words = r"reject file %s: .*: move it away, or set \[state\] state_file" % re.escape(str(rejects))
     assert re.search("FAULT state +" + words, tell.once("--check").stdout)
+    opened = os.listdir("/proc/self/fd")
     with pytest.raises(tracker.OutputError, match=words + "; the row waits until then"):
         tracker.RejectFile(str(rejects)).add(test_parts.Columns().row(), "no")
+    assert os.listdir("/proc/self/fd") == opened
     assert target.read_text() == "somebody's" and not (tell.folder / "nowhere").exists()
 
 
