@@ -9386,11 +9386,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def is_journal(stream: Optional[TextIO]) -> bool:
     """Whether systemd's journal reads a stream: its device and inode are told to a service (systemd.exec(5), JOURNAL_STREAM)."""
+    if stream is None:
+        return False
     try:
-        status = os.fstat(stream.fileno()) if stream is not None else None
+        status = os.fstat(stream.fileno())
     except (OSError, ValueError):
         return False
-    return status is not None and os.environ.get("JOURNAL_STREAM") == "%d:%d" % (status.st_dev, status.st_ino)
+    return os.environ.get("JOURNAL_STREAM") == "%d:%d" % (status.st_dev, status.st_ino)
 
 
 def addressed(text: str, level: int, to_journal: bool) -> str:

@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import sqlite3
+import stat
 import subprocess
 import sys
 import termios
@@ -795,6 +796,22 @@ def test_a_damaged_state_that_cannot_be_moved_aside_is_told_with_its_remedy(tmp_
         state.load()
 
 
+@pytest.mark.parametrize("call, kind, name", [
+    ("fsync", stat.S_IFREG, ""), ("fsync", stat.S_IFDIR, ""), ("rename", stat.S_IFREG, "state.json.tmp: ")])
+def test_what_cannot_be_saved_is_told_with_the_file_if_that_is_known(tmp_path, monkeypatch, call, kind, name):
+    """When a disk fails at the new state, at its folder, at the name."""
+    def refuse(file, *_):
+        if stat.S_IFMT(os.stat(file).st_mode) == kind:
+            raise OSError(errno.EIO, "Input/output error", *([file] if name else []))
+
+    state = tracker.StateFile(str(tmp_path / "state.json"))
+    state.acquire()
+    monkeypatch.setattr(tracker.os, call, refuse)
+    with pytest.raises(tracker.OutputError, match="state file %s: .*%sInput/output error: check its disk" % (state.path, name)):
+        state.save(tracker.Place(7, 5))
+    state.release()
+
+
 def test_rows_that_are_held_and_a_bad_disk_are_told_with_their_remedy():
     held = tracker.MysqlStore([("db", 3306)], {"database": "errors"})._meaning(
         errors.DatabaseError("Lock wait timeout exceeded; try restarting transaction", 1205, sqlstate="HY000"))
@@ -936,7 +953,7 @@ def test_output_that_cannot_be_written(command, arguments, output, words, unbuff
                         universal_newlines=True, env=dict(os.environ, PYTHONUNBUFFERED=unbuffered)), 73, words)
 
 
-@pytest.mark.parametrize("form", ["<(cat %s)", "<(gzip -c %s)", "- < %s", "/dev/stdin < <(cat %s)"])
+@pytest.mark.parametrize("form", ["<(cat %s)", "<(cat %s) <&-", "<(gzip -c %s)", "- < %s", "/dev/stdin < <(cat %s)"])
 def test_import_from_a_pipe(command, form):
     line = "%s %s --import %s" % (sys.executable, ROOT / "mail_relay_tracker.py", form % LOG)
     done = subprocess.run(["/bin/bash", "-c", line], cwd=str(command.folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)

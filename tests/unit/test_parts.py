@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 import unittest
+from unittest import mock
 
 from tests.unit.replay import PRESENT, tracker
 
@@ -238,9 +239,46 @@ class States(unittest.TestCase):
 
     def test_refused(self):
         for state in ([], {}, {"position": -1}, {"position": "7"}, {"position": True}, {"position": 1, "version": 2},
-                      {"position": 1, "fingerprint": {"head": [1]}}, {"position": 1, "fingerprint": {"head": [999, "x"]}}, None, 7):
+                      {"position": 1, "version": "1"}, {"position": 1, "mtime": -1}, {"position": 1 << 63},
+                      {"position": 1, "inode": 1 << 64}, {"position": 1, "device": "sda"}, {"position": 1, "fingerprint": "x"},
+                      {"position": 1, "fingerprint": {"head": [1]}}, {"position": 1, "fingerprint": {"head": [999, "x"]}},
+                      {"position": 1, "fingerprint": {"tail": [3, 5]}}, None, 7):
             with self.assertRaises((ValueError, TypeError, KeyError), msg=json.dumps(state)):
                 tracker.place_from(state, 1)
+
+
+class Troubles(unittest.TestCase):
+    """What the log is told of trouble, and of its end, as the time passes."""
+
+    GONE, DENIED, LOCKED = tracker.StoreGone("it is away"), tracker.StoreRefused("denied"), tracker.StoreRefused("locked")
+
+    def told(self, *acts):
+        """Of each (second, error, None for the end of all): the level at which it is logged."""
+        trouble, levels = tracker.Trouble(), []
+        with mock.patch.object(tracker, "LOG") as log, mock.patch.object(tracker.clock, "monotonic") as now:
+            for second, error in acts:
+                now.return_value = float(second)
+                log.reset_mock()
+                trouble.over("it is back") if error is None else trouble.report(error, "waiting")
+                levels.append(" ".join(name for name, _, _ in log.mock_calls))
+        return levels
+
+    def test_what_goes_on_is_told_again_after_ten_minutes(self):
+        self.assertEqual(self.told((100, self.GONE), (101, self.GONE), (699, self.GONE), (700, self.GONE), (701, None), (702, None)),
+                         ["error", "debug", "debug", "error", "warning", ""])
+
+    def test_each_cause_is_told(self):
+        self.assertEqual(self.told((100, self.GONE), (101, self.DENIED), (102, self.GONE), (103, self.LOCKED), (104, self.DENIED)),
+                         ["error", "error", "debug", "error", "debug"])
+
+    def test_what_comes_back_within_a_minute_is_the_same_unless_it_lasts(self):
+        self.assertEqual(self.told((100, self.GONE), (130, None), (189, self.GONE), (199, self.GONE), (199, None)),
+                         ["error", "warning", "debug", "debug", ""])
+        self.assertEqual(self.told((100, self.GONE), (130, None), (189, self.GONE), (200, self.GONE), (201, self.GONE), (202, None)),
+                         ["error", "warning", "debug", "error", "debug", "warning"])
+
+    def test_what_comes_back_later_is_told_anew(self):
+        self.assertEqual(self.told((100, self.GONE), (130, None), (190, self.GONE), (191, None)), ["error", "warning", "error", "warning"])
 
 
 class FullDisk(unittest.TestCase):
