@@ -7943,6 +7943,7 @@ STATE_REMEDIES = {number: remedy for remedy, numbers in (       # what helps bes
     (READ_ONLY_REMEDY, (errno.EROFS,)),
     ("make room (`df -h`, `df -i`)", (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)),
     ("move it away", (errno.ELOOP, errno.ENXIO, errno.EISDIR)),     # what lies there is a link, a pipe or socket, a directory
+    ("let its file system keep locks (NFS: lockd)", (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)),
 ) for number in numbers}
 
 
@@ -8414,7 +8415,11 @@ def read_value(option: Option, text: str) -> Any:
 
 
 def read_choice(text: str, words: List[str]) -> str:
-    """One of a few words."""
+    """One of a few words.
+
+    >>> read_choice("SQLite", ["mysql", "sqlite"])
+    'sqlite'
+    """
     if text.lower() not in words:
         raise ValueError("must be one of %s" % ", ".join(words))
     return text.lower()

@@ -812,6 +812,20 @@ def test_what_cannot_be_saved_is_told_with_the_file_if_that_is_known(tmp_path, m
     state.release()
 
 
+def test_a_file_system_without_locks_is_told_with_its_remedy(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    state = tracker.StateFile(str(tmp_path / "state.json"))
+    monkeypatch.setattr(tracker.fcntl, "flock", refuse)
+    words = "state.json.lock: No locks available: let its file system keep locks (NFS: lockd), or set [state] state_file"
+    with pytest.raises(tracker.OutputError, match=re.escape(words)):
+        state.acquire()
+    (tmp_path / "t.conf").write_text("[state]\nstate_file = %s" % state.path)
+    with pytest.raises(tracker.OutputError, match=re.escape(words)):
+        tracker.check_state(tracker.load_config(str(tmp_path / "t.conf")))
+
+
 def test_rows_that_are_held_and_a_bad_disk_are_told_with_their_remedy():
     held = tracker.MysqlStore([("db", 3306)], {"database": "errors"})._meaning(
         errors.DatabaseError("Lock wait timeout exceeded; try restarting transaction", 1205, sqlstate="HY000"))

@@ -281,6 +281,27 @@ class Troubles(unittest.TestCase):
         self.assertEqual(self.told((100, self.GONE), (130, None), (190, self.GONE), (191, None)), ["error", "warning", "error", "warning"])
 
 
+class Tries(unittest.TestCase):
+    """How often a store that is away is tried, and how long it is waited for in between."""
+
+    def waits(self, sleep, tries=0):
+        """Try until that ends; returns how, how often it was tried, and the waits, without their jitter, in seconds."""
+        store, slept = mock.Mock(), []
+        store.connect.side_effect = tracker.StoreGone("it is away")
+        recorder = tracker.Recorder(store, mock.Mock(), mock.Mock(), lambda seconds: slept.append(seconds) or sleep(slept), tries)
+        with mock.patch.object(tracker, "LOG"), mock.patch.object(tracker.random, "uniform", lambda *bounds: sum(bounds) / 2):
+            try:
+                recorder.begin()
+            except (tracker.StoreGone, tracker.Stopped) as error:
+                return type(error), store.connect.call_count, slept
+
+    def test_a_command_gives_up_after_a_few(self):
+        self.assertEqual(self.waits(lambda slept: True, 4), (tracker.StoreGone, 4, [1, 2]))
+
+    def test_the_service_goes_on_until_it_is_stopped_and_waits_a_minute_at_most(self):
+        self.assertEqual(self.waits(lambda slept: len(slept) < 8), (tracker.Stopped, 9, [1, 2, 4, 8, 16, 32, 60, 60]))
+
+
 class FullDisk(unittest.TestCase):
     """rsyslog appends the first line that it can write again to the one that it could not write to its end."""
 
@@ -398,6 +419,13 @@ class Counters(unittest.TestCase):
         finally:
             tracker.FOLDS[tracker.Removed] = before
         self.assertEqual((reader.totals()[tracker.FAILED], sum(reader.totals())), (1, 2))
+
+    def test_the_first_lines_that_fail_are_shown(self):
+        failures = iter(range(1, 9))
+        with mock.patch.object(tracker, "LOG") as log, mock.patch.object(tracker, "SAMPLES", 2):
+            for line in ("one", "two", "three"):
+                tracker.log_failed(failures, line)
+        self.assertEqual([call[0] for call in log.error.call_args_list], [("failed line: %s", "one"), ("failed line: %s", "two")])
 
     def test_more_processes_than_are_remembered(self):
         """A refusal waits to be written when the processes that were known, and the tables of their hosts, are forgotten."""
