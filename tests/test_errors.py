@@ -138,6 +138,11 @@ def test_all_faults_of_a_configuration_are_told_a_line_each(command, settings, s
         assert line.startswith("mail_relay_tracker: configuration %s: %s: " % (path, fault))
 
 
+def test_a_database_of_a_server_is_no_file(command):
+    path = command.configure(database__database="mails", state__state_file="mails", logging__log_file=LOG)
+    assert tracker.load_config(path)["database"] == "mails"
+
+
 def test_what_the_driver_is_told(command):
     secret, tls = command.folder / "password", {"ssl_ca": str(LOG), "ssl_cert": str(LOG), "ssl_key": str(LOG)}
     secret.write_bytes(b"\xef\xbb\xbf in a file \r\nnot this\n")
