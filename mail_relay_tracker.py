@@ -8803,17 +8803,15 @@ class Daemon:
     then. `file_start`: where the file they came from begins.
     """
 
-    def __init__(self, config: Config, follower: Follower, recorder: Recorder, state: StateFile, waiter: Waiter) -> None:
+    def __init__(self, config: Config, follower: Follower, recorder: Recorder, state: StateFile) -> None:
         self.config = config
         self.follower = follower
         self.recorder = recorder
         self.tracker = recorder.tracker
         self.state = state
-        self.waiter = waiter
         self.trouble, self.state_trouble = Trouble(), Trouble()
         self.next_flush = self.quiet_since = clock.monotonic()
         self.log_time = self.file_start = 0
-        waiter.tell = lambda: log_statistics(self.statistics())
 
     def begin(self) -> None:
         """Find the place where the reading stopped last time."""
@@ -8828,11 +8826,11 @@ class Daemon:
         if place is None:                   # should it end while the database is away, it is to begin here again, not at a later end
             self.try_to_save(self.place())
 
-    def follow(self) -> None:
+    def follow(self, waiter: Waiter) -> None:
         """Run until told to stop; then commit what is finished, and save."""
-        while not self.waiter.stopping:
-            if self.waiter.woken:
-                self.waiter.woken, self.follower.next_check = False, 0.0
+        while not waiter.stopping:
+            if waiter.woken:
+                waiter.woken, self.follower.next_check = False, 0.0
             busy = self.read_some()
             now = clock.monotonic()
             if not busy:
@@ -8840,10 +8838,10 @@ class Daemon:
             if now >= self.next_flush or len(self.tracker.correlator.finished) >= MAX_FINISHED:
                 self.flush()
                 self.next_flush = now + self.config["cleanup_interval"]
-            self.waiter.answer()
+            waiter.answer()
             if not busy:
                 due = self.next_flush - clock.monotonic()
-                self.waiter.sleep(due if 0 < due < self.config["poll_interval"] else self.config["poll_interval"])
+                waiter.sleep(due if 0 < due < self.config["poll_interval"] else self.config["poll_interval"])
         self.flush()
 
     def read_some(self, once: bool = False) -> bool:
@@ -8997,11 +8995,12 @@ def run_daemon(config: Config) -> NoReturn:
     state.acquire()
     waiter.install()
     recorder = Recorder(store, make_tracker(config), rejects_of(config), waiter.sleep)
-    daemon = Daemon(config, Follower(config["log_file"], config["rotation_check_interval"]), recorder, state, waiter)
+    daemon = Daemon(config, Follower(config["log_file"], config["rotation_check_interval"]), recorder, state)
+    waiter.tell = lambda: log_statistics(daemon.statistics())
     try:
         daemon.begin()
         recorder.begin()
-        daemon.follow()
+        daemon.follow(waiter)
     except (Stopped, Interrupted):
         waiter.ending = True
         LOG.warning("stopped before all was written: what is not committed will be read again")
@@ -9021,7 +9020,7 @@ def run_once(config: Config, dry_run: bool) -> int:
     state.acquire()
     tracker = make_tracker(config)
     recorder = Recorder(store, tracker, rejects_of(config), pause, ONE_SHOT_TRIES)
-    daemon = Daemon(config, Follower(config["log_file"], config["rotation_check_interval"]), recorder, state, Waiter())
+    daemon = Daemon(config, Follower(config["log_file"], config["rotation_check_interval"]), recorder, state)
     daemon.begin()
     recorder.begin()
     daemon.once(Progress())

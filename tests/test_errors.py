@@ -210,6 +210,13 @@ def test_configuration_that_is_no_utf8(command):
     told(command.run("-c", "bad.conf", "--once"), 78, "bad.conf")
 
 
+def test_password_file_that_is_no_utf8(command, settings):
+    secret = command.folder / "password"
+    secret.write_bytes(b"geh\xe4m")
+    path = command.configure(**dict(settings, database__engine="mysql", database__password_file=secret))
+    told(command.run("-c", path, "--once"), 78, "[database] password_file = %s: is not UTF-8: make it a text file" % secret)
+
+
 def test_configuration_that_others_can_read_gets_a_warning(command, settings):
     path = command.configure(**settings)
     os.chmod(path, 0o644)

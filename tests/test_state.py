@@ -79,7 +79,6 @@ class Halfway:
         command = Command(folder)
         self.configs = {start: tracker.load_config(command.configure(start + ".conf", database__engine="sqlite", logging__start=start))
                         for start in ("beginning", "end")}
-        self.waiter = tracker.Waiter()
         self.log.write_text("".join(BEFORE), encoding="utf-8")
         self.table = sqlite3.connect(":memory:")
         store = tracker.SqliteStore(":memory:")
@@ -102,7 +101,7 @@ class Halfway:
         file, follower = tracker.StateFile(str(self.path)), tracker.Follower(str(self.log), 5)
         rejects = tracker.RejectFile("/nowhere/rejected")
         recorder = tracker.Recorder(store, tracker.make_tracker(self.configs[start]), rejects, tracker.pause, 1)
-        daemon = tracker.Daemon(self.configs[start], follower, recorder, file, self.waiter)
+        daemon = tracker.Daemon(self.configs[start], follower, recorder, file)
         file.acquire()
         with contextlib.closing(follower):
             daemon.begin()

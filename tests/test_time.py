@@ -593,13 +593,13 @@ def refuse(path):
     raise PermissionError(errno.EACCES, "Permission denied")
 
 
-def daemon_on(command, path, interval, waiter):
+def daemon_on(command, path, interval, sleep):
     """A daemon that follows a log into an SQLite file beside it."""
     table, state, rejected = (str(path) + end for end in (".db", ".json", ".rejected"))
     config = tracker.load_config(command.configure(
         database__engine="sqlite", database__database=table, logging__log_file=path, state__state_file=state))
-    recorder = tracker.Recorder(tracker.make_store(config), tracker.make_tracker(config), tracker.RejectFile(rejected), waiter.sleep)
-    return tracker.Daemon(config, tracker.Follower(str(path), interval), recorder, tracker.StateFile(state), waiter)
+    recorder = tracker.Recorder(tracker.make_store(config), tracker.make_tracker(config), tracker.RejectFile(rejected), sleep)
+    return tracker.Daemon(config, tracker.Follower(str(path), interval), recorder, tracker.StateFile(state))
 
 
 def rows_after_a_rotation(command, monkeypatch, cut, waits, blocked):
@@ -609,7 +609,7 @@ def rows_after_a_rotation(command, monkeypatch, cut, waits, blocked):
     lines = (ROOT / "samples" / "mail.log").read_bytes().splitlines(True)
     path = command.folder / ("%d.log" % waits)
     path.write_bytes(b"".join(lines[:cut]))
-    daemon = daemon_on(command, path, 5.0, tracker.Waiter())
+    daemon = daemon_on(command, path, 5.0, tracker.pause)
     daemon.begin()
     daemon.recorder.begin()
     pass_by(daemon, clock, 0)
@@ -651,7 +651,7 @@ def test_SIGHUP_makes_the_daemon_look_at_the_log_before_it_waits_again(command):
     path = command.folder / "mail.log"
     path.write_bytes(b"")
     waiter = Asked(path)
-    waiter.daemon = daemon_on(command, path, 3600.0, waiter)
+    waiter.daemon = daemon_on(command, path, 3600.0, waiter.sleep)
     waiter.daemon.begin()
-    waiter.daemon.follow()
+    waiter.daemon.follow(waiter)
     assert waiter.noticed
