@@ -5,6 +5,7 @@ import fcntl
 import functools
 import glob
 import gzip
+import io
 import lzma
 import os
 import pathlib
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import termios
 import time
+from unittest import mock
 
 import load
 import mariadb as mariadb_server
@@ -1186,6 +1188,21 @@ def test_import_of_a_file_that_only_another_program_unpacks(command):
     (command.folder / "mail.log.3.zst").write_bytes(b"\x28\xb5\x2f\xfd\n\n")
     told(command.run("--import", LOG, "mail.log.3.zst"), 74, "mail.log.3.zst", "unpack it first")
     assert not (command.folder / "mail_relay_tracker.db").exists()
+
+
+@pytest.mark.parametrize("terminal, shown", [
+    (True, "\r1.5 MB, 1000 lines/s, 7 rows \r" "\r2.5 MB, 500 lines/s, 7 rows \r"), (False, "")])
+def test_progress_is_shown_on_a_terminal_five_times_a_second(monkeypatch, terminal, shown):
+    stream, now, recorder = io.StringIO(), mock.Mock(return_value=100.0), mock.Mock(rows=7)
+    stream.isatty = lambda: terminal
+    recorder.tracker.totals.return_value = (250, 0, 50, 0, 0)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(tracker.clock, "monotonic", now)
+    progress = tracker.Progress()
+    for second, position in ((100.1, 500000), (100.3, 1500000), (100.4, 2000000), (100.6, 2500000)):
+        now.return_value = second
+        progress.show(position, recorder)
+    assert stream.getvalue() == shown
 
 
 def test_import_goes_on_when_its_terminal_is_gone(command):
