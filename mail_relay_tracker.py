@@ -8718,16 +8718,17 @@ class Recorder:
         LOG.log(self.level if self.store_name == self.store.name else logging.INFO, "connected to %s", self.store.name)
         self.store_name = self.store.name
 
-    def flush(self) -> int:
-        """Write what is finished; returns the number of rows. When it returns, they are committed."""
+    def flush(self) -> None:
+        """Write what is finished. When it returns, that is committed."""
         harvest = self.tracker.correlator.harvest()
         if not harvest.messages and not harvest.links:
-            return 0
+            return
         *before, last = births_apart(harvest.messages)
-        written = sum(self._write(harvest._replace(messages=messages, links=[])) for messages in before)
-        return written + self._write(harvest._replace(messages=last))
+        for messages in before:
+            self._write(harvest._replace(messages=messages, links=[]))
+        self._write(harvest._replace(messages=last))
 
-    def _write(self, harvest: Harvest) -> int:
+    def _write(self, harvest: Harvest) -> None:
         tracked = self.tracker.correlator.filter
         rows = self._try(lambda: settle(harvest, self.store.recall, self.known_until, tracked), ANY_TROUBLE)
         refused: Set[Row] = set()
@@ -8737,7 +8738,6 @@ class Recorder:
         if written:
             LOG.debug("%d rows written", written)
         self._count(harvest.messages, written)
-        return written
 
     def _count(self, messages: List[Message], rows: int) -> None:
         """Take what was written into the figures."""
