@@ -91,6 +91,7 @@ def test_missing_configuration(command):
     ({"logging__start": "middle"}, ("[logging] start", "beginning, end")),
     ({"database__ssl_verify": "perhaps"}, ("[database] ssl_verify", "yes or no")),
     ({"system__server_hostname": "mx1 ; this host"}, ("[system] server_hostname", "one word")),
+    ({"system__server_hostname": "mx1 mx2"}, ("[system] server_hostname = mx1 mx2", "one word")),
     ({"system__server_hostname": '"mx1"'}, ('[system] server_hostname = "mx1"', "without quotes")),
     ({"system__server_hostname": "mx1\n  log_file = a"}, ("[system] server_hostname = mx1", "several lines")),
     ({"DEFAULT__server_hostname": "mx1"}, ("[DEFAULT]", "into its section")),

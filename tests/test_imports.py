@@ -157,6 +157,13 @@ def test_a_log_that_is_rotated_during_its_import_is_told_and_what_was_read_is_wr
     assert again == imported(command, [(0, 1000)])
 
 
+def test_an_import_makes_the_indexes_when_all_rows_are_in(command):
+    assert command.run("--import", ROOT / "samples" / "mail.log").returncode == 0
+    with contextlib.closing(sqlite3.connect(str(command.folder / "mail_relay_tracker.db"))) as table:
+        made = {name for name, in table.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")}
+    assert {"mail_relay_log_%s" % name for name, _ in tracker.INDEXES} <= made
+
+
 def test_a_log_that_went_through_windows_makes_the_same_rows(command):
     expected = imported(command, [(0, 1000)])
     (command.folder / "windows.log").write_bytes(b"".join(SAMPLE).replace(b"\n", b"\r\n"))
