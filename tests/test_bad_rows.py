@@ -646,6 +646,21 @@ def test_T13_only_the_first_refused_rows_are_shown_which_is_said_once(tmp_path, 
     assert rejects.count == len((tmp_path / "rejected.jsonl").read_text().splitlines()) == 4
 
 
+def test_T13_an_import_that_cannot_keep_a_refused_row_tells_where_it_could(command, monkeypatch):
+    """The file is in the current directory, whatever the configuration says."""
+    sqlite = tracker.SqliteStore(str(command.folder / "mail_relay_tracker.db"))
+    sqlite.connect()
+    sqlite.connection.execute("CREATE TRIGGER refuse BEFORE INSERT ON mail_relay_log BEGIN SELECT RAISE(ABORT, 'not this one'); END")
+    sqlite.close()
+    (command.folder / "mail_relay_tracker.rejected.jsonl").mkdir()
+    (command.folder / "mail.log").write_text("".join(message(1)))
+    monkeypatch.chdir(command.folder)
+    monkeypatch.setattr(tracker, "pause", lambda seconds: True)
+    words = "reject file ./mail_relay_tracker.rejected.jsonl: Is a directory: move it away, or start in another directory; the row waits"
+    with pytest.raises(tracker.OutputError, match=words):
+        tracker.run_import(tracker.load_config(None), ["mail.log"], False)
+
+
 def test_T13_reading_again_refuses_again_and_changes_nothing_else(engine_table, bad):
     """Without a state all is read again: the table stays as it is, the refused rows are the same."""
     engine_table.refuse(sender(2))
