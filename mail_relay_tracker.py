@@ -9394,7 +9394,7 @@ def is_journal(stream: Optional[TextIO]) -> bool:
         return False
     try:
         status = os.fstat(stream.fileno())
-    except (OSError, ValueError):
+    except OSError:                         # it has no descriptor
         return False
     return os.environ.get("JOURNAL_STREAM") == "%d:%d" % (status.st_dev, status.st_ino)
 

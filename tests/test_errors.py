@@ -1144,6 +1144,20 @@ def test_check_tells_each_thing_in_a_line(command, settings, mysql, mariadb):
     assert done.returncode == 1 and "FAULT log" in done.stdout
 
 
+def test_check_tells_what_it_sees(command, settings):
+    path, log = command.configure(**settings), "ok    log           %s, %d bytes, 0 rotated files; " % (LOG, LOG.stat().st_size)
+    said = command.run("-c", path, "--check").stdout
+    assert re.search(re.escape(log) + "[1-9][0-9]* of the first lines tell of mail\n", said)
+    assert "; tracking all recipients\n" in said and "state.json, no position saved yet\n" in said and "t.db, to be made\n" in said
+    assert command.run("-c", path, "--once").returncode == 0
+    (command.folder / "empty.log").touch()
+    path = command.configure(**dict(settings, logging__log_file="empty.log", filters__track_domains="a.test b.test"))
+    said = command.run("-c", path, "--check").stdout
+    assert "empty.log, 0 bytes, 0 rotated files; none of the first lines tells of mail yet\n" in said
+    assert "; tracking a.test, b.test\n" in said and re.search("state.json, position [1-9]", said)
+    assert "t.db, table mail_relay_log, newest row 2026-11-22 13:13:" in said
+
+
 def test_check_finds_a_database_that_takes_no_rows(command, mysql, mariadb):
     path = command.configure(**mysql)
     trials = (("REVOKE INSERT ON errors.* FROM mailtracker@localhost", "GRANT INSERT ON errors.* TO mailtracker@localhost", "1142"),

@@ -296,6 +296,19 @@ class Tries(unittest.TestCase):
             except (tracker.StoreGone, tracker.Stopped) as error:
                 return type(error), store.connect.call_count, slept
 
+    def test_what_is_told_meanwhile(self):
+        """The second failure, for a first one may be but a lost connection, and the end."""
+        store, gone = mock.Mock(), tracker.StoreGone("it is away")
+        store.name, store.newest.return_value = "the store", 0
+        for tries, consequence in ((0, "reading pauses, trying again until it works"), (9, "trying again, 9 times in all")):
+            store.connect.side_effect = [gone, gone, gone, None]
+            with mock.patch.object(tracker, "LOG") as log, mock.patch.object(tracker.clock, "monotonic", lambda: 100.0):
+                tracker.Recorder(store, mock.Mock(), mock.Mock(), lambda seconds: True, tries).begin()
+            self.assertEqual([call for call in log.mock_calls if call[0] != "debug"], [
+                mock.call.log(tracker.logging.INFO, "%s; connecting anew", gone), mock.call.error("%s; %s", gone, consequence),
+                mock.call.log(tracker.logging.INFO, "connected to %s", "the store"),
+                mock.call.warning("%s after %.0f seconds", "the store is back", 0.0)])
+
     def test_a_command_gives_up_after_a_few(self):
         self.assertEqual(self.waits(lambda slept: True, 4), (tracker.StoreGone, 4, [1, 2]))
 
