@@ -635,6 +635,20 @@ def test_T13_a_row_that_is_refused_again_is_kept_once(tmp_path, monkeypatch):
     assert len(path.read_text().splitlines()) == 1
 
 
+def test_T13_of_a_refused_row_for_which_there_is_no_room_nothing_is_left(tmp_path, monkeypatch):
+    path, write = tmp_path / "rejected.jsonl", os.write
+    rejects = tracker.RejectFile(str(path))
+    rejects.add(row_of(1), "no")
+    kept = path.read_bytes()
+    monkeypatch.setattr(tracker.os, "write", lambda file, data: write(file, data[:100]))
+    with pytest.raises(tracker.OutputError, match="No space left on device: make room .*; the row waits until then"):
+        rejects.add(row_of(2), "no")
+    assert path.read_bytes() == kept and rejects.count == 1 and stat.S_IMODE(path.stat().st_mode) == 0o600
+    monkeypatch.undo()
+    rejects.add(row_of(2), "no")
+    assert len(path.read_bytes().splitlines()) == rejects.count == 2
+
+
 def test_T13_only_the_first_refused_rows_are_shown_which_is_said_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(tracker, "SAMPLES", 2)
     rejects = tracker.RejectFile(str(tmp_path / "rejected.jsonl"))
