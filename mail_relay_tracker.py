@@ -9468,5 +9468,5 @@ def let_go_of_errors() -> None:
 
 if __name__ == "__main__":
     status = main()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)        # it takes a while to end, and would tell of an interrupt by a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)        # Python takes a while to end, and shows a traceback when interrupted
     sys.exit(status)
