@@ -1146,7 +1146,7 @@ def test_check_tells_each_thing_in_a_line(command, settings, mysql, mariadb):
 
 def test_check_tells_what_it_sees(command, settings):
     path, log = command.configure(**settings), "ok    log           %s, %d bytes, 0 rotated files; " % (LOG, LOG.stat().st_size)
-    said = command.run("-c", path, "--check").stdout
+    said = command.run("-vvv", "-c", path, "--check").stdout
     assert re.search(re.escape(log) + "[1-9][0-9]* of the first lines tell of mail\n", said)
     assert "; tracking all recipients\n" in said and "state.json, no position saved yet\n" in said and "t.db, to be made\n" in said
     assert command.run("-c", path, "--once").returncode == 0

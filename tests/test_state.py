@@ -813,6 +813,19 @@ def test_T12_check_finds_a_disk_without_room_for_the_state(command, running):
             tell.stop(signal.SIGKILL)
 
 
+def test_T12_check_leaves_the_temporary_file_of_a_running_tracker_where_it_is(tmp_path):
+    state = tracker.StateFile(str(tmp_path / "state.json"))
+    (tmp_path / "t.conf").write_text("[state]\nstate_file = %s" % state.path)
+    config, temporary = tracker.load_config(str(tmp_path / "t.conf")), tmp_path / "state.json.tmp"
+    state.acquire()
+    temporary.write_text("{")
+    assert tracker.check_state(config) == "%s, in use by a running tracker" % state.path
+    assert temporary.read_text() == "{" and sorted(os.listdir(str(tmp_path))) == ["state.json.lock", "state.json.tmp", "t.conf"]
+    state.release()
+    assert tracker.check_state(config) == "%s, no position saved yet" % state.path
+    assert not temporary.exists()
+
+
 @as_root
 def test_T12_check_finds_a_folder_in_which_a_running_tracker_cannot_save(tell_all):
     folder = tell_all.folder / "state"

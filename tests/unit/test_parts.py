@@ -237,6 +237,7 @@ class States(unittest.TestCase):
     def test_written_by_hand(self):
         self.assertEqual(tracker.place_from({"position": 7, "inode": 5}, 1), tracker.Place(7, 5))
         self.assertEqual(tracker.place_from({"position": 7}, 1), tracker.Place(7, None))
+        self.assertEqual(tracker.place_from({"position": 0, "inode": 0, "device": 0}, 1), tracker.Place(0, 0, 0))
 
     def test_refused(self):
         for state in ([], {}, {"position": -1}, {"position": "7"}, {"position": True}, {"position": 1, "version": 2},
