@@ -310,6 +310,19 @@ class Tries(unittest.TestCase):
                 mock.call.log(tracker.logging.INFO, "connected to %s", "the store"),
                 mock.call.warning("%s after %.0f seconds", "the store is back", 0.0)])
 
+    def test_what_fails_is_tried_with_fewer_rows_at_once_but_never_with_none(self):
+        sizes = []
+
+        def write(store, rows, set_aside, size):
+            sizes.append(size)
+            if len(sizes) < 12:
+                raise tracker.StoreGone("it is slow")
+
+        recorder = tracker.Recorder(mock.Mock(**{"newest.return_value": 0}), mock.Mock(), mock.Mock(), lambda seconds: True)
+        with mock.patch.multiple(tracker, LOG=mock.DEFAULT, settle=mock.Mock(return_value=[]), write_rows=write):
+            recorder._write(mock.Mock(messages=[]))
+        self.assertEqual(sizes, [500, 250, 125, 62, 31] + [15] * 7)
+
     def test_a_command_gives_up_after_a_few(self):
         self.assertEqual(self.waits(lambda slept: True, 4), (tracker.StoreGone, 4, [1, 2]))
 
