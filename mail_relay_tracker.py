@@ -5434,7 +5434,7 @@ def better(name: str, known: Any, new: Any) -> Any:
 
 def unite(message: Message, known: List[Recipient]) -> None:
     """Put the stored recipients of a message and those of its continuation together; those that it does not name, or of which it tells no
-    outcome, are swept as well.
+    outcome, are swept as well. Once deliveries to all are stored, one that is but named, as when a hold is read again, is one of these.
     """
     fresh, message.recipients = message.recipients, known
     message.next_no = max(one.recipient_no or 0 for one in known) + 1
@@ -5442,6 +5442,7 @@ def unite(message: Message, known: List[Recipient]) -> None:
     released = any(sweep.status is None for sweep in message.sweeps)
     untold: List[Recipient] = []
     gone = next(filter(is_gone, known), None)
+    is_complete = message.nrcpt is not None and len({small(one.orig_to) for one in known if one.upstream_to is not None}) >= message.nrcpt
     for recipient in fresh:
         recipient.orig_to = stored_text("orig_to", recipient.orig_to)
         recipient.upstream_to = stored_text("upstream_to", recipient.upstream_to)
@@ -5451,7 +5452,7 @@ def unite(message: Message, known: List[Recipient]) -> None:
             take_outcome(same, recipient, released)
             if recipient.relay_status is None:
                 untold.append(same)
-        else:
+        elif recipient.upstream_to is not None or recipient.relay_status not in UNDECIDED or not is_complete:
             if gone is not None and (recipient.relay_status == DEFERRED or is_gone(recipient)):
                 take_away(recipient, gone)
             if recipient.recipient_no is not None:
