@@ -7087,16 +7087,21 @@ class LogFile:
             data += more
         return data
 
+    def before(self, offset: int, length: int) -> bytes:
+        """The last bytes before an offset, `length` of them, or as many as there are."""
+        start = max(offset - length, 0)
+        return self.peek(start, offset - start)
+
     def line_before(self) -> str:
         """The line that ends where the reading stands, or, if that tells a repetition, what it repeats; empty at the file's beginning."""
-        data = self.peek(max(self.offset - MAX_LINE, 0), min(self.offset, MAX_LINE))
+        data = self.before(self.offset, MAX_LINE)
         lines = data[:-1].decode("latin-1").split("\n") if data.endswith((b"\n", b"\0")) else []
         return last_said([torn(line.rstrip("\0"))[-1][1].rstrip("\r") for line in lines])
 
     def place(self, offset: int) -> Place:
         """This file and this offset, to be found again."""
-        tail = self.peek(max(offset - WITNESS, 0), min(offset, WITNESS))
-        return Place(offset, self.inode, self.device, witness(self.peek(0, WITNESS)), witness(tail), self.mtime())
+        head, tail = self.peek(0, WITNESS), self.before(offset, WITNESS)
+        return Place(offset, self.inode, self.device, witness(head), witness(tail), self.mtime())
 
     def end(self) -> Place:
         """Where the reading has come to, by what was read: the file itself may hold something else by now."""
@@ -7113,7 +7118,7 @@ class LogFile:
             return False
         if witness(self.peek(0, place.head[0])) != place.head:
             return False                    # known before an archive is unpacked up to the position
-        return witness(self.peek(max(place.position - place.tail[0], 0), place.tail[0])) == place.tail
+        return witness(self.before(place.position, place.tail[0])) == place.tail
 
     def has_inode_of(self, place: Place) -> bool:
         """Whether a place gives this file's device and inode; whether its content is still the same is another question."""
@@ -7164,7 +7169,7 @@ class LogFile:
             return False
         if not self.reached:
             return self.peek(0, len(self.head)) != self.head
-        return self.size() < self.reached or self.peek(self.reached - len(self.tail), len(self.tail)) != self.tail
+        return self.size() < self.reached or self.before(self.reached, len(self.tail)) != self.tail
 
     def lines(self) -> List[Batch]:
         """The next complete lines; none, and `at_end`, when all is read for now."""
@@ -7500,12 +7505,9 @@ class Logs:
 
     def _look(self, name: str, needed: int) -> Optional[Rotated]:
         try:
-            file = self.rotated(name)
-            try:
+            with contextlib.closing(self.rotated(name)) as file:
                 head = file.peek(0, BEGINNING)
                 return Rotated(name, file.identity, file.mtime(), head, file.opening(head))
-            finally:
-                file.close()
         except FileNotFoundError:           # renamed meanwhile: all are looked at once more
             return None
         except BAD_FILE as error:
