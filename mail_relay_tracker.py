@@ -6574,6 +6574,17 @@ def is_narrow(column: Column, shown: Shown) -> bool:
     return length is not None and int(length.group(1)) < column.limit or shown.null == "NO" and "NOT NULL" not in column.type
 
 
+def load_driver() -> Any:
+    """The driver, which only this store needs; raises ConfigError when it cannot be loaded."""
+    try:
+        driver = importlib.import_module("mysql.connector")
+    except (ImportError, SyntaxError) as error:
+        raise ConfigError("mysql-connector-python cannot be loaded (%s): install it with `pip3 install -r requirements.txt`, "
+                          "or set [database] engine = sqlite" % error) from error
+    logging.getLogger(driver.__name__).setLevel(logging.CRITICAL)       # what it logs at every try, its errors tell, too
+    return driver
+
+
 class MysqlStore(Store):
     """MySQL, MariaDB, and clusters that speak their protocol. One connection, one statement per batch, committed by itself.
 
@@ -6595,7 +6606,6 @@ class MysqlStore(Store):
         self.connection: Any = None
         self.cursor: Any = None
         self.batch_bytes = BATCH_BYTES
-        self.driver: Any = None
         self.idle = self.served = False
         self.session = ("", 0.0, 0)
         self.recent: Deque[Tuple[float, Row]] = collections.deque(maxlen=MAX_RECENT)
@@ -6620,7 +6630,7 @@ class MysqlStore(Store):
 
     def _connect_to(self, host: str, port: int) -> None:
         self.name = "database %s on %s" % (self.options.get("database", ""), self.options.get("unix_socket") or "%s:%d" % (host, port))
-        driver = self._load_driver()
+        driver = load_driver()
         options = dict(self.options, host=host, port=port)
         if options.get("unix_socket"):
             del options["host"], options["port"]
@@ -6634,16 +6644,6 @@ class MysqlStore(Store):
             self._greet()
         except Exception as error:
             raise self._meaning(error) from error
-
-    def _load_driver(self) -> Any:
-        if self.driver is None:
-            try:
-                self.driver = importlib.import_module("mysql.connector")
-                logging.getLogger(self.driver.__name__).setLevel(logging.CRITICAL)      # what it logs at every try, its errors tell, too
-            except (ImportError, SyntaxError) as error:
-                raise ConfigError("mysql-connector-python cannot be loaded (%s): install it with `pip3 install -r requirements.txt`, "
-                                  "or set [database] engine = sqlite" % error) from error
-        return self.driver
 
     def _socket(self) -> Any:
         """The socket of the pure driver; it has no other way to it."""
