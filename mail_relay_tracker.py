@@ -7511,9 +7511,7 @@ class Logs:
         except FileNotFoundError:           # renamed meanwhile: all are looked at once more
             return None
         except BAD_FILE as error:
-            trouble = self._trouble(name, error, needed)
-            if trouble is not None:
-                raise trouble from error
+            self.doubt([(name, error)], lambda _: needed)
             return None
 
     def open_unknown(self, files: List[Rotated], since: int, *known: Optional[LogFile]) -> List[LogFile]:
@@ -7718,7 +7716,7 @@ class Follower:
 
     def _begin_without(self, place: Place, live: Optional[LogFile]) -> None:
         """The file of a saved place is gone: read all files that were written to since, and say that lines may be missed."""
-        truncated = live is not None and live.inode == place.inode and live.size() < place.position
+        truncated = live is not None and live.has_inode_of(place) and live.size() < place.position
         self.queue = self.logs.open_unknown(self.logs.by_age(place.mtime), place.mtime, live) if place.mtime else []
         if place.position or place.head and place.head[0]:      # of an empty file nothing is missed, and nothing tells it from another
             LOG.warning("%s; lines not read yet may be in other rotated logs: --import them; reading %s from its beginning",
