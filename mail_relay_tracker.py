@@ -6629,7 +6629,8 @@ class MysqlStore(Store):
         raise type(worst)("; ".join(map(str, errors))) from worst
 
     def _connect_to(self, host: str, port: int) -> None:
-        self.name = "database %s on %s" % (self.options.get("database", ""), self.options.get("unix_socket") or "%s:%d" % (host, port))
+        address = ("[%s]:%d" if ":" in host else "%s:%d") % (host, port)        # as [database] host takes it
+        self.name = "database %s on %s" % (self.options.get("database", ""), self.options.get("unix_socket") or address)
         driver = load_driver()
         options = dict(self.options, host=host, port=port)
         if options.get("unix_socket"):

@@ -527,6 +527,14 @@ def test_what_can_be_no_name_of_a_host_is_not_waited_for(command, mysql, name):
     told(command.run("-c", path), 78, name, "check [database] host")
 
 
+@pytest.mark.parametrize("host, name", [("127.0.0.1", "127.0.0.1:1"), ("::1", "[::1]:1")])
+def test_a_server_is_named_as_the_configuration_takes_it(host, name):
+    store = tracker.MysqlStore([(host, 1)], {"database": "errors", "connection_timeout": 1, "use_pure": True})
+    with pytest.raises(tracker.StoreGone) as error:
+        store.connect()
+    assert str(error.value).startswith("database errors on %s: " % name)
+
+
 @pytest.mark.parametrize("words", [
     "encoding with 'idna' codec failed (UnicodeError: label empty or too long)", "label empty or too long", "label too long",
     "'idna' codec can't encode character '\\x2e' in position 2: label empty"])
