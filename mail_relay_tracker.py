@@ -7026,8 +7026,8 @@ class LogFile:
         return self.offset if self.packed else os.fstat(self.handle.fileno()).st_size
 
     def is_empty(self) -> bool:
-        """Whether there is nothing in it yet."""
-        return not self.packed and not self.size()
+        """Whether nothing was in it when it was opened, or read; its handle, which may be stale by now, is not asked."""
+        return not self.packed and not self.head
 
     def length(self) -> int:
         """Bytes in the file now; a packed one is read through for that, a damaged one up to the damage."""

@@ -2651,6 +2651,23 @@ def test_T4_a_handle_that_goes_stale_between_its_end_and_the_look_at_the_new_one
     assert Remote.restarts > before and remote.lines() == list(range(12))
 
 
+def test_T4_a_new_log_still_empty_whose_handle_goes_stale_while_rotated_files_are_looked_at(remote):
+    remote.rotate()
+    before = Remote.restarts
+
+    def restarting(path):
+        if path != remote.path and Remote.restarts == before:
+            remote.restart_server()
+        return open_remote(path)
+
+    remote.reader.logs.opener = restarting
+    remote.pass_time(12)
+    assert Remote.restarts > before
+    remote.append(2)
+    remote.pass_time(12)
+    assert remote.lines() == list(range(12))
+
+
 @pytest.mark.parametrize("how", ["create", "hold", "late", "gap"])
 def test_T4_rotated_while_its_handle_is_stale(remote, how):
     remote.append(2)
