@@ -8446,7 +8446,11 @@ def read_port(text: str) -> int:
 
 
 def read_flag(text: str) -> bool:
-    """yes or no."""
+    """yes or no, in the words that configparser knows.
+
+    >>> read_flag("Yes"), read_flag("off")
+    (True, False)
+    """
     if text.lower() not in configparser.ConfigParser.BOOLEAN_STATES:
         raise ValueError("must be yes or no")
     return configparser.ConfigParser.BOOLEAN_STATES[text.lower()]

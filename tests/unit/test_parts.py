@@ -304,7 +304,9 @@ class Tries(unittest.TestCase):
         for tries, consequence in ((0, "reading pauses, trying again until it works"), (9, "trying again, 9 times in all")):
             store.connect.side_effect = [gone, gone, gone, None]
             with mock.patch.object(tracker, "LOG") as log, mock.patch.object(tracker.clock, "monotonic", lambda: 100.0):
-                tracker.Recorder(store, mock.Mock(), mock.Mock(), lambda seconds: True, tries).begin()
+                recorder = tracker.Recorder(store, mock.Mock(), mock.Mock(), lambda seconds: True, tries)
+                recorder.begin()
+                recorder.complete()
             self.assertEqual([call for call in log.mock_calls if call[0] != "debug"], [
                 mock.call.log(tracker.logging.INFO, "%s; connecting anew", gone), mock.call.error("%s; %s", gone, consequence),
                 mock.call.log(tracker.logging.INFO, "connected to %s", "the store"),
