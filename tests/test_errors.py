@@ -1088,6 +1088,18 @@ def test_control_c_stops_the_daemon(command, settings):
     assert daemon.returncode == 0 and b"Traceback" not in said
 
 
+def test_signals_that_its_parent_had_blocked_are_heard_by_the_daemon(command, settings):
+    blocking = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); os.execv(sys.argv[1], sys.argv[1:])"
+    follow = [sys.executable, str(ROOT / "mail_relay_tracker.py"), "-c", command.configure(**settings)]
+    with subprocess.Popen([sys.executable, "-c", blocking, *follow]) as daemon:
+        wait_until((command.folder / "state.json").exists)
+        daemon.terminate()
+        try:
+            assert daemon.wait(10) == 0
+        finally:
+            daemon.kill()
+
+
 def test_control_c_ends_a_command_for_which_SQLite_is_busy_for_long(command, settings):
     """As with the indexes of a large file: here it counts for minutes when a row is written."""
     store = tracker.SqliteStore(str(settings["database__database"]))

@@ -312,6 +312,18 @@ class Tries(unittest.TestCase):
                 mock.call.log(tracker.logging.INFO, "connected to %s", "the store"),
                 mock.call.warning("%s after %.0f seconds", "the store is back", 0.0)])
 
+    def test_connections_that_are_lost_again_and_again_are_told_every_ten_minutes(self):
+        store, level = mock.Mock(), {10: "debug", 20: "info", 30: "warning"}
+        store.name, store.newest.return_value, told = "db1", 0, []
+        recorder = tracker.Recorder(store, mock.Mock(), mock.Mock(), lambda seconds: True)
+        for second, name in ((100, "db1"), (699, "db1"), (700, "db1"), (701, "db2")):
+            store.name, store.complete.side_effect = name, [tracker.StoreGone("it is away"), None]
+            with mock.patch.object(tracker, "LOG") as log, mock.patch.object(tracker.clock, "monotonic", lambda now=second: float(now)):
+                recorder.complete()
+            told.append([level[call[0][0]] for call in log.log.call_args_list] + [call[0] for call in log.warning.call_args_list])
+        self.assertEqual(told, [["info", "info"], ["debug", "debug"], ["info", "info"],
+                                ["debug", "info", ("%s is used now instead of %s", "db2", "db1")]])
+
     def test_what_fails_is_tried_with_fewer_rows_at_once_but_never_with_none(self):
         sizes = []
 
