@@ -111,6 +111,21 @@ def test_a_finished_message_is_written_within_the_cleanup_interval(live):
     assert live.stop() == 0
 
 
+def test_what_is_finished_when_it_is_told_to_stop_is_written_and_the_position_saved(live):
+    """However long it is until the next round of writing. The first round is at the start."""
+    live.settings["logging__cleanup_interval"] = "3600"
+    live.write(message(1))
+    live.start()
+    live.wait(lambda: live.rows() == {"a1@good.test": "sent"})
+    live.write(message(2))
+    live.wait(lambda: place_in(live.daemon.pid, live.log) == live.log.stat().st_size)
+    time.sleep(0.3)
+    assert live.count() == 1
+    assert live.stop() == 0
+    assert live.rows() == {"a1@good.test": "sent", "a2@good.test": "sent"}
+    assert '"position": %d,' % live.log.stat().st_size in (live.folder / "state.json").read_text()
+
+
 def test_an_unfinished_message_is_written_after_the_queue_timeout_and_repaired_later(live):
     live.start()
     began = time.time()
