@@ -629,6 +629,22 @@ def test_T18_a_lock_file_tidied_away_is_made_anew_before_the_position_moves(tell
     assert tell.stop() == 0 and tell.rows_are_right()
 
 
+def test_T18_a_lock_that_cannot_be_made_anew_is_made_when_that_is_possible(tmp_path):
+    state, lock, place = tracker.StateFile(str(tmp_path / "state.json")), tmp_path / "state.json.lock", tracker.Place(7, 5)
+    state.acquire()
+    lock.unlink()
+    lock.mkdir()
+    for _ in range(2):
+        with pytest.raises(tracker.OutputError, match="state.json.lock: .*: move it away"):
+            state.save(place)
+    lock.rmdir()
+    state.save(place)
+    assert lock.is_file() and tracker.StateFile(str(tmp_path / "state.json")).load() == place
+    with pytest.raises(tracker.StateTaken):
+        tracker.StateFile(str(tmp_path / "state.json")).acquire()
+    state.release()
+
+
 def test_T18_who_finds_the_lock_in_other_hands_stops(tell):
     tell.start()
     lock = tell.folder / "state.json.lock"
@@ -657,6 +673,7 @@ def test_T12_a_dry_run_leaves_a_damaged_state_where_it_is(tell):
     tell.state.write_text("{")
     done = tell.once("--once", "--dry-run")
     assert done.returncode == 0 and '"a1@good.test"' in done.stdout
+    assert "state file %s cannot be used (" % tell.state in done.stderr and "moved" not in done.stderr
     assert {path.name for path in tell.folder.iterdir()} == {"mail.log", "once.conf", "state.json"} and tell.state.read_text() == "{"
 
 

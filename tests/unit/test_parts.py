@@ -263,6 +263,7 @@ class Troubles(unittest.TestCase):
                 log.reset_mock()
                 trouble.over("it is back") if error is None else trouble.report(error, "waiting")
                 levels.append(" ".join(name for name, _, _ in log.mock_calls))
+        self.assertEqual(trouble.count, len([error for _, error in acts if error]))
         return levels
 
     def test_what_goes_on_is_told_again_after_ten_minutes(self):
