@@ -981,6 +981,15 @@ def test_reader_of_a_dry_run_goes_away(command):
     assert done.stderr.decode().splitlines() == ["mail_relay_tracker: standard output was closed by its reader"]
 
 
+def test_reader_of_the_help_is_gone_before_it_comes():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, str(ROOT / "mail_relay_tracker.py"), "--help"], stdout=writer, stderr=subprocess.PIPE,
+                          universal_newlines=True, env=dict(os.environ, PYTHONUNBUFFERED=""), check=False)
+    os.close(writer)
+    told(done, 73, "standard output was closed by its reader")
+
+
 @pytest.mark.parametrize("output, words", [(">/dev/full", "No space left on device"), (">&-", "standard output is closed")])
 @pytest.mark.parametrize("arguments", ["--import %s" % LOG, "--import %s --dry-run" % LOG, "--check", "--help", "--version"])
 @pytest.mark.parametrize("unbuffered", ["", "1"])

@@ -338,6 +338,20 @@ class Tries(unittest.TestCase):
             recorder._write(mock.Mock(messages=[]))
         self.assertEqual(sizes, [500, 250, 125, 62, 31] + [15] * 7)
 
+    def test_a_row_that_is_refused_before_and_after_trouble_counts_once(self):
+        rejects, tries = mock.Mock(), []
+
+        def write(store, rows, set_aside, size):
+            set_aside("bad", "no")
+            tries.append(size)
+            if len(tries) == 1:
+                raise tracker.StoreGone("it is away")
+
+        recorder = tracker.Recorder(mock.Mock(**{"newest.return_value": 0}), mock.Mock(), rejects, lambda seconds: True)
+        with mock.patch.multiple(tracker, LOG=mock.DEFAULT, settle=mock.Mock(return_value=["good", "bad"]), write_rows=write):
+            recorder._write(mock.Mock(messages=[]))
+        self.assertEqual((len(tries), rejects.add.mock_calls, recorder.rows), (2, [mock.call("bad", "no")], 1))
+
     def test_a_command_gives_up_after_a_few(self):
         self.assertEqual(self.waits(lambda slept: True, 4), (tracker.StoreGone, 4, [1, 2]))
 
