@@ -5439,7 +5439,7 @@ def unite(message: Message, known: List[Recipient]) -> None:
     fresh, message.recipients = message.recipients, known
     message.next_no = max(one.recipient_no or 0 for one in known) + 1
     free = Unmatched(known, message)
-    released = any(sweep.status is None for sweep in message.sweeps)
+    released = message.queued or any(sweep.status is None for sweep in message.sweeps)
     untold: List[Recipient] = []
     gone = next(filter(is_gone, known), None)
     is_complete = message.nrcpt is not None and len({small(one.orig_to) for one in known if one.upstream_to is not None}) >= message.nrcpt
