@@ -330,9 +330,12 @@ class Connect(NamedTuple):
 
 
 class Disconnect(NamedTuple):
-    """smtpd: the client is gone (smtpd.c:smtpd_service). `took_all`: it was this host itself, and every mail it began was accepted."""
+    """smtpd: the client is gone (smtpd.c:smtpd_service). `took_all`: it was this host itself, and every mail it began was accepted.
+    `took_none`: none of the recipients that it named was, as is counted since Postfix 3.0.
+    """
 
     took_all: Optional[bool] = None
+    took_none: Optional[bool] = None
 
 
 class Broken(NamedTuple):
@@ -1131,7 +1134,7 @@ PEER = re.compile(CLIENT + ": ")
 BROKEN = re.compile(r"(?:lost connection|timeout|too many errors|bare <LF> received) after .*? from [^ \[\]]*\[([^ \[\]]*)\]" + PORT + "$")
 AMAVIS_REST = re.compile(r", but [0-9]+ (DISCARD|BOUNCE|REJECT)\b")
 WORD = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,63}")
-DISCONNECT = Disconnect()
+DISCONNECT, TOOK_NONE = Disconnect(), Disconnect(took_none=True)
 ACCESS_ACTIONS = frozenset("reject reject_warning hold discard filter redirect bcc delay".split())
 MILTER_ACTIONS = frozenset("milter-reject milter-hold milter-discard".split())
 QUIET_ACTIONS = frozenset("reject_warning warn info permit hangup warning pass replace strip".split())
@@ -1237,13 +1240,18 @@ def parse_transaction(queue_id: Optional[str], text: str) -> Event:
     return parse_broken(text) or parse_decision(queue_id, text)
 
 
+def disconnect_of(text: str) -> Disconnect:
+    """What the counters tell of the recipients: `rcpt=0/2`, none of two was accepted (smtpd.c:smtpd_format_cmd_stats)."""
+    return TOOK_NONE if " rcpt=0/" in text else DISCONNECT
+
+
 def parse_session(text: str) -> Event:
     """What smtpd says of its session, without an ID in front."""
     found = CONNECT.match(text)
     if found:
         return Connect(*found.groups())
     if text.startswith("disconnect from "):
-        return Disconnect(True) if TOOK_ALL.match(text) else DISCONNECT
+        return Disconnect(True) if TOOK_ALL.match(text) else disconnect_of(text)
     if text.startswith(("proxy-accept: ", "proxy-reject: ")):
         return parse_proxy(text)
     if text.startswith("warning: "):
@@ -2254,7 +2262,7 @@ def usual_smtpd(groups: Groups, text: str) -> Event:
     if client_ip:
         return make_connect((hostname, client_ip))
     if gone:
-        return DISCONNECT
+        return disconnect_of(text)
     if queue_id:
         return make_client((queue_id, client, address, username or None, None, None, None))
     if cipher:
@@ -2714,11 +2722,12 @@ class Session:
     """An smtpd process while it serves one client. `low`: position of the first line that told something that its mails will show.
 
     `pending`: decisions that wait for the `client=` of the mail they are about. `spf`: the result of the last refusal, for it may be about
-    the next recipient, too. `message`: the one it is receiving. `live`: the client is not gone. `took_all`: as in Disconnect.
+    the next recipient, too. `message`: the one it is receiving. `live`: the client is not gone. `took_all`, `took_none`: as in
+    Disconnect.
     """
 
     __slots__ = ("client_hostname", "client_ip", "client_tls", "helo", "protocol", "sasl_username", "started", "low", "pending", "spf",
-                 "message", "live", "took_all")
+                 "message", "live", "took_all", "took_none")
 
     def __init__(self, client_hostname: Optional[str], client_ip: Optional[str], started: int) -> None:
         self.client_hostname, self.client_ip, self.started = client_hostname, client_ip, started
@@ -2727,7 +2736,7 @@ class Session:
         self.pending: Tuple[Verdict, ...] = ()
         self.spf: Optional[Waiting] = None
         self.message: Optional[Message] = None
-        self.live, self.took_all = True, False
+        self.live, self.took_all, self.took_none = True, False, False
 
     def needs(self, low: int) -> None:
         """The line at `low` is needed, too, to know again what is known of it."""
@@ -3256,6 +3265,19 @@ def is_draft(message: Message) -> bool:
 def is_just_back(message: Message) -> bool:
     """Whether what pickup brought is not in the queue yet: of a requeued mail it may be about to say that nobody is left to get it."""
     return message.pickup_sender is not None and message.fate is None and not message.queued
+
+
+def is_refused_to_all(message: Message) -> bool:
+    """Whether each recipient that is known of a message was refused, and nothing else is: it may have got its ID before it had any
+    (smtpd_delay_open_until_valid_rcpt = no), or when another one, of which no line tells, was accepted.
+    """
+    return message.message_id is None and message.fate is None and not message.queued and bool(message.recipients) \
+        and all(one.refused for one in message.recipients)
+
+
+def awaits_count(message: Message) -> bool:
+    """Whether the end of its session is to tell if any of its recipients was accepted."""
+    return message.session is not None and message.session.live and is_refused_to_all(message)
 
 
 def is_coming_in(message: Message) -> bool:
@@ -4122,7 +4144,7 @@ class Correlator(Memory):
             return True
         if age < SPF_WAIT and is_guessed(message) and not message.pending and message.message_id is not None:
             return True                     # which of the waiting results is its own, the sender will tell
-        if is_coming_in(message) or self._awaits_answer(message):
+        if is_coming_in(message) or awaits_count(message) or self._awaits_answer(message):
             return True
         return self._may_be_tracked(message) and not is_given_up(message)
 
@@ -4221,14 +4243,17 @@ class Correlator(Memory):
 
     def fold_disconnect(self, origin: Origin, event: Disconnect) -> None:
         """The client is gone, and with it a message that it never sent."""
-        if event.took_all and origin.prefix in self.sessions:
-            self.sessions[origin.prefix].took_all = True
+        session = self.sessions.get(origin.prefix)
+        if session is not None:
+            session.took_all, session.took_none = bool(event.took_all), bool(event.took_none)
         self._end_session(origin.prefix)
 
     def fold_broken(self, origin: Origin, event: Broken) -> None:
         """The session broke off: the message under way was not accepted."""
         session = self.sessions.get(origin.prefix)
-        if session is not None and session.client_ip in (None, event.client_ip):
+        if session is None or session.client_ip not in (None, event.client_ip):
+            return
+        if session.message is None or not awaits_count(session.message):
             self._end_message(session, broken=True)
 
     def fold_restarted(self, origin: Origin, event: Restarted) -> None:
@@ -4586,8 +4611,8 @@ class Correlator(Memory):
             message.void = True
         elif event.by == "cleanup":         # what was to be held is not
             message.sweep(Sweep(None, self.time))
-            if was_proxied(message) and message.message_id is None:
-                message.removed = True      # but not over: its filter's answer, which tells more, may be a moment behind
+            if was_proxied(message) and message.message_id is None or awaits_count(message):
+                message.removed = True      # but not over: what its filter answers, or its session counts, may be a moment behind
                 return
         self._end(message, removed=True)
 
@@ -5131,6 +5156,11 @@ def is_in_maildrop(message: Message) -> bool:
     return message.session is not None and message.session.took_all and message.message_id is None and not message.queued
 
 
+def is_turned_away(message: Message) -> bool:
+    """Whether the rows of its refused recipients tell all of a message: its client had no other."""
+    return message.session is not None and message.session.took_none and is_refused_to_all(message)
+
+
 def is_given_up(message: Message) -> bool:
     """Whether a filter began to hand on a mail, and gave up before its end: the first leg, or the refusal, tells what became of it."""
     if message.message_id is not None or message.queued:
@@ -5144,7 +5174,8 @@ def stand_in_for(message: Message) -> Optional[Recipient]:
 
     Postfix's own address probes (verify.c), known by their sender alone, name none until they are answered, and make no row then.
     """
-    if is_double_bounce(message) or message.fate is None and (is_in_maildrop(message) or is_given_up(message)):
+    if is_double_bounce(message) or is_turned_away(message) \
+            or message.fate is None and (is_in_maildrop(message) or is_given_up(message)):
         return None
     told = message.client_ip or message.envelope_from is not None or message.fate or message.pickup_sender is not None
     if not told and (message.message_id is None or is_generated(message)):
