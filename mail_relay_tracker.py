@@ -3485,6 +3485,11 @@ class SpfResults:
         for sender in senders - {None}:
             keep(self.awaiting, (*client_key(message.host, message.client_ip), sender), context)
 
+    def await_first(self, message: Message) -> None:
+        """Before any policy server has spoken, a message awaits its result as it would behind one: reading may have begun anew here."""
+        if message.session is not None and message.orig_queue_id is None:
+            self._await(message, self.rewritings.seen_as(message.envelope_from, message.original_envelope_from))
+
     def _crowd(self, key: HostKey, low: int) -> ClientCrowd:
         """What a client has under way; a further line of it stands at `low`."""
         memory, crowd = self.memory, self.crowds.get(key)
@@ -4405,6 +4410,8 @@ class Correlator(Memory):
             message.needs(self.rewritings.low(sender))
         if message.spf_key is not None:
             self.spf.confirm(message, message.spf_key)
+        elif not self.spf.has_policy and not message.queued:
+            self.spf.await_first(message)
         if message.pending:
             self._judge_pending(message)
 
