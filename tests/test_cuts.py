@@ -280,6 +280,7 @@ HALF_TOLD = {
     "pickup_tries_again_where_a_milter_refuses_a_recipient": {2, 6},
     "policy_result_of_a_message_whose_sender_comes_last": {21, 22, 23},
     "policy_server_tells_after_its_own_refusal": {6},
+    "refused_to_all_under_an_id_that_came_before_any_recipient": {5, 6, 7, 8, 9, 10, 13},
     "requeued_when_all_had_got_it": {11, 12},
     "scanned_behind_the_queue_at_the_same_time_with_one_message_id": {11},
     "scanned_by_a_milter_at_the_same_time_with_one_message_id": {9},
