@@ -6410,8 +6410,7 @@ class SqliteStore(Store):
             self.connection.executemany(SQLITE_UPSERT, zip(*map(storables, zip(*rows), ROW)))
             self.connection.execute("COMMIT")
         except sqlite3.Error as error:
-            if self.connection.in_transaction:
-                self._query("ROLLBACK")
+            self._roll_back()
             raise self._meaning(error) from error
 
     def rehearse(self) -> None:
@@ -6419,6 +6418,11 @@ class SqliteStore(Store):
         try:
             self._query("DELETE FROM mail_relay_log WHERE 1 = 0")     # of a file that is only readable the beginning is no trouble yet
         finally:
+            self._roll_back()
+
+    def _roll_back(self) -> None:
+        """End a transaction, unless SQLite itself has, as it does when a disk is full."""
+        if self.connection.in_transaction:
             self._query("ROLLBACK")
 
     def outcomes(self, since: int, until: int, hosts: Iterable[str]) -> List[Tuple[str, int, int]]:
