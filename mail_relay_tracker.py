@@ -762,18 +762,14 @@ class Calendar:
             if time <= self.newest + DAY < self._begun + SHORT_YEAR:        # else it is of another year
                 self.last = time
                 return time, 16
-        before = BEFORE_STAMP.match(line) if line[:1] in "<\xef" else None
-        start = before.end() if before else 0
-        for form, reader in STAMP_FORMS:
-            found = form.match(line, start)
-            if found:
-                try:
-                    time = reader(self, found)
-                except (KeyError, ValueError, OverflowError):
-                    continue                # looks like a stamp, is none: month Abc, day 32
-                if SECOND <= time < LATEST:
-                    self.last = time
-                    return time, found.end()
+        for found, reader in stamps_of(line):
+            try:
+                time = reader(self, found)
+            except (KeyError, ValueError, OverflowError):
+                continue                    # looks like a stamp, is none: month Abc, day 32
+            if SECOND <= time < LATEST:
+                self.last = time
+                return time, found.end()
         return 0, -1
 
     def _read_iso(self, found: Match[str]) -> int:
@@ -858,14 +854,23 @@ STAMP_FORMS = (
 )
 
 
+def stamps_of(line: str) -> Iterator[Tuple[Match[str], Callable[[Calendar, Match[str]], int]]]:
+    """What looks like a line's stamp, with what reads it; mostly one."""
+    before = BEFORE_STAMP.match(line) if line[:1] in "<\xef" else None
+    start = before.end() if before else 0
+    for form, reader in STAMP_FORMS:
+        found = form.match(line, start)
+        if found:
+            yield found, reader
+
+
 def stamp_end(line: str) -> int:
     """Where the host of a line begins, behind what looks like a stamp; -1 when there is none.
 
     >>> stamp_end("Nov 29 14:53:17 mx x: y"), stamp_end("mx x: y")
     (16, -1)
     """
-    start = cast(Match[str], BEFORE_STAMP.match(line)).end()
-    return next((found.end() for found in (form.match(line, start) for form, _ in STAMP_FORMS) if found), -1)
+    return next((found.end() for found, _ in stamps_of(line)), -1)
 
 
 class Header(NamedTuple):
